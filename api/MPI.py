@@ -1,0 +1,5 @@
+"""MPI as mpi4py has it, with roundelay's communicators, requests and datatypes."""
+
+from . import assembly as _assembly
+
+globals().update(_assembly.assemble(__name__))

@@ -1,0 +1,54 @@
+"""roundelay: a drop-in communication layer over mpi4py.
+
+`from roundelay import MPI` in place of `from mpi4py import MPI`, or `mpiexec -n 4 roundelay run prog.py`
+around an unmodified program, moves arrays and datatypes that are not contiguous at the speed of memory.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import MPI
+    from .datatypes.canonical import canonicalize, equivalent
+    from .datatypes.decode import UnsupportedDatatype
+    from .datatypes.layout import Layout
+    from .datatypes.packing import pack, pack_size, unpack
+
+__all__ = [
+    "MPI",
+    "Layout",
+    "UnsupportedDatatype",
+    "canonicalize",
+    "equivalent",
+    "pack",
+    "pack_size",
+    "unpack",
+]
+
+__version__ = version("roundelay")
+
+# Names are looked up when first used: importing roundelay initializes nothing.
+_HOMES = {
+    "Layout": "datatypes.layout",
+    "UnsupportedDatatype": "datatypes.decode",
+    "canonicalize": "datatypes.canonical",
+    "equivalent": "datatypes.canonical",
+    "pack": "datatypes.packing",
+    "pack_size": "datatypes.packing",
+    "unpack": "datatypes.packing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "MPI":
+        return import_module(f"{__name__}.MPI")
+    if name in _HOMES:
+        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,44 @@
+"""The names of mpi4py's `MPI` module, with our classes and constants in the place of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .comm import communicators, requests
+from .comm.datatype import Datatype
+from .comm.settings import is_disabled
+from .comm.substitute import predefined
+from .datatypes.plain import MPI
+
+OURS: tuple[Any, ...] = (*communicators.CLASSES, requests.Request, requests.Prequest, Datatype)
+
+
+def assemble(module: str) -> dict[str, Any]:
+    """Names for a module that is called `module`, the private ones that other packages rely on included."""
+    names = {name: value for name, value in vars(MPI).items() if not name.startswith("__") or name == "__pyx_capi__"}
+    if is_disabled():
+        return names
+    ours_of = {ours.plain: ours for ours in OURS}
+    for name, value in names.items():
+        if isinstance(value, type) and value in ours_of:
+            names[name] = ours_of[value]
+        elif type(value) in ours_of:
+            names[name] = _constant(ours_of[type(value)], value, name)
+    names["_typedict"] = {code: predefined[type(value), value.handle] for code, value in MPI._typedict.items()}  # type: ignore[attr-defined]
+    belong_to(module)
+    return names
+
+
+def belong_to(module: str) -> None:
+    """Let our classes say that they belong to `module`, where pickle looks for them and their constants."""
+    for ours in OURS:
+        ours.__module__ = module
+
+
+def _constant(ours: Any, value: Any, name: str) -> Any:
+    """Our object for a predefined one, the same for all of its names."""
+    key = (type(value), value.handle)
+    if key not in predefined:
+        predefined[key] = ours(value)
+        predefined[key].constant, predefined[key].name_of_constant = value, name
+    return predefined[key]

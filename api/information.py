@@ -1,0 +1,27 @@
+"""What `roundelay info` shows."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import version
+
+SWITCHES = ("ROUNDELAY_DISABLE", "ROUNDELAY_CHECK")
+
+
+def information() -> dict[str, str]:
+    """Names and values that describe this installation, in the order in which they are shown."""
+    from .datatypes.movers import cache_folder
+    from .datatypes.plain import MPI
+
+    return {
+        "version": version("roundelay"),
+        "python": platform.python_version(),
+        "mpi4py": version("mpi4py"),
+        "MPI library": MPI.Get_library_version().strip().splitlines()[0],
+        "MPI standard": ".".join(map(str, MPI.Get_version())),
+        "numpy": version("numpy"),
+        "kernels": f"host (numba {version('numba')})",
+        "kernel cache": cache_folder(),
+        **{name: os.environ.get(name, "not set") for name in SWITCHES},
+    }

@@ -1,0 +1,1 @@
+"""Communicators that take any array and datatype."""

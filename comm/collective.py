@@ -1,0 +1,181 @@
+"""Collectives on arrays and datatypes that are not contiguous.
+
+Each collective comes blocking, nonblocking and persistent, and differs from the others in what its
+two buffer arguments are like; the tables at the end say so. In reductions only arrays are staged: the
+operation must see the program's datatype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, NamedTuple
+
+import numpy as np
+from ..datatypes.plain import MPI
+
+from .execution import Runner, direct, run_at_once, run_prepared, run_started
+from .specification import Reader, find_stage, stage_each, stage_one, stage_vector
+from .staging import Stage, stage_array
+
+
+def _array_only(_buffer: Any, _receiving: bool, _blocks: int) -> Stage | None:
+    return None
+
+
+class _Side(NamedTuple):
+    """What a collective's send or receive argument is like: how it is read, and in how many blocks."""
+
+    read: Reader
+    blocks: Callable[[Any], int]
+
+
+class _Kind(NamedTuple):
+    """A collective: its two sides, which of them counts on the root only, and where the root is given.
+
+    `keeps` tells that it may leave part of the receive buffer as it was.
+    """
+
+    send: _Side
+    receive: _Side
+    only_root: str | None = None
+    root_place: int = 0
+    keeps: bool = False
+
+
+def _one_block(_comm: Any) -> int:
+    return 1
+
+
+def _per_rank(comm: Any) -> int:
+    return int(comm.Get_size())
+
+
+def _per_source(comm: Any) -> int:
+    return int(comm.indegree)
+
+
+def _per_destination(comm: Any) -> int:
+    return int(comm.outdegree)
+
+
+def _collective(base: Any, run: Runner, kind: _Kind) -> Any:
+    base = direct(base, run)
+
+    @wraps(base)
+    def method(self: Any, sendbuf: Any, recvbuf: Any, *rest: Any, **named: Any) -> Any:
+        if _is_plain(sendbuf) and _is_plain(recvbuf):
+            return base(self, sendbuf, recvbuf, *rest, **named)
+
+        def call() -> Any:
+            out, into = (stage.spec if stage else buffer for stage, buffer in zip(stages, buffers, strict=True))
+            return base(self, out, into, *rest, **named)
+
+        buffers = (sendbuf, recvbuf)
+        stages = _find_stages(self, kind, buffers, rest, named)
+        if not any(stages):
+            try:
+                return call()
+            except BufferError:
+                stages = stage_array(sendbuf, False, counted=False), stage_array(recvbuf, True, counted=False)
+        send, receive = stages
+        fills = receive and (kind.keeps or receive.partial or sendbuf is MPI.IN_PLACE or sendbuf is None)
+        loads = [stage for stage in (send, receive if fills else None) if stage]
+        return run(call, loads, [receive] if receive else [])
+
+    return method
+
+
+def _is_plain(buffer: Any) -> bool:
+    return buffer.__class__ is np.ndarray and buffer.flags.forc
+
+
+def _find_stages(
+    comm: Any, kind: _Kind, buffers: tuple[Any, Any], rest: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[Stage | None, Stage | None]:
+    sides = [kind.send, kind.receive]
+    counts = [True, True]
+    if kind.only_root is not None:
+        root = named.get("root", rest[kind.root_place] if len(rest) > kind.root_place else 0)
+        counts[kind.only_root == "receive"] = comm.Get_rank() == root
+    found = [
+        find_stage(side.read, buffer, receiving, side.blocks(comm)) if counting else None
+        for side, buffer, receiving, counting in zip(sides, buffers, (False, True), counts, strict=True)
+    ]
+    return found[0], found[1]
+
+
+def _broadcast(base: Any, run: Runner) -> Any:
+    base = direct(base, run)
+
+    @wraps(base)
+    def method(self: Any, buf: Any, root: int = 0, **named: Any) -> Any:
+        if _is_plain(buf):
+            return base(self, buf, root, **named)
+        receiving = self.Get_rank() != root
+        stage = find_stage(stage_one, buf, receiving)
+        if stage is None:
+            try:
+                return base(self, buf, root, **named)
+            except BufferError:
+                stage = stage_array(buf, receiving)
+                if stage is None:
+                    raise
+        loads = [stage] if stage.partial or not receiving else []
+        return run(lambda: base(self, stage.spec, root, **named), loads, [stage] if receiving else [])
+
+    return method
+
+
+_ONE = _Side(stage_one, _one_block)
+_EACH_RANK = _Side(stage_one, _per_rank)
+_VECTOR = _Side(stage_vector, _per_rank)
+_TYPES = _Side(stage_each, _per_rank)
+_ARRAY = _Side(_array_only, _one_block)
+
+_KINDS = {
+    "Gather": _Kind(_ONE, _EACH_RANK, "receive"),
+    "Gatherv": _Kind(_ONE, _VECTOR, "receive"),
+    "Scatter": _Kind(_EACH_RANK, _ONE, "send"),
+    "Scatterv": _Kind(_VECTOR, _ONE, "send"),
+    "Allgather": _Kind(_ONE, _EACH_RANK),
+    "Allgatherv": _Kind(_ONE, _VECTOR),
+    "Alltoall": _Kind(_EACH_RANK, _EACH_RANK),
+    "Alltoallv": _Kind(_VECTOR, _VECTOR),
+    "Alltoallw": _Kind(_TYPES, _TYPES),
+    "Reduce": _Kind(_ARRAY, _ARRAY, "receive", root_place=1),
+    "Allreduce": _Kind(_ARRAY, _ARRAY),
+    "Reduce_scatter_block": _Kind(_ARRAY, _ARRAY),
+    "Reduce_scatter": _Kind(_ARRAY, _ARRAY),
+    "Scan": _Kind(_ARRAY, _ARRAY),
+    "Exscan": _Kind(_ARRAY, _ARRAY, keeps=True),
+}
+
+# A neighbour that is PROC_NULL leaves its part of the receive buffer untouched.
+_NEIGHBOR_KINDS = {
+    "Neighbor_allgather": _Kind(_ONE, _Side(stage_one, _per_source), keeps=True),
+    "Neighbor_allgatherv": _Kind(_ONE, _Side(stage_vector, _per_source), keeps=True),
+    "Neighbor_alltoall": _Kind(_Side(stage_one, _per_destination), _Side(stage_one, _per_source), keeps=True),
+    "Neighbor_alltoallv": _Kind(_Side(stage_vector, _per_destination), _Side(stage_vector, _per_source), keeps=True),
+    "Neighbor_alltoallw": _Kind(_Side(stage_each, _per_destination), _Side(stage_each, _per_source), keeps=True),
+}
+
+
+class Collective(MPI.Intracomm):
+    """Collective methods of an intracommunicator."""
+
+
+class NeighborCollective(MPI.Topocomm):
+    """Neighbour collectives of a communicator with a topology."""
+
+
+def _forms(name: str) -> list[tuple[str, Runner]]:
+    return [(name, run_at_once), (f"I{name.lower()}", run_started), (f"{name}_init", run_prepared)]
+
+
+for _owner, _kinds in ((Collective, _KINDS), (NeighborCollective, _NEIGHBOR_KINDS)):
+    for _name, _kind in _kinds.items():
+        for _form, _run in _forms(_name):
+            setattr(_owner, _form, _collective(getattr(_owner.__base__, _form), _run, _kind))
+for _form, _run in _forms("Bcast"):
+    setattr(Collective, _form, _broadcast(getattr(MPI.Intracomm, _form), _run))

@@ -1,0 +1,70 @@
+"""The three ways to run a staged operation: at once, nonblocking, and persistent.
+
+Each takes the call that hands the stages to MPI, the stages to fill before it, the stages to empty
+after it, and, where it is one message that may be shorter than its stage, tells so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any
+
+from ..datatypes.plain import MPI
+
+from .requests import Operation, Prequest, Request, reap
+from .staging import Stage
+
+Call = Callable[[], Any]
+Runner = Callable[..., Any]
+
+
+def run_at_once(
+    call: Call, loads: Sequence[Stage], stores: Sequence[Stage], status: MPI.Status | None = None
+) -> None:
+    """Run a blocking operation; `status` is the one that the call fills, of a message."""
+    for stage in loads:
+        stage.load()
+    call()
+    received = None if status is None else status.Get_count(MPI.BYTE)
+    for stage in stores:
+        stage.store(received)
+    for stage in loads:
+        stage.release()
+    for stage in stores:
+        if stage not in loads:
+            stage.release()
+
+
+def run_started(
+    call: Call, loads: Sequence[Stage], stores: Sequence[Stage], status: MPI.Status | None = None
+) -> MPI.Request:
+    """Start a nonblocking operation; its request empties the stages."""
+    reap()
+    for stage in loads:
+        stage.load()
+    request = Request(call())
+    request.operation = Operation(loads, stores, message=status is not None, persistent=False)
+    return request
+
+
+def run_prepared(
+    call: Call, loads: Sequence[Stage], stores: Sequence[Stage], status: MPI.Status | None = None
+) -> MPI.Prequest:
+    """Prepare a persistent operation; its request fills the stages whenever it starts."""
+    reap()
+    request = Prequest(call())
+    request.operation = Operation(loads, stores, message=status is not None, persistent=True)
+    return request
+
+
+def direct(base: Any, run: Runner) -> Any:
+    """What calls mpi4py's method `base` when no stage is needed; persistent requests are of our class."""
+    if run is not run_prepared:
+        return base
+
+    @wraps(base)
+    def prepare(*arguments: Any, **named: Any) -> MPI.Prequest:
+        return Prequest(base(*arguments, **named))
+
+    return prepare

@@ -1,0 +1,219 @@
+"""Point-to-point communication of arrays and datatypes that are not contiguous.
+
+A contiguous NumPy array, which most messages are, goes to mpi4py after one look at its flags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial, wraps
+from typing import Any
+
+import numpy as np
+from ..datatypes.plain import MPI
+
+from .execution import Runner, direct, run_at_once, run_prepared, run_started
+from .specification import find_stage, stage_one
+from .staging import Stage, stage_array
+
+_ndarray = np.ndarray
+_PROC_NULL, _ANY_SOURCE, _ANY_TAG = MPI.PROC_NULL, MPI.ANY_SOURCE, MPI.ANY_TAG
+
+
+def _stage(buffer: Any, peer: int, receiving: bool) -> Stage | None:
+    """Stage for a message; with nobody at the other end, mpi4py does not look at the buffer either."""
+    return None if peer == _PROC_NULL else find_stage(stage_one, buffer, receiving)
+
+
+def send(base: Any, run: Runner, comm: Any, buffer: Any, dest: int, tag: int) -> Any:
+    """Send one message, with a stage in the buffer's place where it needs one."""
+    stage = _stage(buffer, dest, receiving=False)
+    if stage is None:
+        try:
+            return base(comm, buffer, dest, tag)
+        except BufferError:
+            stage = stage_array(buffer, receiving=False)
+            if stage is None:
+                raise
+    return run(lambda: base(comm, stage.spec, dest, tag), (stage,), ())
+
+
+def receive(call: Callable[[Any], Any], run: Runner, buffer: Any, source: int, status: MPI.Status) -> Any:
+    """Run `call(buffer)`, which receives one message, with a stage in the buffer's place where it needs one."""
+    stage = _stage(buffer, source, receiving=True)
+    if stage is None:
+        try:
+            return call(buffer)
+        except BufferError:
+            stage = stage_array(buffer, receiving=True)
+            if stage is None:
+                raise
+    return run(lambda: call(stage.spec), (stage,) if stage.partial else (), (stage,), status)
+
+
+def exchange(
+    call: Callable[[Any, Any], Any],
+    run: Runner,
+    outgoing: tuple[Any, int],
+    incoming: tuple[Any, int],
+    status: MPI.Status,
+) -> Any:
+    """Run `call(sendbuf, recvbuf)` with stages where they are needed; the pairs are buffer and peer."""
+    sendbuf, recvbuf = outgoing[0], incoming[0]
+    sent, received = _stage(*outgoing, receiving=False), _stage(*incoming, receiving=True)
+    if sent is received is None:
+        try:
+            return call(sendbuf, recvbuf)
+        except BufferError:
+            sent, received = stage_array(sendbuf, receiving=False), stage_array(recvbuf, receiving=True)
+    loads = tuple(stage for stage in (sent, received) if stage is not None and (stage is sent or stage.partial))
+    out, into = sent.spec if sent else sendbuf, received.spec if received else recvbuf
+    return run(lambda: call(out, into), loads, (received,) if received else (), status)
+
+
+def replace(call: Callable[[Any], Any], run: Runner, buffer: Any, peers: tuple[int, int], status: MPI.Status) -> Any:
+    """Run `call(buffer)`, which sends what is in the buffer and receives into it."""
+    peer = _PROC_NULL if peers == (_PROC_NULL, _PROC_NULL) else 0
+    stage = _stage(buffer, peer, receiving=True)
+    if stage is None:
+        try:
+            return call(buffer)
+        except BufferError:
+            stage = stage_array(buffer, receiving=True)
+            if stage is None:
+                raise
+    return run(lambda: call(stage.spec), (stage,), (stage,), status)
+
+
+# The methods below hand on their arguments instead of closing over them: a variable that a function
+# inside captures makes every call of the method slower, also those that need no stage.
+
+
+def _sending(base: Any, run: Runner) -> Any:
+    base = direct(base, run)
+
+    @wraps(base)
+    def method(self: MPI.Comm, buf: Any, dest: int, tag: int = 0) -> Any:
+        if buf.__class__ is _ndarray and buf.flags.forc:
+            return base(self, buf, dest, tag)
+        return send(base, run, self, buf, dest, tag)
+
+    return method
+
+
+def _receiving(base: Any, run: Runner) -> Any:
+    base = direct(base, run)
+
+    @wraps(base)
+    def method(self: MPI.Comm, buf: Any, source: int = _ANY_SOURCE, tag: int = _ANY_TAG) -> Any:
+        if buf.__class__ is _ndarray and buf.flags.forc:
+            return base(self, buf, source, tag)
+        return receive(partial(_call_receive, base, self, source, tag), run, buf, source, MPI.Status())
+
+    return method
+
+
+def _call_receive(base: Any, comm: Any, source: int, tag: int, spec: Any) -> Any:
+    return base(comm, spec, source, tag)
+
+
+def _call_recv(comm: Any, source: int, tag: int, status: MPI.Status, spec: Any) -> None:
+    _Recv(comm, spec, source, tag, status)
+
+
+def _call_exchange(base: Any, comm: Any, peers: tuple[int, int, int, int], status: Any, out: Any, into: Any) -> Any:
+    dest, sendtag, source, recvtag = peers
+    return base(comm, out, dest, sendtag, into, source, recvtag, *status)
+
+
+def _call_replace(base: Any, comm: Any, peers: tuple[int, int, int, int], status: Any, spec: Any) -> Any:
+    return base(comm, spec, *peers, *status)
+
+
+class PointToPoint(MPI.Comm):
+    """Point-to-point methods of a communicator."""
+
+    Send = _sending(MPI.Comm.Send, run_at_once)
+    Bsend = _sending(MPI.Comm.Bsend, run_at_once)
+    Ssend = _sending(MPI.Comm.Ssend, run_at_once)
+    Rsend = _sending(MPI.Comm.Rsend, run_at_once)
+    Isend = _sending(MPI.Comm.Isend, run_started)
+    Ibsend = _sending(MPI.Comm.Ibsend, run_started)
+    Issend = _sending(MPI.Comm.Issend, run_started)
+    Irsend = _sending(MPI.Comm.Irsend, run_started)
+    Send_init = _sending(MPI.Comm.Send_init, run_prepared)
+    Bsend_init = _sending(MPI.Comm.Bsend_init, run_prepared)
+    Ssend_init = _sending(MPI.Comm.Ssend_init, run_prepared)
+    Rsend_init = _sending(MPI.Comm.Rsend_init, run_prepared)
+    Irecv = _receiving(MPI.Comm.Irecv, run_started)
+    Recv_init = _receiving(MPI.Comm.Recv_init, run_prepared)
+
+    @wraps(MPI.Comm.Recv)
+    def Recv(
+        self, buf: Any, source: int = _ANY_SOURCE, tag: int = _ANY_TAG, status: MPI.Status | None = None
+    ) -> None:
+        if buf.__class__ is _ndarray and buf.flags.forc:
+            return _Recv(self, buf, source, tag, status)
+        filled = MPI.Status() if status is None else status
+        return receive(partial(_call_recv, self, source, tag, filled), run_at_once, buf, source, filled)
+
+    @wraps(MPI.Comm.Sendrecv)
+    def Sendrecv(
+        self,
+        sendbuf: Any,
+        dest: int,
+        sendtag: int = 0,
+        recvbuf: Any = None,
+        source: int = _ANY_SOURCE,
+        recvtag: int = _ANY_TAG,
+        status: MPI.Status | None = None,
+    ) -> None:
+        if (
+            sendbuf.__class__ is _ndarray
+            and recvbuf.__class__ is _ndarray
+            and sendbuf.flags.forc
+            and recvbuf.flags.forc
+        ):
+            return _Sendrecv(self, sendbuf, dest, sendtag, recvbuf, source, recvtag, status)
+        filled = MPI.Status() if status is None else status
+        call = partial(_call_exchange, _Sendrecv, self, (dest, sendtag, source, recvtag), (filled,))
+        return exchange(call, run_at_once, (sendbuf, dest), (recvbuf, source), filled)
+
+    @wraps(MPI.Comm.Isendrecv)
+    def Isendrecv(
+        self,
+        sendbuf: Any,
+        dest: int,
+        sendtag: int = 0,
+        recvbuf: Any = None,
+        source: int = _ANY_SOURCE,
+        recvtag: int = _ANY_TAG,
+    ) -> MPI.Request:
+        call = partial(_call_exchange, _Isendrecv, self, (dest, sendtag, source, recvtag), ())
+        return exchange(call, run_started, (sendbuf, dest), (recvbuf, source), MPI.Status())
+
+    @wraps(MPI.Comm.Sendrecv_replace)
+    def Sendrecv_replace(
+        self,
+        buf: Any,
+        dest: int,
+        sendtag: int = 0,
+        source: int = _ANY_SOURCE,
+        recvtag: int = _ANY_TAG,
+        status: MPI.Status | None = None,
+    ) -> None:
+        filled = MPI.Status() if status is None else status
+        call = partial(_call_replace, _Sendrecv_replace, self, (dest, sendtag, source, recvtag), (filled,))
+        return replace(call, run_at_once, buf, (dest, source), filled)
+
+    @wraps(MPI.Comm.Isendrecv_replace)
+    def Isendrecv_replace(
+        self, buf: Any, dest: int, sendtag: int = 0, source: int = _ANY_SOURCE, recvtag: int = _ANY_TAG
+    ) -> MPI.Request:
+        call = partial(_call_replace, _Isendrecv_replace, self, (dest, sendtag, source, recvtag), ())
+        return replace(call, run_started, buf, (dest, source), MPI.Status())
+
+
+_Recv = MPI.Comm.Recv
+_Sendrecv, _Isendrecv = MPI.Comm.Sendrecv, MPI.Comm.Isendrecv
+_Sendrecv_replace, _Isendrecv_replace = MPI.Comm.Sendrecv_replace, MPI.Comm.Isendrecv_replace

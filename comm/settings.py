@@ -1,0 +1,22 @@
+"""Switches that a user sets in the environment, read once."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+
+
+def _is_set(name: str) -> bool:
+    return os.environ.get(name, "").lower() not in ("", "0", "no", "off", "false")
+
+
+@cache
+def is_disabled() -> bool:
+    """`ROUNDELAY_DISABLE`: every call goes to mpi4py unchanged."""
+    return _is_set("ROUNDELAY_DISABLE")
+
+
+@cache
+def checks_bounds() -> bool:
+    """`ROUNDELAY_CHECK`: a datatype that leaves its buffer is refused."""
+    return _is_set("ROUNDELAY_CHECK")

@@ -1,0 +1,241 @@
+"""Buffer arguments with a derived datatype, read as mpi4py reads them.
+
+mpi4py takes `[memory, count, datatype]`, `[memory, (count, displacement), datatype]` and so on; in the
+collectives with a count for each rank, lists of them; in the `w` collectives also a list of datatypes
+and displacements in bytes. An argument that is not packed here, or that has anything wrong with it,
+gives None: mpi4py then takes it as it is, or says what is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from operator import index
+from typing import Any, NamedTuple
+
+import numpy as np
+from ..datatypes.plain import MPI
+
+from ..datatypes.known import KnownDatatype, known_datatype
+from ..datatypes.movers import has_mover
+from .densetype import dense_type
+from .settings import checks_bounds
+from .staging import Stage, stage_array
+
+Reader = Callable[[Sequence[Any], bool, int], Stage | None]
+
+
+class _Memory(NamedTuple):
+    """Contiguous host memory; `nbytes` is None for absolute addresses, which begin at zero."""
+
+    address: int
+    nbytes: int | None
+
+
+class _Place(NamedTuple):
+    """`count` instances of a datatype, `offset` bytes from the start of the memory."""
+
+    known: KnownDatatype
+    count: int
+    offset: int
+
+
+def find_stage(read: Reader, buffer: Any, receiving: bool, blocks: int | None = None) -> Stage | None:
+    """Stage for a buffer argument, if it has a datatype that is packed here or a NumPy array with gaps.
+
+    `read` is one of the functions below, for the kind of argument that the operation takes; `blocks` is
+    the number of ranks among which a collective divides it.
+    """
+    owner = buffer
+    if buffer.__class__ is list or buffer.__class__ is tuple:
+        stage = read(buffer, receiving, 1 if blocks is None else blocks)
+        if stage is not None or not buffer:
+            return stage
+        owner = buffer[0]
+    if owner.__class__ is np.ndarray and not owner.flags.forc:
+        return stage_array(buffer, receiving, counted=blocks is None)
+    return None
+
+
+def stage_one(buffer: Sequence[Any], receiving: bool, blocks: int = 1) -> Stage | None:
+    """Stage for one count of a datatype, which a collective may make for each of `blocks` ranks."""
+    known = _movable(buffer)
+    memory = None if known is None else _host_memory(buffer[0], receiving)
+    if known is None or memory is None:
+        return None
+    count, offset = _count_and_offset(buffer, known, memory, blocks)
+    total = count * blocks
+    if count <= 0 or known.is_run(total) or (receiving and known.overlaps(total)):
+        return None
+    datatype = dense_type(known)
+    if datatype is None:
+        return None
+    if checks_bounds():
+        _check_bounds(memory, _Place(known, total, offset))
+    program, instances = known.program(total)
+    part = (program.address, instances, memory.address + offset, 0)
+    stage = Stage((part,), total * known.size, (buffer, program))
+    stage.spec = [stage.memory, count, datatype]
+    return stage
+
+
+def stage_vector(buffer: Sequence[Any], receiving: bool, blocks: int) -> Stage | None:
+    """Stage for a count and a displacement for each of `blocks` ranks, of one datatype."""
+    known = _movable(buffer)
+    memory = None if known is None else _host_memory(buffer[0], receiving)
+    if known is None or memory is None:
+        return None
+    found = _counts_and_displacements(buffer, known, memory, blocks)
+    if found is None:
+        return None
+    counts, displacements = found
+    pairs = zip(counts, displacements, strict=True)
+    stage = _stage(buffer, memory, [_Place(known, n, displ * known.extent) for n, displ in pairs], receiving)
+    if stage is not None:
+        stage.spec = [stage.memory, counts, _starts(counts), dense_type(known)]
+    return stage
+
+
+def stage_each(buffer: Sequence[Any], receiving: bool, blocks: int) -> Stage | None:
+    """Stage for a count, a displacement in bytes and a datatype for each of `blocks` ranks."""
+    found = _split_each(buffer, blocks)
+    memory = None if found is None else _host_memory(buffer[0], receiving)
+    if found is None or memory is None:
+        return None
+    stage = _stage(buffer, memory, found, receiving)
+    if stage is not None:
+        counts = [place.count for place in found]
+        starts = _starts([place.count * place.known.size for place in found])
+        stage.spec = [stage.memory, counts, starts, [dense_type(place.known) for place in found]]
+    return stage
+
+
+def _movable(buffer: Sequence[Any]) -> KnownDatatype | None:
+    datatype = buffer[-1] if 2 <= len(buffer) <= 4 else None
+    if not isinstance(datatype, MPI.Datatype):
+        return None
+    known = known_datatype(datatype)
+    return None if known is None or known.contiguous or not has_mover() else known
+
+
+def _host_memory(owner: Any, receiving: bool) -> _Memory | None:
+    if owner is MPI.BOTTOM:
+        return _Memory(0, None)
+    try:
+        if owner.__class__ is np.ndarray:
+            readonly = not owner.flags.writeable
+            nbytes = owner.nbytes
+        else:
+            view = memoryview(owner)
+            readonly, nbytes = view.readonly, view.nbytes
+        return None if receiving and readonly else _Memory(MPI.Get_address(owner), nbytes)
+    except (TypeError, ValueError, BufferError):
+        return None
+
+
+def _count_and_offset(
+    buffer: Sequence[Any], known: KnownDatatype, memory: _Memory, blocks: int
+) -> tuple[int, int]:
+    """Count for each block, and offset in bytes; a count of 0 where mpi4py shall complain."""
+    count, displacement = None, None
+    if len(buffer) == 4:
+        count, displacement = buffer[1:3]
+    elif len(buffer) == 3:
+        count = buffer[1]
+        if count.__class__ is list or count.__class__ is tuple:
+            count, displacement = count
+    try:
+        offset = index(displacement) * known.extent if displacement else 0
+        if offset < 0 or (offset and known.extent <= 0):
+            return 0, 0
+        return (_infer_count(known, memory, offset, blocks) if count is None else index(count)), offset
+    except (TypeError, ValueError):
+        return 0, 0
+
+
+def _infer_count(known: KnownDatatype, memory: _Memory, offset: int, blocks: int) -> int:
+    """Instances that fit into the memory; 0 where mpi4py finds that they do not divide it."""
+    length = (memory.nbytes or 0) - offset
+    if known.extent <= 0 or length % (known.extent * blocks):
+        return 0
+    return length // (known.extent * blocks)
+
+
+def _counts_and_displacements(
+    buffer: Sequence[Any], known: KnownDatatype, memory: _Memory, blocks: int
+) -> tuple[list[int], list[int]] | None:
+    counts, displacements = None, None
+    if len(buffer) == 4:
+        counts, displacements = buffer[1:3]
+    elif len(buffer) == 3:
+        counts, displacements = buffer[1] if isinstance(buffer[1], tuple) else (buffer[1], None)
+    try:
+        if counts is None:
+            entries = _infer_count(known, memory, 0, 1)
+            counts = [entries // blocks + (i < entries % blocks) for i in range(blocks)]
+        counts = _per_block(counts, blocks, lambda count, _: count)
+        if displacements is None:
+            displacements = _starts(counts)
+        displacements = _per_block(displacements, blocks, lambda stride, i: stride * i)
+    except (TypeError, ValueError):
+        return None
+    usable = len(counts) == len(displacements) == blocks and min(counts, default=0) >= 0
+    return (counts, displacements) if usable else None
+
+
+def _per_block(values: Any, blocks: int, from_number: Any) -> list[int]:
+    if isinstance(values, int | np.integer):
+        return [from_number(index(values), i) for i in range(blocks)]
+    return [index(value) for value in values]
+
+
+def _starts(lengths: Sequence[int]) -> list[int]:
+    return list(accumulate(lengths, initial=0))[:-1]
+
+
+def _split_each(buffer: Sequence[Any], blocks: int) -> list[_Place] | None:
+    counts: Sequence[int] = [1] * blocks
+    displacements: Sequence[int] = [0] * blocks
+    try:
+        if len(buffer) == 3:
+            counts, displacements = buffer[1]
+        elif len(buffer) == 4:
+            counts, displacements = buffer[1:3]
+        types = [known_datatype(datatype) for datatype in buffer[-1]]
+        if len(buffer) not in (2, 3, 4) or len(types) != blocks or None in types:
+            return None
+        triples = zip(types, counts, displacements, strict=True)
+        return [_Place(known, index(count), index(displ)) for known, count, displ in triples if known]
+    except (TypeError, ValueError, AttributeError):
+        return None
+
+
+def _stage(buffer: Sequence[Any], memory: _Memory, places: list[_Place], receiving: bool) -> Stage | None:
+    """Stage for all places together, if one of them is worth it and MPI allows all of them."""
+    full = [place for place in places if place.count]
+    if not has_mover() or any(place.known.layout is None or dense_type(place.known) is None for place in full):
+        return None
+    if all(place.known.is_run(place.count) for place in full):
+        return None
+    if receiving and any(place.known.overlaps(place.count) for place in full):
+        return None
+    parts, programs, nbytes = [], [], 0
+    for place in full:
+        if checks_bounds():
+            _check_bounds(memory, place)
+        program, instances = place.known.program(place.count)
+        programs.append(program)
+        parts.append((program.address, instances, memory.address + place.offset, nbytes))
+        nbytes += place.count * place.known.size
+    return Stage(parts, nbytes, (buffer, programs))
+
+
+def _check_bounds(memory: _Memory, place: _Place) -> None:
+    assert place.known.layout is not None
+    low, high = place.known.layout.repeat(place.count).bounds()
+    low, high = low + place.offset, high + place.offset
+    if memory.nbytes is not None and (low < 0 or high > memory.nbytes):
+        raise ValueError(
+            f"message: {place.count} instances of the datatype touch bytes {low} to {high}, "
+            f"outside their buffer of {memory.nbytes} bytes (ROUNDELAY_CHECK is set)"
+        )

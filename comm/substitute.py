@@ -1,0 +1,68 @@
+"""Classes that take the place of mpi4py's own, and objects that take the place of its constants.
+
+mpi4py's C code makes objects of its own classes, which a program then tests against ours. A substitute
+therefore counts every object of the class it replaces as its own.
+"""
+
+from __future__ import annotations
+
+from copyreg import __newobj__  # type: ignore[attr-defined]
+from typing import Any, ClassVar
+
+
+class Substitute(type):
+    """Metaclass of a class whose attribute `plain` names the mpi4py class that it takes the place of."""
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return cls.__subclasscheck__(type(instance))
+
+    def __subclasscheck__(cls, subclass: type) -> bool:
+        plain = cls.__dict__.get("plain")
+        return type.__subclasscheck__(cls, subclass) if plain is None else issubclass(subclass, plain)
+
+
+class Handle(metaclass=Substitute):
+    """MPI object that may stand for a predefined one, such as `COMM_WORLD`."""
+
+    # mpi4py marks its predefined objects inside, so that `free` leaves them alone; what stands for one
+    # of them has it as its `constant`, which the module calls `name_of_constant`.
+
+    plain: ClassVar[Any]
+    constant: Any = None
+    name_of_constant = ""
+
+    # A program may call these as `MPI.Comm.Free(comm)`, with an object of mpi4py's own class.
+
+    def Free(self) -> None:
+        """Free the object; the MPI library refuses this for a predefined one."""
+        constant = getattr(self, "constant", None)
+        _plain(self).Free(self if constant is None else constant)
+
+    def free(self) -> None:
+        """Call `Free` if not null or predefined."""
+        if getattr(self, "constant", None) is None:
+            _plain(self).free(self)
+
+    def __reduce__(self) -> Any:
+        if self.constant is not None:
+            return self.name_of_constant
+        ours = predefined.get((self.plain, getattr(self, "handle", None)))
+        return self.plain.__reduce__(self) if ours is None else (__newobj__, (type(self), ours))
+
+
+def _plain(handle: Any) -> Any:
+    return getattr(handle, "plain", type(handle))
+
+
+# What stands for each predefined handle, by mpi4py's class.
+predefined: dict[tuple[type, int], Any] = {}
+
+
+def reduce_plain(thing: Any) -> Any:
+    """Reduce an object of one of mpi4py's classes for pickle, where ours have taken their place."""
+    ours = predefined.get((type(thing), thing.handle))
+    return type(thing).__reduce__(thing) if ours is None else (_copy, (ours,))
+
+
+def _copy(constant: Any) -> Any:
+    return type(constant)(constant)

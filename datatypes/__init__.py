@@ -1,0 +1,1 @@
+"""Layouts of memory, their canonical form, and the kernels that move them."""

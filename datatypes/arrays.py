@@ -1,0 +1,69 @@
+"""Arrays of any library as layouts: the elements in C order, seen from the first of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .layout import Dense, Layout, Node, Stream
+
+_DLPACK_CPU = 1
+
+
+def strided_layout(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> Layout:
+    """Canonical layout of a strided array.
+
+    Examples
+    --------
+    >>> strided_layout((3, 2), (16, 4), 4).node
+    Stream(count=3, stride=16, child=Dense(nbytes=8))
+    """
+    from .canonical import canonicalize
+
+    node: Node = Dense(itemsize)
+    for count, stride in zip(reversed(shape), reversed(strides), strict=True):
+        node = Stream(count, stride, node)
+    return canonicalize(Layout(node))
+
+
+def array_layout(array: Any) -> Layout:
+    """Canonical layout of an array on the host or on a device.
+
+    Raises `TypeError` when the object has no array interface.
+    """
+    interface = getattr(array, "__cuda_array_interface__", None)
+    if interface is None:
+        host = as_numpy(array)
+        return strided_layout(host.shape, host.strides, host.itemsize)
+    shape, itemsize = tuple(interface["shape"]), np.dtype(interface["typestr"]).itemsize
+    strides = interface.get("strides")
+    return strided_layout(shape, tuple(strides) if strides else _dense_strides(shape, itemsize), itemsize)
+
+
+def as_numpy(array: Any) -> NDArray[Any]:
+    """View host memory as a NumPy array, without a copy.
+
+    Raises `TypeError` when the object has no array interface, or its memory is not on the host.
+    """
+    if isinstance(array, np.ndarray):
+        return array
+    if hasattr(array, "__array_interface__"):
+        return np.asarray(array)
+    try:
+        return np.asarray(memoryview(array))
+    except TypeError:
+        pass
+    if hasattr(array, "__dlpack__") and array.__dlpack_device__()[0] == _DLPACK_CPU:
+        return np.from_dlpack(array)
+    kind = type(array).__name__
+    raise TypeError(f"array: {kind} has no host memory with an array interface, the buffer protocol or DLPack")
+
+
+def _dense_strides(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    strides = []
+    for length in reversed(shape):
+        strides.append(itemsize)
+        itemsize *= length
+    return tuple(reversed(strides))

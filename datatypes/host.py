@@ -1,0 +1,97 @@
+"""The copy kernel for host memory, compiled by Numba.
+
+One function runs a whole `Program`, in either direction, without the GIL. Numba keeps its code on
+disk: a machine compiles it once, and ranks that start together each write the same file in one step.
+"""
+
+from __future__ import annotations
+
+from numba import njit, types
+
+from .program import (
+    COPIES,
+    EXTENT,
+    HEADER_WORDS,
+    INSTANCE,
+    KIND,
+    LENGTH,
+    LIST,
+    LISTED,
+    LISTED_EQUAL,
+    LOOP_COUNT,
+    LOOP_WORDS,
+    LOOPS,
+    MEMORY,
+    NBYTES,
+    NEXT,
+    PACKED,
+    PATTERN_BYTES,
+    PATTERN_STRIDE,
+    ROWS,
+    STRIDED,
+    TILE,
+)
+from .words import load_int, move_listed, move_run, move_strided
+
+@njit
+def _run_row(row: int, unpack: int, target: int, source: int, instances: int) -> None:
+    """Walk the outer loops of a row as the digits of one counter; hand the inner ones on."""
+    kind, length = load_int(row, KIND), load_int(row, LENGTH)
+    loops, instance = load_int(row, LOOP_COUNT), load_int(row, INSTANCE)
+    lists, listed = row + 8 * load_int(row, LIST), load_int(row, LISTED)
+    outer = loops - 2 if kind == STRIDED else loops
+    total = 1
+    for k in range(outer):
+        total *= instances if k == instance else load_int(row, LOOPS + LOOP_WORDS * k)
+    # In a loop, the memory's stride comes before the message's.
+    at_target, at_source = (1, 2) if unpack else (2, 1)
+    one, zero = LOOPS + LOOP_WORDS * (loops - 2), LOOPS + LOOP_WORDS * (loops - 1)
+    n1 = instances if instance == loops - 2 else load_int(row, one)
+    n0 = instances if instance == loops - 1 else load_int(row, zero)
+    t1, s1 = load_int(row, one + at_target), load_int(row, one + at_source)
+    t0, s0 = load_int(row, zero + at_target), load_int(row, zero + at_source)
+    for step in range(total):
+        t, s, rest = target, source, step
+        for k in range(outer - 1, -1, -1):
+            loop = LOOPS + LOOP_WORDS * k
+            count = instances if k == instance else load_int(row, loop)
+            digit = rest % count
+            rest //= count
+            t += digit * load_int(row, loop + at_target)
+            s += digit * load_int(row, loop + at_source)
+        if kind == STRIDED:
+            move_strided(t, s, length, n1, t1, s1, n0, t0, s0)
+        elif kind == LISTED_EQUAL:
+            move_listed(t, s, length, listed, lists, unpack)
+        else:
+            for i in range(listed):
+                memory, packed = load_int(lists, i), load_int(lists, listed + i)
+                nbytes = load_int(lists, 2 * listed + i)
+                move_run(t + (memory if unpack else packed), s + (packed if unpack else memory), nbytes)
+
+
+@njit(types.void(*[types.int64] * 5), cache=True, nogil=True)
+def run(unpack: int, packed: int, memory: int, program: int, instances: int) -> None:
+    """Run a program: see `movers.Run`."""
+    rows, extent, nbytes = load_int(program, ROWS), load_int(program, EXTENT), load_int(program, NBYTES)
+    copies, stride = load_int(program, COPIES), load_int(program, PATTERN_STRIDE)
+    pattern, tile = load_int(program, PATTERN_BYTES), load_int(program, TILE)
+    if instances > 1 and extent == copies * stride:
+        copies *= instances
+        instances = 1
+    for i in range(instances):
+        done = 0
+        while done < copies:
+            part = min(tile, copies - done)
+            row = program + 8 * HEADER_WORDS
+            for _ in range(rows):
+                m = memory + i * extent + done * stride + load_int(row, MEMORY)
+                p = packed + i * nbytes + done * pattern + load_int(row, PACKED)
+                _run_row(row, unpack, m if unpack else p, p if unpack else m, part)
+                row += 8 * load_int(row, NEXT)
+            done += part
+
+
+def cache_folder() -> str:
+    """Folder in which Numba keeps the compiled kernel."""
+    return str(run.stats.cache_path)

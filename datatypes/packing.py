@@ -1,0 +1,124 @@
+"""Pack and unpack without MPI: between memory with gaps and contiguous bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .arrays import as_numpy
+from .canonical import as_layout, canonicalize
+from .layout import Layout, overlaps
+from .movers import PACK, UNPACK, mover
+from .plain import MPI
+from .program import Program
+
+
+def pack_size(layout: Any) -> int:
+    """Bytes that a layout, a datatype or an array packs into.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> pack_size(np.zeros((4, 4))[::2, 1])
+    16
+    """
+    return as_layout(layout).size
+
+
+def pack(source: Any, layout: Any = None, out: NDArray[Any] | None = None) -> NDArray[np.uint8]:
+    """Gather the bytes of a layout into contiguous memory, in the order of the MPI typemap.
+
+    Parameters
+    ----------
+    source : array or buffer
+        Host memory; the base address of the layout is that of its first element.
+    layout : Layout, mpi4py.MPI.Datatype or array, optional
+        The bytes to take; by default all elements of `source` in C order.
+    out : contiguous array, optional
+        Where to put them, at least `pack_size(layout)` bytes.
+
+    Returns
+    -------
+    uint8 array of shape (pack_size(layout),)
+
+    Raises
+    ------
+    ValueError
+        When the layout leaves a contiguous `source`, or `out` is too small or not contiguous.
+    TypeError
+        When `source` has no host memory.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> grid = np.arange(12.0).reshape(3, 4)
+    >>> pack(grid[:, 1]).view(np.float64)
+    array([1., 5., 9.])
+    """
+    array = as_numpy(source)
+    program = _program(array, layout)
+    packed = np.empty(program.nbytes, np.uint8) if out is None else _flat(out, program.nbytes, "out")
+    mover()(PACK, _address(packed), _address(array), program.address, 1)
+    return packed[: program.nbytes]
+
+
+def unpack(packed: Any, target: Any, layout: Any = None) -> None:
+    """Scatter contiguous bytes over the bytes of a layout; the inverse of `pack`.
+
+    Parameters
+    ----------
+    packed : contiguous array or buffer
+        At least `pack_size(layout)` bytes.
+    target : array or buffer
+        Host memory; what the layout does not touch stays as it is.
+    layout : Layout, mpi4py.MPI.Datatype or array, optional
+        The bytes to write; by default all elements of `target` in C order.
+
+    Raises
+    ------
+    ValueError
+        When the layout leaves a contiguous `target` or touches a byte twice, `target` is read-only, or
+        `packed` is too small.
+    TypeError
+        When `target` has no host memory.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> grid = np.zeros((3, 4))
+    >>> unpack(np.array([1.0, 5.0, 9.0]), grid[:, 1])
+    >>> grid[:, 1]
+    array([1., 5., 9.])
+    """
+    array = as_numpy(target)
+    if not array.flags.writeable:
+        raise ValueError("target: expected memory that can be written, got a read-only array")
+    whole = as_layout(array if layout is None else layout)
+    if overlaps(whole):
+        raise ValueError(f"layout: expected each byte once, got one that touches bytes twice: {whole.describe()}")
+    program = _program(array, whole)
+    source = _flat(as_numpy(packed), program.nbytes, "packed")
+    mover()(UNPACK, _address(source), _address(array), program.address, 1)
+
+
+def _program(array: NDArray[Any], layout: Any) -> Program:
+    whole = canonicalize(as_layout(array if layout is None else layout))
+    low, high = whole.bounds()
+    if layout is not None and array.flags.forc and (low < 0 or high > array.nbytes):
+        raise ValueError(f"layout: touches bytes {low} to {high}, outside the {array.nbytes} bytes of the buffer")
+    return Program(whole)
+
+
+def _address(array: NDArray[Any]) -> int:
+    """Address of the first element: an empty slice begins there, and mpi4py reads it of any contiguous array."""
+    return int(MPI.Get_address(array.reshape(1)[:0] if array.ndim == 0 else array[:0]))
+
+
+def _flat(array: NDArray[Any], nbytes: int, name: str) -> NDArray[np.uint8]:
+    if not array.flags.c_contiguous or array.nbytes < nbytes:
+        raise ValueError(
+            f"{name}: expected {nbytes} contiguous bytes, got {array.nbytes} with strides {array.strides}"
+        )
+    return array.reshape(-1).view(np.uint8)
