@@ -8,7 +8,6 @@ widths thus serve all lengths without a branch per run. Very long runs go throug
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from llvmlite import ir
@@ -19,6 +18,8 @@ from numba.extending import intrinsic
 _INT = types.int64
 _SIZE = ir.IntType(64)
 _UNROLL = 4
+# Half the width up to which one word is cheaper than two of half its width.
+_WIDEST_HALF = 16
 
 
 class _Class(NamedTuple):
@@ -97,23 +98,18 @@ def _memcpy_mover(length: Any) -> _Mover:
     return move
 
 
-@contextmanager
-def _classes(builder: Any, length: Any) -> Iterator[Iterator[_Mover]]:
-    """Give one mover after another, each in a branch of its own that is taken for its class of `length`."""
+def _movers(builder: Any, length: Any) -> Iterator[tuple[_Class | None, _Mover]]:
+    """Give each class (None: any longer run) and its mover, in a branch that is taken for its lengths."""
     end = builder.append_basic_block("end")
-
-    def movers() -> Iterator[_Mover]:
-        for kind in _CLASSES:
-            this, other = builder.append_basic_block("this"), builder.append_basic_block("other")
-            builder.cbranch(builder.icmp_signed("<=", length, _constant(kind.longest)), this, other)
-            builder.position_at_end(this)
-            yield _word_mover(kind, length)
-            builder.branch(end)
-            builder.position_at_end(other)
-        yield _memcpy_mover(length)
+    for kind in _CLASSES:
+        this, other = builder.append_basic_block("this"), builder.append_basic_block("other")
+        builder.cbranch(builder.icmp_signed("<=", length, _constant(kind.longest)), this, other)
+        builder.position_at_end(this)
+        yield kind, _word_mover(kind, length)
         builder.branch(end)
-
-    yield movers()
+        builder.position_at_end(other)
+    yield None, _memcpy_mover(length)
+    builder.branch(end)
     builder.position_at_end(end)
 
 
@@ -127,33 +123,74 @@ def load_int(_typing: Any, address: Any, index: Any) -> Any:
     return _INT(_INT, _INT), generate
 
 
+class _Nest(NamedTuple):
+    """Two nested loops: how often, and the strides of target and source."""
+
+    n1: Any
+    t1: Any
+    s1: Any
+    n0: Any
+    t0: Any
+    s0: Any
+
+
+def _emit_nest(builder: Any, target: Any, source: Any, nest: _Nest, move: _Mover, last: _Mover | None = None) -> None:
+    """Move all runs of a nest; the last one of each inner loop with `last`, if that is given."""
+    inner = nest.n0 if last is None else builder.sub(nest.n0, _constant(1))
+    done = builder.mul(builder.sdiv(inner, _constant(_UNROLL)), _constant(_UNROLL))
+    with cgutils.for_range(builder, nest.n1) as outer:
+        t = builder.add(target, builder.mul(outer.index, nest.t1))
+        s = builder.add(source, builder.mul(outer.index, nest.s1))
+
+        def step(i: Any, mover: _Mover) -> None:
+            mover(builder, builder.add(t, builder.mul(i, nest.t0)), builder.add(s, builder.mul(i, nest.s0)))
+
+        with cgutils.for_range(builder, builder.sdiv(inner, _constant(_UNROLL))) as loop:
+            first = builder.mul(loop.index, _constant(_UNROLL))
+            for k in range(_UNROLL):
+                step(builder.add(first, _constant(k)), move)
+        with cgutils.for_range_slice(builder, done, inner, _constant(1)) as (i, _):
+            step(i, move)
+        if last is not None:
+            step(inner, last)
+
+
 @intrinsic
 def move_strided(
-    _typing: Any, target: Any, source: Any, length: Any, n1: Any, t1: Any, s1: Any, n0: Any, t0: Any, s0: Any
+    _typing: Any,
+    target: Any,
+    source: Any,
+    length: Any,
+    n1: Any,
+    t1: Any,
+    s1: Any,
+    n0: Any,
+    t0: Any,
+    s0: Any,
+    ahead: Any,
 ) -> Any:
-    """Move n1 times n0 runs of `length` bytes; t1, t0 and s1, s0 are the strides of target and source."""
+    """Move n1 times n0 runs of `length` bytes; t1, t0 and s1, s0 are the strides of target and source.
+
+    With `ahead`, the runs of an inner loop may be moved as one word that is longer than they are: what
+    it writes too much, the next run overwrites.
+    """
 
     def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        target, source, length, n1, t1, s1, n0, t0, s0 = arguments
-        unrolled = builder.sdiv(n0, _constant(_UNROLL))
-        rest = builder.srem(n0, _constant(_UNROLL))
-        done = builder.mul(unrolled, _constant(_UNROLL))
-        with _classes(builder, length) as movers:
-            for move in movers:
-                with cgutils.for_range(builder, n1) as outer:
-                    t = builder.add(target, builder.mul(outer.index, t1))
-                    s = builder.add(source, builder.mul(outer.index, s1))
-                    with cgutils.for_range(builder, unrolled) as loop:
-                        first = builder.mul(loop.index, _constant(_UNROLL))
-                        for k in range(_UNROLL):
-                            i = builder.add(first, _constant(k))
-                            move(builder, builder.add(t, builder.mul(i, t0)), builder.add(s, builder.mul(i, s0)))
-                    with cgutils.for_range(builder, rest) as loop:
-                        i = builder.add(done, loop.index)
-                        move(builder, builder.add(t, builder.mul(i, t0)), builder.add(s, builder.mul(i, s0)))
+        target, source, length, *loops, ahead = arguments
+        nest = _Nest(*loops)
+        for kind, move in _movers(builder, length):
+            if kind is None or kind.words != 2 or kind.width > _WIDEST_HALF:
+                _emit_nest(builder, target, source, nest, move)
+                continue
+            wide = _word_mover(_Class(0, 2 * kind.width, 1), length)
+            with builder.if_else(builder.icmp_signed("!=", ahead, _constant(0))) as (then, otherwise):
+                with then:
+                    _emit_nest(builder, target, source, nest, wide, last=move)
+                with otherwise:
+                    _emit_nest(builder, target, source, nest, move)
         return context.get_dummy_value()
 
-    return types.void(*[_INT] * 9), generate
+    return types.void(*[_INT] * 10), generate
 
 
 @intrinsic
@@ -165,13 +202,12 @@ def move_listed(
     def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         target, source, length, count, offsets, unpack = arguments
         unpacking = builder.icmp_signed("!=", unpack, _constant(0))
-        with _classes(builder, length) as movers:
-            for move in movers:
-                with cgutils.for_range(builder, count) as loop:
-                    listed, dense = _load(builder, offsets, loop.index), builder.mul(loop.index, length)
-                    t = builder.add(target, builder.select(unpacking, listed, dense))
-                    s = builder.add(source, builder.select(unpacking, dense, listed))
-                    move(builder, t, s)
+        for _, move in _movers(builder, length):
+            with cgutils.for_range(builder, count) as loop:
+                listed, dense = _load(builder, offsets, loop.index), builder.mul(loop.index, length)
+                t = builder.add(target, builder.select(unpacking, listed, dense))
+                s = builder.add(source, builder.select(unpacking, dense, listed))
+                move(builder, t, s)
         return context.get_dummy_value()
 
     return types.void(*[_INT] * 6), generate
@@ -183,9 +219,8 @@ def move_run(_typing: Any, target: Any, source: Any, length: Any) -> Any:
 
     def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         target, source, length = arguments
-        with _classes(builder, length) as movers:
-            for move in movers:
-                move(builder, target, source)
+        for _, move in _movers(builder, length):
+            move(builder, target, source)
         return context.get_dummy_value()
 
     return types.void(*[_INT] * 3), generate

@@ -1,0 +1,1 @@
+"""Measurements of roundelay beside its alternatives; each checks its bytes before it times them."""

@@ -1,0 +1,83 @@
+"""Paired timing: alternatives in turn within one run, medians and ratios."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from mpi4py import MPI
+
+SAMPLE_SECONDS = 200e-6
+
+
+def repetitions(call: Callable[[], Any]) -> int:
+    """How many calls make a sample of about 200 microseconds."""
+    call()
+    count = 1
+    while True:
+        start = perf_counter()
+        for _ in range(count):
+            call()
+        if (spent := perf_counter() - start) >= SAMPLE_SECONDS or count >= 1 << 20:
+            return count
+        count = max(count + 1, int(count * 1.2 * SAMPLE_SECONDS / max(spent, 1e-7)))
+
+
+def time_in_turn(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds a call of each alternative, `rounds` samples of each, taken in turn and in changing order."""
+    counts = {name: repetitions(call) for name, call in calls.items()}
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    names = list(calls)
+    for turn in range(rounds):
+        shift = turn % len(names)
+        for name in names[shift:] + names[:shift]:
+            call, count = calls[name], counts[name]
+            start = perf_counter()
+            for _ in range(count):
+                call()
+            samples[name].append((perf_counter() - start) / count)
+    return samples
+
+
+def ratio(samples: Mapping[str, list[float]], slower: str, faster: str) -> float:
+    """Median over the rounds of how many times longer `slower` took than `faster`."""
+    return statistics.median(a / b for a, b in zip(samples[slower], samples[faster], strict=True))
+
+
+def environment() -> dict[str, str]:
+    """What was measured on: libraries with their versions, and the processor."""
+    library = MPI.Get_library_version().strip().splitlines()[0].split(",")[0]
+    return {
+        "library": " ".join(library.split()),
+        "mpi4py": version("mpi4py"),
+        "numpy": version("numpy"),
+        "numba": version("numba"),
+        "python": platform.python_version(),
+        "processor": processor(),
+    }
+
+
+def processor() -> str:
+    """Name of the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+def library_key() -> str:
+    """Short name of the running MPI library, for file names."""
+    return MPI.get_vendor()[0].replace(" ", "").lower()
+
+
+def write_json(path: Path, results: Any) -> None:
+    """Write results together with what they were measured on."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"environment": environment(), **results}, indent=1) + "\n", encoding="utf-8")
