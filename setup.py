@@ -1,6 +1,7 @@
 """The one thing `pyproject.toml` cannot say in one place: which folder is which package.
 
-Each folder at the top of the repository is a subsystem and installs as ``roundelay.<folder>``; `api` is ``roundelay``.
+Each folder at the top of the repository is a subsystem and installs as ``roundelay.<folder>``; `api` is
+``roundelay`` itself.
 """
 
 from setuptools import find_packages, setup

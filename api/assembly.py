@@ -15,7 +15,11 @@ OURS: tuple[Any, ...] = (*communicators.CLASSES, requests.Request, requests.Preq
 
 def assemble(module: str) -> dict[str, Any]:
     """Names for a module that is called `module`, the private ones that other packages rely on included."""
-    names = {name: value for name, value in vars(MPI).items() if not name.startswith("__") or name == "__pyx_capi__"}
+    names = {
+        name: value
+        for name, value in vars(MPI).items()
+        if not name.startswith("__") or name == "__pyx_capi__"
+    }
     if is_disabled():
         return names
     ours_of = {ours.plain: ours for ours in OURS}
@@ -24,7 +28,9 @@ def assemble(module: str) -> dict[str, Any]:
             names[name] = ours_of[value]
         elif type(value) in ours_of:
             names[name] = _constant(ours_of[type(value)], value, name)
-    names["_typedict"] = {code: predefined[type(value), value.handle] for code, value in MPI._typedict.items()}  # type: ignore[attr-defined]
+    names["_typedict"] = {
+        code: predefined[type(value), value.handle] for code, value in MPI._typedict.items()
+    }
     belong_to(module)
     return names
 

@@ -27,7 +27,7 @@ class _Loader(Loader):
             setattr(module, name, getattr(MPI, name))
         belong_to(_REPLACED)
         for ours in OURS:
-            # mpi4py's C code still hands out its own objects; pickle looks for them under names that are ours now.
+            # mpi4py's C code still hands out its own objects, and pickle would find ours by their names.
             copyreg.pickle(ours.plain, reduce_plain)
         return module
 
@@ -56,4 +56,3 @@ def take_over() -> None:
     It is mpi4py's module that is loaded when a program imports it, so `mpi4py.rc` works as ever.
     """
     sys.meta_path.insert(0, _Finder())
-

@@ -122,7 +122,11 @@ def _numpy_copy(memory: Bytes, layout: Layout, packed: Bytes, packs: bool) -> Ca
     elements = memory[: len(memory) // word * word].view(kind)
     target = packed.view(kind)
     steps = np.repeat(offsets // word, lengths // word)
-    index = steps + np.arange(len(steps)) - np.repeat(np.cumsum(lengths // word) - lengths // word, lengths // word)
+    index = (
+        steps
+        + np.arange(len(steps))
+        - np.repeat(np.cumsum(lengths // word) - lengths // word, lengths // word)
+    )
     view = _strided(elements, index)
     if packs:
         if view is None:
@@ -149,7 +153,9 @@ def _strided(elements: NDArray[Any], index: NDArray[np.int64]) -> NDArray[Any] |
         places = places[::count]
     view = np.lib.stride_tricks.as_strided(elements[int(index[0]) :], shape, strides)
     numbers = np.lib.stride_tricks.as_strided(
-        np.arange(len(elements))[int(index[0]) :], shape, [stride // elements.itemsize * 8 for stride in strides]
+        np.arange(len(elements))[int(index[0]) :],
+        shape,
+        [stride // elements.itemsize * 8 for stride in strides],
     )
     return view if np.array_equal(numbers.ravel(), index) else None
 
@@ -195,7 +201,20 @@ def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def show(rows: list[dict[str, Any]]) -> None:
     """Print the table of rows and the summary."""
-    headings = ("test", "row", "", "bytes", "run", "ours us", "drop-in", "library", "numpy", "memcpy", "library/ours", "ours/memcpy")
+    headings = (
+        "test",
+        "row",
+        "",
+        "bytes",
+        "run",
+        "ours us",
+        "drop-in",
+        "library",
+        "numpy",
+        "memcpy",
+        "library/ours",
+        "ours/memcpy",
+    )
     table = Table(*headings, show_edge=False)
     for row in rows:
         times = row["microseconds"]

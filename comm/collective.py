@@ -8,15 +8,15 @@ operation must see the program's datatype.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
 from typing import Any, NamedTuple
 
 import numpy as np
-from ..datatypes.plain import MPI
 
+from ..datatypes.plain import MPI
 from .execution import Runner, direct, run_at_once, run_prepared, run_started
 from .specification import Reader, find_stage, stage_each, stage_one, stage_vector
 from .staging import Stage, stage_array
+from .substitute import named_like
 
 
 def _array_only(_buffer: Any, _receiving: bool, _blocks: int) -> Stage | None:
@@ -62,53 +62,49 @@ def _per_destination(comm: Any) -> int:
 def _collective(base: Any, run: Runner, kind: _Kind) -> Any:
     base = direct(base, run)
 
-    @wraps(base)
+    @named_like(base)
     def method(self: Any, sendbuf: Any, recvbuf: Any, *rest: Any, **named: Any) -> Any:
         if _is_plain(sendbuf) and _is_plain(recvbuf):
             return base(self, sendbuf, recvbuf, *rest, **named)
-
-        def call() -> Any:
-            out, into = (stage.spec if stage else buffer for stage, buffer in zip(stages, buffers, strict=True))
-            return base(self, out, into, *rest, **named)
-
-        buffers = (sendbuf, recvbuf)
-        stages = _find_stages(self, kind, buffers, rest, named)
-        if not any(stages):
+        sending, receiving = _counting(self, kind, rest, named)
+        send = find_stage(kind.send.read, sendbuf, False, kind.send.blocks(self)) if sending else None
+        receive = (
+            find_stage(kind.receive.read, recvbuf, True, kind.receive.blocks(self)) if receiving else None
+        )
+        if send is receive is None:
             try:
-                return call()
+                return base(self, sendbuf, recvbuf, *rest, **named)
             except BufferError:
-                stages = stage_array(sendbuf, False, counted=False), stage_array(recvbuf, True, counted=False)
-        send, receive = stages
-        fills = receive and (kind.keeps or receive.partial or sendbuf is MPI.IN_PLACE or sendbuf is None)
-        loads = [stage for stage in (send, receive if fills else None) if stage]
-        return run(call, loads, [receive] if receive else [])
+                send = stage_array(sendbuf, False, counted=False) if sending else None
+                receive = stage_array(recvbuf, True, counted=False) if receiving else None
+        in_place = sendbuf is MPI.IN_PLACE or sendbuf is None
+        fills = receive is not None and (kind.keeps or receive.partial or in_place)
+        loads = [stage for stage in (send, receive if fills else None) if stage is not None]
+        out, into = send.spec if send else sendbuf, receive.spec if receive else recvbuf
+        return run(lambda: base(self, out, into, *rest, **named), loads, [receive] if receive else [])
 
     return method
 
 
 def _is_plain(buffer: Any) -> bool:
-    return buffer.__class__ is np.ndarray and buffer.flags.forc
+    if buffer.__class__ is np.ndarray:
+        return bool(buffer.flags.forc)
+    return buffer is None or buffer is MPI.IN_PLACE
 
 
-def _find_stages(
-    comm: Any, kind: _Kind, buffers: tuple[Any, Any], rest: tuple[Any, ...], named: dict[str, Any]
-) -> tuple[Stage | None, Stage | None]:
-    sides = [kind.send, kind.receive]
-    counts = [True, True]
-    if kind.only_root is not None:
-        root = named.get("root", rest[kind.root_place] if len(rest) > kind.root_place else 0)
-        counts[kind.only_root == "receive"] = comm.Get_rank() == root
-    found = [
-        find_stage(side.read, buffer, receiving, side.blocks(comm)) if counting else None
-        for side, buffer, receiving, counting in zip(sides, buffers, (False, True), counts, strict=True)
-    ]
-    return found[0], found[1]
+def _counting(comm: Any, kind: _Kind, rest: tuple[Any, ...], named: dict[str, Any]) -> tuple[bool, bool]:
+    """Whether this rank's send and receive arguments count; where they do not, nobody looks at them."""
+    if kind.only_root is None:
+        return True, True
+    root = named.get("root", rest[kind.root_place] if len(rest) > kind.root_place else 0)
+    at_root = comm.Get_rank() == root
+    return kind.only_root != "send" or at_root, kind.only_root != "receive" or at_root
 
 
 def _broadcast(base: Any, run: Runner) -> Any:
     base = direct(base, run)
 
-    @wraps(base)
+    @named_like(base)
     def method(self: Any, buf: Any, root: int = 0, **named: Any) -> Any:
         if _is_plain(buf):
             return base(self, buf, root, **named)
@@ -156,8 +152,12 @@ _NEIGHBOR_KINDS = {
     "Neighbor_allgather": _Kind(_ONE, _Side(stage_one, _per_source), keeps=True),
     "Neighbor_allgatherv": _Kind(_ONE, _Side(stage_vector, _per_source), keeps=True),
     "Neighbor_alltoall": _Kind(_Side(stage_one, _per_destination), _Side(stage_one, _per_source), keeps=True),
-    "Neighbor_alltoallv": _Kind(_Side(stage_vector, _per_destination), _Side(stage_vector, _per_source), keeps=True),
-    "Neighbor_alltoallw": _Kind(_Side(stage_each, _per_destination), _Side(stage_each, _per_source), keeps=True),
+    "Neighbor_alltoallv": _Kind(
+        _Side(stage_vector, _per_destination), _Side(stage_vector, _per_source), keeps=True
+    ),
+    "Neighbor_alltoallw": _Kind(
+        _Side(stage_each, _per_destination), _Side(stage_each, _per_source), keeps=True
+    ),
 }
 
 

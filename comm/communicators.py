@@ -5,17 +5,16 @@ The base that descends furthest in mpi4py comes first: only its constructor fits
 
 from __future__ import annotations
 
-from functools import partial, wraps
+from functools import partial
 from typing import Any, ClassVar
 
 from ..datatypes.plain import MPI
-
 from .collective import Collective, NeighborCollective
 from .datatype import Datatype
 from .execution import run_at_once, run_started
 from .pointtopoint import PointToPoint, receive
 from .requests import Prequest, Request
-from .substitute import Handle, predefined
+from .substitute import Handle, named_like, predefined
 
 
 class Comm(Handle, PointToPoint):
@@ -65,21 +64,21 @@ class Message(Handle, MPI.Message):
 
     plain: ClassVar[type] = MPI.Message
 
-    @wraps(MPI.Message.Recv)
-    def Recv(self, buf: Any, status: MPI.Status | None = None) -> None:
+    @named_like(MPI.Message.Recv)
+    def Recv(self, buf: Any, status: MPI.Status | None = None) -> Any:
         filled = MPI.Status() if status is None else status
         return receive(partial(_Recv, _original(self), status=filled), run_at_once, buf, 0, filled)
 
-    @wraps(MPI.Message.Irecv)
-    def Irecv(self, buf: Any) -> MPI.Request:
+    @named_like(MPI.Message.Irecv)
+    def Irecv(self, buf: Any) -> Any:
         return receive(partial(MPI.Message.Irecv, _original(self)), run_started, buf, 0, MPI.Status())
 
-    @wraps(MPI.Message.recv)
+    @named_like(MPI.Message.recv)
     def recv(self, status: MPI.Status | None = None) -> Any:
         return MPI.Message.recv(_original(self), status)
 
-    @wraps(MPI.Message.irecv)
-    def irecv(self) -> MPI.Request:
+    @named_like(MPI.Message.irecv)
+    def irecv(self) -> Any:
         return MPI.Message.irecv(_original(self))
 
 
@@ -119,7 +118,7 @@ def promote(thing: Any) -> Any:
 
 
 def _promoting(base: Any) -> Any:
-    @wraps(base)
+    @named_like(base)
     def method(self: Any, *arguments: Any, **named: Any) -> Any:
         return promote(base(self, *arguments, **named))
 
@@ -129,14 +128,14 @@ def _promoting(base: Any) -> Any:
 def _promoting_class(owner: type, name: str) -> Any:
     base = getattr(owner, name)
 
-    @wraps(base)
+    @named_like(base)
     def method(_cls: type, *arguments: Any, **named: Any) -> Any:
         return promote(base(*arguments, **named))
 
     return classmethod(method)
 
 
-_MAKERS: dict[type, tuple[str, ...]] = {
+_MAKERS: dict[Any, tuple[str, ...]] = {
     Comm: ("Create", "Split", "Split_type", "Shrink", "Ishrink", "Mprobe", "Improbe", "mprobe", "improbe"),
     Intracomm: (
         "Create_group",
@@ -153,7 +152,7 @@ _MAKERS: dict[type, tuple[str, ...]] = {
     Cartcomm: ("Sub",),
     Intercomm: ("Merge",),
 }
-_CLASS_MAKERS: dict[type, tuple[str, ...]] = {
+_CLASS_MAKERS: dict[Any, tuple[str, ...]] = {
     Comm: ("fromhandle", "fromint", "f2py", "Get_parent", "Join"),
     Intracomm: ("Create_from_group",),
     Intercomm: ("Create_from_groups",),

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
-from ..datatypes.plain import MPI
 
 from ..datatypes.known import known_datatype
 from ..datatypes.movers import PACK, UNPACK, has_mover, mover
+from ..datatypes.plain import MPI
+from .choice import library_packs
 from .substitute import Handle
 
 _Pack, _Unpack = MPI.Datatype.Pack, MPI.Datatype.Unpack
@@ -33,17 +34,22 @@ class Datatype(Handle, MPI.Datatype):
 def _move(datatype: Datatype, memory: Any, packed: Any, position: int, receiving: bool) -> int | None:
     """Run the kernel between NumPy arrays; None where mpi4py shall do it, or say what is wrong."""
     known = known_datatype(datatype)
-    plain = memory.__class__ is np.ndarray and packed.__class__ is np.ndarray
-    if known is None or not plain or known.contiguous or known.extent <= 0 or not has_mover():
+    if known is None or known.contiguous or known.extent <= 0:
+        return None
+    if memory.__class__ is not np.ndarray or packed.__class__ is not np.ndarray:
+        return None
+    count = memory.nbytes // known.extent
+    nbytes = count * known.size
+    if library_packs(nbytes, known.regular) or not has_mover():
         return None
     written = memory if receiving else packed
-    count = memory.nbytes // known.extent
-    end = position + count * known.size
     if not written.flags.writeable or not memory.flags.forc or not packed.flags.forc:
         return None
-    if not count or position < 0 or end > packed.nbytes or (receiving and known.overlaps(count)):
+    if position < 0 or position + nbytes > packed.nbytes or (receiving and known.overlaps(count)):
         return None
     program, instances = known.program(count)
     direction = UNPACK if receiving else PACK
-    mover()(direction, MPI.Get_address(packed) + position, MPI.Get_address(memory), program.address, instances)
-    return end
+    mover()(
+        direction, MPI.Get_address(packed) + position, MPI.Get_address(memory), program.address, instances
+    )
+    return position + nbytes

@@ -7,13 +7,12 @@ after it, and, where it is one message that may be shorter than its stage, tells
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import wraps
 from typing import Any
 
 from ..datatypes.plain import MPI
-
 from .requests import Operation, Prequest, Request, reap
 from .staging import Stage
+from .substitute import named_like
 
 Call = Callable[[], Any]
 Runner = Callable[..., Any]
@@ -63,7 +62,7 @@ def direct(base: Any, run: Runner) -> Any:
     if run is not run_prepared:
         return base
 
-    @wraps(base)
+    @named_like(base)
     def prepare(*arguments: Any, **named: Any) -> MPI.Prequest:
         return Prequest(base(*arguments, **named))
 

@@ -6,31 +6,41 @@ A contiguous NumPy array, which most messages are, goes to mpi4py after one look
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial, wraps
+from functools import partial
 from typing import Any
 
 import numpy as np
-from ..datatypes.plain import MPI
 
+from ..datatypes.plain import MPI
 from .execution import Runner, direct, run_at_once, run_prepared, run_started
 from .specification import find_stage, stage_one
 from .staging import Stage, stage_array
+from .substitute import named_like
+from .typedarray import typed_array
 
 _ndarray = np.ndarray
 _PROC_NULL, _ANY_SOURCE, _ANY_TAG = MPI.PROC_NULL, MPI.ANY_SOURCE, MPI.ANY_TAG
 
 
-def _stage(buffer: Any, peer: int, receiving: bool) -> Stage | None:
-    """Stage for a message; with nobody at the other end, mpi4py does not look at the buffer either."""
-    return None if peer == _PROC_NULL else find_stage(stage_one, buffer, receiving)
+def _arrange(buffer: Any, peer: int, receiving: bool) -> tuple[Any, Stage | None]:
+    """What MPI is given for a buffer, and the stage that it is, if it is one."""
+    if peer == _PROC_NULL:
+        # mpi4py does not look at the buffer either.
+        return buffer, None
+    if buffer.__class__ is _ndarray and not buffer.flags.forc:
+        typed = typed_array(buffer, receiving)
+        if typed is not None:
+            return typed, None
+    stage = find_stage(stage_one, buffer, receiving)
+    return (buffer, None) if stage is None else (stage.spec, stage)
 
 
 def send(base: Any, run: Runner, comm: Any, buffer: Any, dest: int, tag: int) -> Any:
     """Send one message, with a stage in the buffer's place where it needs one."""
-    stage = _stage(buffer, dest, receiving=False)
+    spec, stage = _arrange(buffer, dest, receiving=False)
     if stage is None:
         try:
-            return base(comm, buffer, dest, tag)
+            return base(comm, spec, dest, tag)
         except BufferError:
             stage = stage_array(buffer, receiving=False)
             if stage is None:
@@ -39,11 +49,11 @@ def send(base: Any, run: Runner, comm: Any, buffer: Any, dest: int, tag: int) ->
 
 
 def receive(call: Callable[[Any], Any], run: Runner, buffer: Any, source: int, status: MPI.Status) -> Any:
-    """Run `call(buffer)`, which receives one message, with a stage in the buffer's place where it needs one."""
-    stage = _stage(buffer, source, receiving=True)
+    """Run `call(buffer)`, which receives one message, with a stage in the buffer's place if it needs one."""
+    spec, stage = _arrange(buffer, source, receiving=True)
     if stage is None:
         try:
-            return call(buffer)
+            return call(spec)
         except BufferError:
             stage = stage_array(buffer, receiving=True)
             if stage is None:
@@ -59,25 +69,32 @@ def exchange(
     status: MPI.Status,
 ) -> Any:
     """Run `call(sendbuf, recvbuf)` with stages where they are needed; the pairs are buffer and peer."""
-    sendbuf, recvbuf = outgoing[0], incoming[0]
-    sent, received = _stage(*outgoing, receiving=False), _stage(*incoming, receiving=True)
+    out, sent = _arrange(*outgoing, receiving=False)
+    into, received = _arrange(*incoming, receiving=True)
     if sent is received is None:
         try:
-            return call(sendbuf, recvbuf)
+            return call(out, into)
         except BufferError:
-            sent, received = stage_array(sendbuf, receiving=False), stage_array(recvbuf, receiving=True)
-    loads = tuple(stage for stage in (sent, received) if stage is not None and (stage is sent or stage.partial))
-    out, into = sent.spec if sent else sendbuf, received.spec if received else recvbuf
+            sent, received = (
+                stage_array(outgoing[0], receiving=False),
+                stage_array(incoming[0], receiving=True),
+            )
+            out, into = sent.spec if sent else out, received.spec if received else into
+    loads = tuple(
+        stage for stage in (sent, received) if stage is not None and (stage is sent or stage.partial)
+    )
     return run(lambda: call(out, into), loads, (received,) if received else (), status)
 
 
-def replace(call: Callable[[Any], Any], run: Runner, buffer: Any, peers: tuple[int, int], status: MPI.Status) -> Any:
+def replace(
+    call: Callable[[Any], Any], run: Runner, buffer: Any, peers: tuple[int, int], status: MPI.Status
+) -> Any:
     """Run `call(buffer)`, which sends what is in the buffer and receives into it."""
     peer = _PROC_NULL if peers == (_PROC_NULL, _PROC_NULL) else 0
-    stage = _stage(buffer, peer, receiving=True)
+    spec, stage = _arrange(buffer, peer, receiving=True)
     if stage is None:
         try:
-            return call(buffer)
+            return call(spec)
         except BufferError:
             stage = stage_array(buffer, receiving=True)
             if stage is None:
@@ -92,7 +109,7 @@ def replace(call: Callable[[Any], Any], run: Runner, buffer: Any, peers: tuple[i
 def _sending(base: Any, run: Runner) -> Any:
     base = direct(base, run)
 
-    @wraps(base)
+    @named_like(base)
     def method(self: MPI.Comm, buf: Any, dest: int, tag: int = 0) -> Any:
         if buf.__class__ is _ndarray and buf.flags.forc:
             return base(self, buf, dest, tag)
@@ -104,7 +121,7 @@ def _sending(base: Any, run: Runner) -> Any:
 def _receiving(base: Any, run: Runner) -> Any:
     base = direct(base, run)
 
-    @wraps(base)
+    @named_like(base)
     def method(self: MPI.Comm, buf: Any, source: int = _ANY_SOURCE, tag: int = _ANY_TAG) -> Any:
         if buf.__class__ is _ndarray and buf.flags.forc:
             return base(self, buf, source, tag)
@@ -121,7 +138,9 @@ def _call_recv(comm: Any, source: int, tag: int, status: MPI.Status, spec: Any) 
     _Recv(comm, spec, source, tag, status)
 
 
-def _call_exchange(base: Any, comm: Any, peers: tuple[int, int, int, int], status: Any, out: Any, into: Any) -> Any:
+def _call_exchange(
+    base: Any, comm: Any, peers: tuple[int, int, int, int], status: Any, out: Any, into: Any
+) -> Any:
     dest, sendtag, source, recvtag = peers
     return base(comm, out, dest, sendtag, into, source, recvtag, *status)
 
@@ -148,16 +167,16 @@ class PointToPoint(MPI.Comm):
     Irecv = _receiving(MPI.Comm.Irecv, run_started)
     Recv_init = _receiving(MPI.Comm.Recv_init, run_prepared)
 
-    @wraps(MPI.Comm.Recv)
+    @named_like(MPI.Comm.Recv)
     def Recv(
         self, buf: Any, source: int = _ANY_SOURCE, tag: int = _ANY_TAG, status: MPI.Status | None = None
-    ) -> None:
+    ) -> Any:
         if buf.__class__ is _ndarray and buf.flags.forc:
             return _Recv(self, buf, source, tag, status)
         filled = MPI.Status() if status is None else status
         return receive(partial(_call_recv, self, source, tag, filled), run_at_once, buf, source, filled)
 
-    @wraps(MPI.Comm.Sendrecv)
+    @named_like(MPI.Comm.Sendrecv)
     def Sendrecv(
         self,
         sendbuf: Any,
@@ -167,7 +186,7 @@ class PointToPoint(MPI.Comm):
         source: int = _ANY_SOURCE,
         recvtag: int = _ANY_TAG,
         status: MPI.Status | None = None,
-    ) -> None:
+    ) -> Any:
         if (
             sendbuf.__class__ is _ndarray
             and recvbuf.__class__ is _ndarray
@@ -179,7 +198,7 @@ class PointToPoint(MPI.Comm):
         call = partial(_call_exchange, _Sendrecv, self, (dest, sendtag, source, recvtag), (filled,))
         return exchange(call, run_at_once, (sendbuf, dest), (recvbuf, source), filled)
 
-    @wraps(MPI.Comm.Isendrecv)
+    @named_like(MPI.Comm.Isendrecv)
     def Isendrecv(
         self,
         sendbuf: Any,
@@ -188,11 +207,11 @@ class PointToPoint(MPI.Comm):
         recvbuf: Any = None,
         source: int = _ANY_SOURCE,
         recvtag: int = _ANY_TAG,
-    ) -> MPI.Request:
+    ) -> Any:
         call = partial(_call_exchange, _Isendrecv, self, (dest, sendtag, source, recvtag), ())
         return exchange(call, run_started, (sendbuf, dest), (recvbuf, source), MPI.Status())
 
-    @wraps(MPI.Comm.Sendrecv_replace)
+    @named_like(MPI.Comm.Sendrecv_replace)
     def Sendrecv_replace(
         self,
         buf: Any,
@@ -201,15 +220,15 @@ class PointToPoint(MPI.Comm):
         source: int = _ANY_SOURCE,
         recvtag: int = _ANY_TAG,
         status: MPI.Status | None = None,
-    ) -> None:
+    ) -> Any:
         filled = MPI.Status() if status is None else status
         call = partial(_call_replace, _Sendrecv_replace, self, (dest, sendtag, source, recvtag), (filled,))
         return replace(call, run_at_once, buf, (dest, source), filled)
 
-    @wraps(MPI.Comm.Isendrecv_replace)
+    @named_like(MPI.Comm.Isendrecv_replace)
     def Isendrecv_replace(
         self, buf: Any, dest: int, sendtag: int = 0, source: int = _ANY_SOURCE, recvtag: int = _ANY_TAG
-    ) -> MPI.Request:
+    ) -> Any:
         call = partial(_call_replace, _Isendrecv_replace, self, (dest, sendtag, source, recvtag), ())
         return replace(call, run_started, buf, (dest, source), MPI.Status())
 

@@ -7,13 +7,11 @@ mixed in one call.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import wraps
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from ..datatypes.plain import MPI
-
 from .staging import Stage
-from .substitute import Handle
+from .substitute import Handle, named_like
 
 
 class Operation:
@@ -29,7 +27,9 @@ class Operation:
 
     __slots__ = ("loads", "message", "persistent", "running", "stores")
 
-    def __init__(self, loads: Sequence[Stage], stores: Sequence[Stage], message: bool, persistent: bool) -> None:
+    def __init__(
+        self, loads: Sequence[Stage], stores: Sequence[Stage], message: bool, persistent: bool
+    ) -> None:
         self.loads, self.stores = loads, stores
         self.message = message
         self.persistent = persistent
@@ -76,15 +76,15 @@ class Request(Handle, MPI.Request):
     plain: ClassVar[type] = MPI.Request
     operation: Operation | None = None
 
-    def Wait(self, status: MPI.Status | None = None) -> Literal[True]:
+    def Wait(self, status: MPI.Status | None = None) -> Any:
         """Wait for the operation to complete."""
         return _complete_one(MPI.Request.Wait, self, status)
 
-    def Test(self, status: MPI.Status | None = None) -> bool:
+    def Test(self, status: MPI.Status | None = None) -> Any:
         """Tell whether the operation is complete."""
         return _complete_one(MPI.Request.Test, self, status)
 
-    def Get_status(self, status: MPI.Status | None = None) -> bool:
+    def Get_status(self, status: MPI.Status | None = None) -> Any:
         """Tell whether the operation is complete, and keep the request."""
         return _complete_one(MPI.Request.Get_status, self, status)
 
@@ -92,11 +92,11 @@ class Request(Handle, MPI.Request):
         """Wait for the operation to complete; return the object received."""
         return _complete_one(MPI.Request.wait, self, status, waits=True)
 
-    def test(self, status: MPI.Status | None = None) -> tuple[bool, Any | None]:
+    def test(self, status: MPI.Status | None = None) -> Any:
         """Tell whether the operation is complete; return the object received."""
         return _complete_one(MPI.Request.test, self, status)
 
-    def get_status(self, status: MPI.Status | None = None) -> bool:
+    def get_status(self, status: MPI.Status | None = None) -> Any:
         """Tell whether the operation is complete, and keep the request."""
         return _complete_one(MPI.Request.get_status, self, status)
 
@@ -128,13 +128,13 @@ class Prequest(MPI.Prequest, Request):
         MPI.Prequest.Start(self)
 
     @classmethod
-    @wraps(MPI.Prequest.Startall)
-    def Startall(cls, requests: list[MPI.Prequest]) -> None:
+    @named_like(MPI.Prequest.Startall)
+    def Startall(cls, requests: Sequence[MPI.Prequest]) -> None:
         for request in requests:
             operation = operation_of(request)
             if operation is not None:
                 operation.start()
-        MPI.Prequest.Startall(requests)
+        MPI.Prequest.Startall(list(requests))
 
 
 def _complete_one(base: Any, request: Request, status: MPI.Status | None, waits: bool = False) -> Any:
@@ -209,7 +209,7 @@ def _salvage(requests: Sequence[MPI.Request], statuses: Sequence[MPI.Status]) ->
 def _of_class(complete: Any, name: str) -> Any:
     base = getattr(MPI.Request, name)
 
-    @wraps(base)
+    @named_like(base)
     def method(_cls: type, *arguments: Any, **keywords: Any) -> Any:
         return complete(base, *arguments, **keywords)
 

@@ -9,15 +9,17 @@ gives None: mpi4py then takes it as it is, or says what is wrong.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from operator import index
 from typing import Any, NamedTuple
 
 import numpy as np
-from ..datatypes.plain import MPI
 
 from ..datatypes.known import KnownDatatype, known_datatype
 from ..datatypes.movers import has_mover
+from ..datatypes.plain import MPI
+from .choice import library_moves
 from .densetype import dense_type
 from .settings import checks_bounds
 from .staging import Stage, stage_array
@@ -32,7 +34,8 @@ class _Memory(NamedTuple):
     nbytes: int | None
 
 
-class _Place(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Place:
     """`count` instances of a datatype, `offset` bytes from the start of the memory."""
 
     known: KnownDatatype
@@ -59,19 +62,23 @@ def find_stage(read: Reader, buffer: Any, receiving: bool, blocks: int | None = 
 
 def stage_one(buffer: Sequence[Any], receiving: bool, blocks: int = 1) -> Stage | None:
     """Stage for one count of a datatype, which a collective may make for each of `blocks` ranks."""
-    known = _movable(buffer)
-    memory = None if known is None else _host_memory(buffer[0], receiving)
-    if known is None or memory is None:
+    known = _known(buffer)
+    if known is None or (known.contiguous and not checks_bounds()):
+        return None
+    memory = _host_memory(buffer[0], receiving)
+    if memory is None:
         return None
     count, offset = _count_and_offset(buffer, known, memory, blocks)
     total = count * blocks
-    if count <= 0 or known.is_run(total) or (receiving and known.overlaps(total)):
-        return None
-    datatype = dense_type(known)
-    if datatype is None:
+    if count <= 0:
         return None
     if checks_bounds():
         _check_bounds(memory, _Place(known, total, offset))
+    if library_moves(total * known.size, known.regular) or known.is_run(total) or not has_mover():
+        return None
+    datatype = None if receiving and known.overlaps(total) else dense_type(known)
+    if datatype is None:
+        return None
     program, instances = known.program(total)
     part = (program.address, instances, memory.address + offset, 0)
     stage = Stage((part,), total * known.size, (buffer, program))
@@ -81,9 +88,11 @@ def stage_one(buffer: Sequence[Any], receiving: bool, blocks: int = 1) -> Stage 
 
 def stage_vector(buffer: Sequence[Any], receiving: bool, blocks: int) -> Stage | None:
     """Stage for a count and a displacement for each of `blocks` ranks, of one datatype."""
-    known = _movable(buffer)
-    memory = None if known is None else _host_memory(buffer[0], receiving)
-    if known is None or memory is None:
+    known = _known(buffer)
+    if known is None or (known.contiguous and not checks_bounds()):
+        return None
+    memory = _host_memory(buffer[0], receiving)
+    if memory is None:
         return None
     found = _counts_and_displacements(buffer, known, memory, blocks)
     if found is None:
@@ -110,12 +119,12 @@ def stage_each(buffer: Sequence[Any], receiving: bool, blocks: int) -> Stage | N
     return stage
 
 
-def _movable(buffer: Sequence[Any]) -> KnownDatatype | None:
+def _known(buffer: Sequence[Any]) -> KnownDatatype | None:
+    """What is known of the datatype at the end of a buffer argument, if there is one."""
     datatype = buffer[-1] if 2 <= len(buffer) <= 4 else None
-    if not isinstance(datatype, MPI.Datatype):
-        return None
-    known = known_datatype(datatype)
-    return None if known is None or known.contiguous or not has_mover() else known
+    if isinstance(datatype, str):
+        datatype = MPI._typedict.get(datatype)
+    return known_datatype(datatype) if isinstance(datatype, MPI.Datatype) else None
 
 
 def _host_memory(owner: Any, receiving: bool) -> _Memory | None:
@@ -213,25 +222,33 @@ def _split_each(buffer: Sequence[Any], blocks: int) -> list[_Place] | None:
 def _stage(buffer: Sequence[Any], memory: _Memory, places: list[_Place], receiving: bool) -> Stage | None:
     """Stage for all places together, if one of them is worth it and MPI allows all of them."""
     full = [place for place in places if place.count]
-    if not has_mover() or any(place.known.layout is None or dense_type(place.known) is None for place in full):
+    if any(place.known.layout is None for place in full):
         return None
-    if all(place.known.is_run(place.count) for place in full):
+    if checks_bounds():
+        for place in full:
+            _check_bounds(memory, place)
+    nbytes = sum(place.count * place.known.size for place in full)
+    # With one rank, Open MPI 5.0's Alltoallw takes displacements for extents and writes elsewhere.
+    if len(places) > 1 and library_moves(nbytes, all(place.known.regular for place in full)):
+        return None
+    if all(place.known.is_run(place.count) for place in full) or not has_mover():
+        return None
+    if any(dense_type(place.known) is None for place in full):
         return None
     if receiving and any(place.known.overlaps(place.count) for place in full):
         return None
-    parts, programs, nbytes = [], [], 0
+    parts, programs, start = [], [], 0
     for place in full:
-        if checks_bounds():
-            _check_bounds(memory, place)
         program, instances = place.known.program(place.count)
         programs.append(program)
-        parts.append((program.address, instances, memory.address + place.offset, nbytes))
-        nbytes += place.count * place.known.size
+        parts.append((program.address, instances, memory.address + place.offset, start))
+        start += place.count * place.known.size
     return Stage(parts, nbytes, (buffer, programs))
 
 
 def _check_bounds(memory: _Memory, place: _Place) -> None:
-    assert place.known.layout is not None
+    if place.known.layout is None:
+        return
     low, high = place.known.layout.repeat(place.count).bounds()
     low, high = low + place.offset, high + place.offset
     if memory.nbytes is not None and (low < 0 or high > memory.nbytes):

@@ -7,16 +7,17 @@ buffer (`store`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from ..datatypes.plain import MPI
 from numpy.typing import NDArray
 
-from ..datatypes.arrays import as_numpy, strided_layout
+from ..datatypes.arrays import address, as_numpy, strided_layout
 from ..datatypes.layout import overlaps
 from ..datatypes.movers import PACK, UNPACK, has_mover, mover
+from ..datatypes.plain import MPI
 from ..datatypes.program import Program
+from .owned import OwnedType
 from .pool import Block, give_back, take
 
 _FACTS_KEPT = 4096
@@ -80,37 +81,45 @@ class Stage:
         give_back(self._block)
 
 
-class _ArrayFacts(NamedTuple):
-    """What is known of all arrays of one shape, strides and dtype."""
+class ArrayFacts:
+    """What is known of all arrays of one shape, strides and dtype.
 
-    program: Program
-    overlapping: bool
-    count: int
-    datatype: MPI.Datatype | None
+    Attributes
+    ----------
+    layout, program, nbytes
+        Their canonical layout, its copy loops, and the bytes of data.
+    overlapping : bool
+        Whether elements share memory.
+    count, datatype
+        What mpi4py would send for a contiguous array; the datatype is None for a dtype that MPI lacks.
+    owned : OwnedType or None
+        The derived datatype that describes such an array, once it was needed.
+    """
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self.layout = strided_layout(array.shape, array.strides, array.itemsize)
+        self.program = Program(self.layout)
+        self.nbytes = array.nbytes
+        self.overlapping = overlaps(self.layout)
+        self.count = array.size
+        self.datatype: MPI.Datatype | None = MPI._typedict.get(array.dtype.char)
+        self.owned: OwnedType | None = None
 
 
-_facts: dict[tuple[tuple[int, ...], tuple[int, ...], np.dtype[Any]], _ArrayFacts] = {}
+_facts: dict[tuple[tuple[int, ...], tuple[int, ...], np.dtype[Any]], ArrayFacts] = {}
 
 
-def _array_facts(array: NDArray[Any]) -> _ArrayFacts | None:
+def array_facts(array: NDArray[Any]) -> ArrayFacts | None:
     """What is known of an array; None for elements that MPI cannot send."""
     key = (array.shape, array.strides, array.dtype)
     found = _facts.get(key)
     if found is None:
         if array.dtype.hasobject or not array.dtype.isnative:
             return None
-        layout = strided_layout(array.shape, array.strides, array.itemsize)
-        datatype = MPI._typedict.get(array.dtype.char)  # type: ignore[attr-defined]
-        found = _ArrayFacts(Program(layout), overlaps(layout), array.size, datatype)
         if len(_facts) >= _FACTS_KEPT:
             _facts.clear()
-        _facts[key] = found
+        found = _facts[key] = ArrayFacts(array)
     return found
-
-
-def _address(array: NDArray[Any]) -> int:
-    """Address of the first element: an empty slice begins there, and mpi4py reads it of any contiguous array."""
-    return MPI.Get_address(array[:0])
 
 
 def stage_array(buffer: Any, receiving: bool, counted: bool = True) -> Stage | None:
@@ -127,7 +136,7 @@ def stage_array(buffer: Any, receiving: bool, counted: bool = True) -> Stage | N
     array = _strided_array(buffer, listed)
     if array is None or (receiving and not array.flags.writeable):
         return None
-    facts = _array_facts(array)
+    facts = array_facts(array)
     if facts is None or not has_mover():
         return None
     if receiving and facts.overlapping:
@@ -135,8 +144,8 @@ def stage_array(buffer: Any, receiving: bool, counted: bool = True) -> Stage | N
             f"message: receive array of shape {array.shape} and strides {array.strides} has elements that "
             "overlap; a receive buffer needs its own memory for each element"
         )
-    part = (facts.program.address, 1, _address(array), 0)
-    stage = Stage((part,), facts.program.nbytes, (array, facts), listed)
+    part = (facts.program.address, 1, address(array), 0)
+    stage = Stage((part,), facts.nbytes, (array, facts), listed)
     if counted and not listed and facts.datatype is not None:
         stage.spec = [stage.memory, facts.count, facts.datatype]
     else:

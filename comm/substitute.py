@@ -6,8 +6,22 @@ therefore counts every object of the class it replaces as its own.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copyreg import __newobj__  # type: ignore[attr-defined]
-from typing import Any, ClassVar
+from functools import update_wrapper
+from typing import Any, ClassVar, TypeVar
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def named_like(base: Any) -> Callable[[_Method], _Method]:
+    """Give a method the name and the documentation of the one that it takes the place of."""
+
+    def decorate(method: _Method) -> _Method:
+        update_wrapper(method, base)
+        return method
+
+    return decorate
 
 
 class Substitute(type):
@@ -28,6 +42,7 @@ class Handle(metaclass=Substitute):
     # of them has it as its `constant`, which the module calls `name_of_constant`.
 
     plain: ClassVar[Any]
+    handle: int
     constant: Any = None
     name_of_constant = ""
 
@@ -46,7 +61,7 @@ class Handle(metaclass=Substitute):
     def __reduce__(self) -> Any:
         if self.constant is not None:
             return self.name_of_constant
-        ours = predefined.get((self.plain, getattr(self, "handle", None)))
+        ours = predefined.get((self.plain, self.handle))
         return self.plain.__reduce__(self) if ours is None else (__newobj__, (type(self), ours))
 
 
@@ -61,7 +76,7 @@ predefined: dict[tuple[type, int], Any] = {}
 def reduce_plain(thing: Any) -> Any:
     """Reduce an object of one of mpi4py's classes for pickle, where ours have taken their place."""
     ours = predefined.get((type(thing), thing.handle))
-    return type(thing).__reduce__(thing) if ours is None else (_copy, (ours,))
+    return thing.__reduce__() if ours is None else (_copy, (ours,))
 
 
 def _copy(constant: Any) -> Any:

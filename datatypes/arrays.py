@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .layout import Dense, Layout, Node, Stream
+from .plain import MPI
 
 _DLPACK_CPU = 1
 
@@ -58,7 +59,14 @@ def as_numpy(array: Any) -> NDArray[Any]:
     if hasattr(array, "__dlpack__") and array.__dlpack_device__()[0] == _DLPACK_CPU:
         return np.from_dlpack(array)
     kind = type(array).__name__
-    raise TypeError(f"array: {kind} has no host memory with an array interface, the buffer protocol or DLPack")
+    raise TypeError(
+        f"array: {kind} has no host memory with an array interface, the buffer protocol or DLPack"
+    )
+
+
+def address(array: NDArray[Any]) -> int:
+    """Address of the first element of any array; an empty slice begins there and is contiguous."""
+    return int(MPI.Get_address(array[:0] if array.ndim else array))
 
 
 def _dense_strides(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:

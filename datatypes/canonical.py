@@ -72,23 +72,18 @@ def as_layout(thing: Any) -> Layout:
 def _rewrite(node: Node) -> tuple[Node, int]:
     """Fold, flatten and drop streams from the leaves up; return the node and its own offset."""
     match node:
-        case Dense():
-            return node, 0
         case Stream(count, stride, child):
             inner, offset = _rewrite(child)
             return _stream(count, stride, inner), offset
-        case Runs():
-            if len(node.offsets) == 1:
-                return Dense(int(node.lengths[0])), int(node.offsets[0])
-            return node, 0
+        case Runs() if len(node.offsets) == 1:
+            return Dense(int(node.lengths[0])), int(node.offsets[0])
         case Blocks(offsets, children):
             parts = [_rewrite(child) for child in children]
             kept = [(o + shift, n) for o, (n, shift) in zip(offsets, parts, strict=True) if n != EMPTY]
-            if not kept:
-                return EMPTY, 0
-            if len(kept) == 1:
-                return kept[0][1], kept[0][0]
+            if len(kept) < 2:
+                return (kept[0][1], kept[0][0]) if kept else (EMPTY, 0)
             return Blocks(tuple(o for o, _ in kept), tuple(n for _, n in kept)), 0
+    return node, 0
 
 
 def _stream(count: int, stride: int, child: Node) -> Node:
@@ -136,12 +131,13 @@ def compress(offsets: Offsets, lengths: Offsets) -> tuple[Node, int]:
     if not len(offsets):
         return EMPTY, 0
     start = int(offsets[0])
+    offsets = offsets - start
     if (lengths == lengths[0]).all() and (strides := _grid(offsets)) is not None:
         node: Node = Dense(int(lengths[0]))
         for count, stride in strides:
             node = Stream(count, stride, node)
         return node, start
-    return _repeat(offsets, lengths) or _fold(offsets, lengths) or (Runs(offsets - start, lengths), start)
+    return _repeat(offsets, lengths) or _fold(offsets, lengths) or Runs(offsets, lengths), start
 
 
 def _grid(offsets: Offsets) -> list[tuple[int, int]] | None:
@@ -162,7 +158,7 @@ def _grid(offsets: Offsets) -> list[tuple[int, int]] | None:
     return strides
 
 
-def _repeat(offsets: Offsets, lengths: Offsets) -> tuple[Node, int] | None:
+def _repeat(offsets: Offsets, lengths: Offsets) -> Node | None:
     """Stream of a short pattern, as an array of structs has it.
 
     Where instances touch, the last run of one and the first of the next were merged. The pattern then
@@ -180,10 +176,10 @@ def _repeat(offsets: Offsets, lengths: Offsets) -> tuple[Node, int] | None:
         stream = Stream(copies, int(inner[period]) - start, pattern)
         beside = [*range(head), *range(body, len(offsets))]
         if not beside:
-            return stream, start
-        pieces = [(int(offsets[i]), Dense(int(lengths[i]))) for i in beside]
+            return stream
+        pieces: list[tuple[int, Node]] = [(int(offsets[i]), Dense(int(lengths[i]))) for i in beside]
         pieces.insert(head, (start, stream))
-        return Blocks(tuple(place for place, _ in pieces), tuple(child for _, child in pieces)), 0
+        return Blocks(tuple(place for place, _ in pieces), tuple(child for _, child in pieces))
     return None
 
 
@@ -200,7 +196,7 @@ def _period(offsets: Offsets, lengths: Offsets) -> int:
     return 0
 
 
-def _fold(offsets: Offsets, lengths: Offsets) -> tuple[Node, int] | None:
+def _fold(offsets: Offsets, lengths: Offsets) -> Node | None:
     """Pieces of a list of runs: three or more equal pieces at an equal distance become a stream."""
     sizes, kinds = np.unique(lengths, return_inverse=True)
     nodes: list[Node] = [Dense(int(nbytes)) for nbytes in sizes]
@@ -209,7 +205,7 @@ def _fold(offsets: Offsets, lengths: Offsets) -> tuple[Node, int] | None:
     if len(offsets) > PIECE_LIMIT:
         return None
     places, children = _list_dense(offsets.tolist(), [nodes[kind] for kind in kinds])
-    return (Blocks(tuple(places), tuple(children)), 0) if len(places) > 1 else None
+    return Blocks(tuple(places), tuple(children)) if len(places) > 1 else None
 
 
 def _fold_once(offsets: Offsets, kinds: Offsets, nodes: list[Node]) -> tuple[Offsets, Offsets] | None:
@@ -251,7 +247,9 @@ def _list_dense(offsets: list[int], nodes: list[Node]) -> tuple[list[int], list[
             start = group[0][0]
             table = np.array(group, np.int64)
             places.append(start)
-            children.append(Dense(group[0][1]) if len(group) == 1 else Runs(table[:, 0] - start, table[:, 1].copy()))
+            children.append(
+                Dense(group[0][1]) if len(group) == 1 else Runs(table[:, 0] - start, table[:, 1].copy())
+            )
             group = []
         if node is not None:
             places.append(offset)

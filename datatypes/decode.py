@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from .plain import MPI
 
 from .canonical import FLAT_LIMIT
-from .layout import EMPTY, Blocks, Dense, Layout, Node, Offsets, Runs, Stream, flatten, run_count
+from .layout import Blocks, Dense, Layout, Node, Offsets, Runs, Stream, flatten, run_count
+from .plain import MPI
 
 
 class UnsupportedDatatype(TypeError):
@@ -58,7 +58,7 @@ def _read(datatype: MPI.Datatype) -> _Part:
         return _Part(_named(datatype), extent, {datatype.handle: datatype})
     if combiner == "VALUE_INDEX":
         return _Part(_named(datatype, arguments["index"].Get_size()), extent, {datatype.handle: datatype})
-    children = arguments.pop("datatypes", None) or [base]
+    children = arguments.pop("datatypes", [base])
     try:
         parts = _read_each(children)
     finally:
@@ -121,7 +121,9 @@ def _indexed(parts: list[_Part], a: dict[str, Any]) -> Node:
 
 
 def _hindexed(parts: list[_Part], a: dict[str, Any]) -> Node:
-    return _list_blocks(parts[0], np.array(a["displacements"], np.int64), np.array(a["blocklengths"], np.int64))
+    return _list_blocks(
+        parts[0], np.array(a["displacements"], np.int64), np.array(a["blocklengths"], np.int64)
+    )
 
 
 def _indexed_block(parts: list[_Part], a: dict[str, Any]) -> Node:
@@ -163,7 +165,9 @@ def _darray(parts: list[_Part], a: dict[str, Any]) -> Node:
         zip(a["gsizes"], a["distribs"], a["dargs"], a["psizes"], reversed(coordinates), strict=True)
     )
     stride, node = parts[0].extent, parts[0].node
-    for length, kind, argument, processes, place in dimensions if a["order"] == MPI.ORDER_F else reversed(dimensions):
+    for length, kind, argument, processes, place in (
+        dimensions if a["order"] == MPI.ORDER_F else reversed(dimensions)
+    ):
         owned = _owned(length, kind, argument, processes, place)
         blocks = tuple(Stream(stop - start, stride, node) for start, stop in owned)
         node = Blocks(tuple(start * stride for start, _ in owned), blocks)
@@ -198,7 +202,9 @@ def _list_blocks(part: _Part, places: Offsets, counts: Offsets) -> Node:
 def _listable(node: Node, instances: int = 1) -> Node:
     runs = run_count(node) * instances
     if runs > FLAT_LIMIT:
-        raise UnsupportedDatatype(f"{runs} irregular runs are more than the {FLAT_LIMIT} that roundelay lists")
+        raise UnsupportedDatatype(
+            f"{runs} irregular runs are more than the {FLAT_LIMIT} that roundelay lists"
+        )
     return node
 
 

@@ -32,6 +32,7 @@ from .program import (
     TILE,
 )
 from .words import load_int, move_listed, move_run, move_strided
+
 PAGE_BYTES = 4096
 
 

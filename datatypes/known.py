@@ -5,11 +5,10 @@ from __future__ import annotations
 from functools import cache, cached_property
 from typing import Any
 
-from .plain import MPI
-
 from .canonical import FLAT_LIMIT, canonicalize
 from .decode import UnsupportedDatatype, decode
-from .layout import Dense, Layout, Stream, overlaps, run_count
+from .layout import Dense, Layout, Stream, is_regular, overlaps, run_count
+from .plain import MPI
 from .program import Program
 
 # Programs kept for one datatype with different counts.
@@ -29,6 +28,8 @@ class KnownDatatype:
         The predefined datatype that all of it is made of.
     contiguous : bool
         Whether any number of instances is one run of bytes or none, as far as is known.
+    regular : bool
+        Whether an instance is made of streams over one dense run.
     attributes : dict
         What other subsystems remember about the datatype, forgotten together with it.
     """
@@ -42,11 +43,13 @@ class KnownDatatype:
         self._programs: dict[int, tuple[Program, int]] = {}
         self._overlapping: dict[int, bool] = {}
         self.contiguous = True
+        self.regular = False
         try:
             decoded = decode(datatype)
         except UnsupportedDatatype:
             return
         self.layout = canonicalize(decoded.layout)
+        self.regular = is_regular(self.layout.node)
         dense = isinstance(self.layout.node, Dense) and self.size == self.extent
         self.contiguous = dense or not self.size
         basis = decoded.basis
@@ -55,7 +58,9 @@ class KnownDatatype:
 
     def is_run(self, count: int) -> bool:
         """Whether `count` instances are one run of bytes, or none."""
-        return self.contiguous or (count == 1 and self.layout is not None and isinstance(self.layout.node, Dense))
+        return self.contiguous or (
+            count == 1 and self.layout is not None and isinstance(self.layout.node, Dense)
+        )
 
     def program(self, count: int) -> tuple[Program, int]:
         """Program for `count` instances, and how many instances to run it for."""
@@ -70,7 +75,7 @@ class KnownDatatype:
 
     def _find_program(self, count: int) -> tuple[Program, int]:
         assert self.layout is not None
-        if count > 1 and self._is_regular:
+        if count > 1 and self.regular:
             whole = canonicalize(self.layout.repeat(count))
             if isinstance(whole.node, Dense | Stream):
                 return Program(whole), 1
@@ -93,21 +98,13 @@ class KnownDatatype:
             return self.overlaps(1)
         whole = self.layout.repeat(count)
         # Too many runs to compare them all: leave such a datatype to the MPI library.
-        too_many = not self._is_regular and run_count(whole.node) > FLAT_LIMIT
+        too_many = not self.regular and run_count(whole.node) > FLAT_LIMIT
         return too_many or overlaps(whole)
 
     @cached_property
     def _one(self) -> Program:
         assert self.layout is not None
         return Program(self.layout)
-
-    @cached_property
-    def _is_regular(self) -> bool:
-        assert self.layout is not None
-        node = self.layout.node
-        while isinstance(node, Stream):
-            node = node.child
-        return isinstance(node, Dense)
 
 
 _known: dict[int, KnownDatatype] = {}

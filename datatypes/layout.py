@@ -12,7 +12,8 @@ The order of the tree is the order of the MPI typemap, hence the order of the by
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +21,15 @@ from numpy.typing import NDArray
 Offsets = NDArray[np.int64]
 
 
-class Dense(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Dense:
     """A run of `nbytes` bytes."""
 
     nbytes: int
 
 
-class Stream(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Stream:
     """`count` copies of `child`, each `stride` bytes after the one before."""
 
     count: int
@@ -54,7 +57,8 @@ class Runs:
         return hash((self.offsets.tobytes(), self.lengths.tobytes()))
 
 
-class Blocks(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Blocks:
     """`children[i]` at `offsets[i]` bytes, in this order."""
 
     offsets: tuple[int, ...]
@@ -136,6 +140,13 @@ def flatten(node: Node) -> tuple[Offsets, Offsets]:
             moved = [offsets + place for place, (offsets, _) in zip(places, parts, strict=True)]
             none = np.zeros(0, np.int64)
             return np.concatenate([none, *moved]), np.concatenate([none, *(part[1] for part in parts)])
+
+
+def is_regular(node: Node) -> bool:
+    """Whether a tree is streams over one dense run."""
+    while isinstance(node, Stream):
+        node = node.child
+    return isinstance(node, Dense)
 
 
 def overlaps(layout: Layout) -> bool:
@@ -246,7 +257,9 @@ class Layout:
         """The tree in words, one node a line."""
         low, high = self.bounds()
         runs = run_count(self.node)
-        head = f"{self.size} bytes in {runs} run{'s' * (runs != 1)}, from {low} to {high}, extent {self.extent}"
+        head = (
+            f"{self.size} bytes in {runs} run{'s' * (runs != 1)}, from {low} to {high}, extent {self.extent}"
+        )
         start = [f"  starting at {self.offset}"] if self.offset else []
         return "\n".join([head, *start, *_lines(self.node, "  ")])
 

@@ -30,7 +30,7 @@ class Run(Protocol):
 
 @cache
 def mover(memory: str = "host") -> Run:
-    """Kernel for a kind of memory, a module of this package; its compiled code is loaded when first asked for."""
+    """Kernel for a kind of memory, a module of this package, loaded when first asked for."""
     return cast("Run", import_module(f"{__package__}.{memory}").run)
 
 

@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import as_numpy
+from .arrays import address, as_numpy
 from .canonical import as_layout, canonicalize
-from .layout import Layout, overlaps
+from .layout import overlaps
 from .movers import PACK, UNPACK, mover
-from .plain import MPI
 from .program import Program
 
 
@@ -60,7 +59,7 @@ def pack(source: Any, layout: Any = None, out: NDArray[Any] | None = None) -> ND
     array = as_numpy(source)
     program = _program(array, layout)
     packed = np.empty(program.nbytes, np.uint8) if out is None else _flat(out, program.nbytes, "out")
-    mover()(PACK, _address(packed), _address(array), program.address, 1)
+    mover()(PACK, address(packed), address(array), program.address, 1)
     return packed[: program.nbytes]
 
 
@@ -97,23 +96,22 @@ def unpack(packed: Any, target: Any, layout: Any = None) -> None:
         raise ValueError("target: expected memory that can be written, got a read-only array")
     whole = as_layout(array if layout is None else layout)
     if overlaps(whole):
-        raise ValueError(f"layout: expected each byte once, got one that touches bytes twice: {whole.describe()}")
+        raise ValueError(
+            f"layout: expected each byte once, got one that touches bytes twice: {whole.describe()}"
+        )
     program = _program(array, whole)
     source = _flat(as_numpy(packed), program.nbytes, "packed")
-    mover()(UNPACK, _address(source), _address(array), program.address, 1)
+    mover()(UNPACK, address(source), address(array), program.address, 1)
 
 
 def _program(array: NDArray[Any], layout: Any) -> Program:
     whole = canonicalize(as_layout(array if layout is None else layout))
     low, high = whole.bounds()
     if layout is not None and array.flags.forc and (low < 0 or high > array.nbytes):
-        raise ValueError(f"layout: touches bytes {low} to {high}, outside the {array.nbytes} bytes of the buffer")
+        raise ValueError(
+            f"layout: touches bytes {low} to {high}, outside the {array.nbytes} bytes of the buffer"
+        )
     return Program(whole)
-
-
-def _address(array: NDArray[Any]) -> int:
-    """Address of the first element: an empty slice begins there, and mpi4py reads it of any contiguous array."""
-    return int(MPI.Get_address(array.reshape(1)[:0] if array.ndim == 0 else array[:0]))
 
 
 def _flat(array: NDArray[Any], nbytes: int, name: str) -> NDArray[np.uint8]:

@@ -9,7 +9,7 @@ where MPI says.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -41,7 +41,8 @@ _STRETCH_RUNS = 16
 _CUT_LIMIT = 4
 
 
-class Loop(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Loop:
     """`count` steps; each moves `memory` bytes in memory and `packed` bytes in the message."""
 
     count: int
@@ -71,7 +72,7 @@ class Program:
         self.nbytes = layout.size
         node, copies, stride = layout.node, 1, layout.extent
         if isinstance(node, Stream) and isinstance(node.child, Blocks | Runs):
-            copies, stride, node = node
+            copies, stride, node = node.count, node.stride, node.child
         pattern = size(node)
         rows = list(_rows(node, layout.offset, 0, [], Loop(1, stride, pattern)))
         tile = max(1, _TILE_BYTES // max(1, abs(stride))) if len(rows) > 1 else _ALL
@@ -80,9 +81,7 @@ class Program:
         self.address = int(self.words.ctypes.data)
 
 
-def _rows(
-    node: Node, memory: int, packed: int, loops: list[Loop], instance: Loop
-) -> Iterator[Offsets]:
+def _rows(node: Node, memory: int, packed: int, loops: list[Loop], instance: Loop) -> Iterator[Offsets]:
     match node:
         case Dense(length) if length:
             for where_m, where_p, nest in _nests(loops, length, memory, packed):
@@ -97,9 +96,7 @@ def _rows(
                 packed += size(child)
 
 
-def _nests(
-    loops: list[Loop], length: int, memory: int, packed: int
-) -> Iterator[tuple[int, int, list[Loop]]]:
+def _nests(loops: list[Loop], length: int, memory: int, packed: int) -> Iterator[tuple[int, int, list[Loop]]]:
     """Order the loops for the cache; a transposed pair is cut into stripes, and a rest beside them."""
     nest = sorted(loops, key=lambda loop: abs(loop.memory), reverse=True)
     if len(nest) < 2:
@@ -114,13 +111,13 @@ def _nests(
     outer = [loop for loop in nest[:-1] if loop is not dense_side]
     stripes, rest = divmod(inner.count, stripe)
     cut = Loop(stripes, inner.memory * stripe, inner.packed * stripe)
-    yield memory, packed, [*outer, cut, dense_side, inner._replace(count=stripe)]
+    yield memory, packed, [*outer, cut, dense_side, replace(inner, count=stripe)]
     if rest:
         done = stripes * stripe
         yield (
             memory + done * inner.memory,
             packed + done * inner.packed,
-            [*outer, dense_side, inner._replace(count=rest)],
+            [*outer, dense_side, replace(inner, count=rest)],
         )
 
 
@@ -176,7 +173,7 @@ def _row(
     padding = max(0, 1 - len(loops))
     nest = [Loop(1, 0, 0)] * padding + [instance, *loops]
     words = [0, kind, memory, packed, length, 0, 0, padding, len(nest)]
-    words += [value for loop in nest for value in loop]
+    words += [word for loop in nest for word in (loop.count, loop.memory, loop.packed)]
     listed = np.zeros((0, 0), np.int64) if lists is None else lists
     words[NEXT], words[LIST], words[LISTED] = len(words) + listed.size, len(words), listed.shape[-1]
     return np.concatenate([np.array(words, np.int64), listed.ravel()])

@@ -23,7 +23,7 @@ _WIDEST_HALF = 16
 
 
 class _Class(NamedTuple):
-    """Runs of up to `longest` bytes (more than the class before) are moved as `words` words of `width` bytes."""
+    """Runs of up to `longest` bytes, and longer than the class before, are `words` words of `width` bytes."""
 
     longest: int
     width: int
@@ -66,7 +66,7 @@ def _load(builder: Any, address: Any, index: Any) -> Any:
 
 
 def _word_mover(kind: _Class, length: Any) -> _Mover:
-    """Move a run as words: half of them from its start, half up to its end, all loaded before any is stored."""
+    """Move a run as words, half from its start and half up to its end, all loaded before any is stored."""
     width, words = kind.width, kind.words
     word = ir.IntType(8 * width) if width <= 8 else ir.VectorType(ir.IntType(64), width // 8)
 
@@ -93,7 +93,9 @@ def _memcpy_mover(length: Any) -> _Mover:
         pointer = byte.as_pointer()
         memcpy = builder.module.declare_intrinsic("llvm.memcpy", [pointer, pointer, _SIZE])
         ordinary = ir.Constant(ir.IntType(1), 0)
-        builder.call(memcpy, [_pointer(builder, target, byte), _pointer(builder, source, byte), length, ordinary])
+        builder.call(
+            memcpy, [_pointer(builder, target, byte), _pointer(builder, source, byte), length, ordinary]
+        )
 
     return move
 
@@ -134,7 +136,9 @@ class _Nest(NamedTuple):
     s0: Any
 
 
-def _emit_nest(builder: Any, target: Any, source: Any, nest: _Nest, move: _Mover, last: _Mover | None = None) -> None:
+def _emit_nest(
+    builder: Any, target: Any, source: Any, nest: _Nest, move: _Mover, last: _Mover | None = None
+) -> None:
     """Move all runs of a nest; the last one of each inner loop with `last`, if that is given."""
     inner = nest.n0 if last is None else builder.sub(nest.n0, _constant(1))
     done = builder.mul(builder.sdiv(inner, _constant(_UNROLL)), _constant(_UNROLL))
@@ -156,7 +160,7 @@ def _emit_nest(builder: Any, target: Any, source: Any, nest: _Nest, move: _Mover
 
 
 @intrinsic
-def move_strided(
+def move_strided(  # noqa: PLR0913, PLR0917 - the kernel has plain integers to hand on
     _typing: Any,
     target: Any,
     source: Any,

@@ -1,0 +1,52 @@
+"""Who moves data that is not contiguous: our kernels, or the MPI library's own datatype engine.
+
+The rule is fixed. It says for each MPI library up to how many bytes its own engine was found at least
+as good, for layouts made of regular streams and for listed runs: in a ping-pong of two ranks on one node
+(`benchmarks/pingpong.py`), and in `Datatype.Pack` (`benchmarks/pack.py`).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+from ..datatypes.plain import MPI
+
+_ALL = 1 << 62
+
+
+class _Limits(NamedTuple):
+    """Bytes up to which the library moves a regular layout, and one of listed runs."""
+
+    regular: int
+    listed: int
+
+
+class _Rule(NamedTuple):
+    """Limits for messages, and for packing at the program's request."""
+
+    messages: _Limits
+    packing: _Limits
+
+
+# MPICH packs small messages well and pipelines large ones badly; its derivatives share the engine.
+_MPICH = _Rule(_Limits(4 << 10, 4 << 10), _Limits(16 << 10, 16 << 10))
+# Open MPI packs right into its shared-memory fragments, which saves a copy, but is slow on listed runs.
+_OPEN_MPI = _Rule(_Limits(_ALL, 8 << 10), _Limits(_ALL, 8 << 10))
+
+
+@cache
+def _rule() -> _Rule:
+    return _OPEN_MPI if MPI.get_vendor()[0] == "Open MPI" else _MPICH
+
+
+def library_moves(nbytes: int, regular: bool) -> bool:
+    """Whether a message of `nbytes` is left to the MPI library's datatype engine."""
+    limits = _rule().messages
+    return nbytes <= (limits.regular if regular else limits.listed)
+
+
+def library_packs(nbytes: int, regular: bool) -> bool:
+    """Whether packing of `nbytes` is left to the MPI library's datatype engine."""
+    limits = _rule().packing
+    return nbytes <= (limits.regular if regular else limits.listed)

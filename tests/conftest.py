@@ -1,0 +1,49 @@
+"""What a test may ask for, and the same rules for ``pytest`` alone as for ``python -m tests``."""
+
+from collections.abc import Iterator
+
+import hypothesis
+import pytest
+from mpi4py import MPI
+
+from tests.agreement import FAILED, Agreement
+from tests.limit import Alarm, Limit
+from tests.selection import Selection
+
+# Every rank must draw the same examples, in the same order.
+hypothesis.settings.register_profile("ranks", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("ranks")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Bring in limit, agreement and selection where `tests.rank` has not."""
+    if any(isinstance(plugin, Agreement) for plugin in config.pluginmanager.get_plugins()):
+        return
+    alarm = Alarm(f"rank {MPI.COMM_WORLD.rank}", None)
+    for plugin in (Selection(MPI.COMM_WORLD.size), Limit(alarm), Agreement(MPI.COMM_WORLD, alarm)):
+        config.pluginmanager.register(plugin)
+
+
+@pytest.fixture
+def comm(request: pytest.FixtureRequest) -> Iterator[MPI.Intracomm]:
+    """A communicator of roundelay, of all ranks, for this test alone, which may leave no message on it."""
+    from roundelay import MPI as ours
+
+    fresh = ours.COMM_WORLD.Dup()
+    yield fresh
+    if request.node.stash.get(FAILED, False):
+        # The ranks may have parted anywhere: another collective on it could match what was left undone.
+        return
+    fresh.Barrier()
+    stray = list(drain(fresh))
+    fresh.Free()
+    assert not stray, f"messages never received: {', '.join(stray)}"
+
+
+def drain(comm: MPI.Intracomm) -> Iterator[str]:
+    """Receive what is left on `comm`: MPI may give its context, messages included, to the next one."""
+    status = MPI.Status()
+    while comm.Iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG, status):
+        size = status.Get_count(MPI.BYTE)
+        comm.Recv([bytearray(size), MPI.BYTE], status.source, status.tag)
+        yield f"{size} bytes from rank {status.source}, tag {status.tag}"

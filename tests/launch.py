@@ -1,0 +1,81 @@
+"""Starting ranks: the ``mpiexec`` of the installed MPI library, its environment, and a limit on its time."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Either library ignores the other's variables. What the user has set stays.
+MPI_DEFAULTS = {
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "PRTE_ALLOW_RUN_AS_ROOT": "1",
+    "PRTE_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    # More ranks than cores, and not each job on the same first cores: Open MPI 5, then 4.
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    "PRTE_MCA_hwloc_default_binding_policy": "none",
+    "OMPI_MCA_rmaps_base_oversubscribe": "1",
+    "OMPI_MCA_hwloc_base_binding_policy": "none",
+}
+# A rank hands these down, and a nested mpiexec would take itself for a part of that rank's job.
+JOB_PREFIXES = ("PMI_", "PMIX_", "PMI2_", "OMPI_COMM_", "PRTE_JOB", "HYDI_", "MPI_LOCAL")
+SECONDS_TO_STOP = 5.0
+
+
+def find_mpiexec() -> str:
+    """Return the ``mpiexec`` of the wheel installed beside this interpreter, else the one on the PATH.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is neither.
+    """
+    beside = Path(sys.executable).with_name("mpiexec")
+    found = str(beside) if os.access(beside, os.X_OK) else shutil.which("mpiexec")
+    if found is None:
+        message = f"mpiexec: neither {beside} nor on the PATH; install one: pip install '.[mpich,test]'"
+        raise FileNotFoundError(message)
+    return found
+
+
+def environment() -> dict[str, str]:
+    """Return this process's environment ready for ``mpiexec``: any user, more ranks than cores, no job."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(JOB_PREFIXES)}
+    if not {"HYDRA_LAUNCHER", "HYDRA_BOOTSTRAP"} & inherited.keys():
+        # Where no launcher was chosen MPICH would want ssh even for this machine.
+        inherited["HYDRA_LAUNCHER"] = "fork"
+    return {**MPI_DEFAULTS, **inherited}
+
+
+def mpiexec(ranks: int, command: Sequence[str]) -> list[str]:
+    """Return the command line that starts `command` on `ranks` ranks."""
+    return [find_mpiexec(), "-n", str(ranks), *command]
+
+
+def run(command: Sequence[str], limit: float, cwd: Path = ROOT) -> int | None:
+    """Run `command` and its children and return its exit status, or None when `limit` seconds passed."""
+    process = subprocess.Popen(
+        command, cwd=cwd, env=environment(), stdin=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        return process.wait(limit)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        stop_group(process)
+
+
+def stop_group(process: subprocess.Popen[bytes]) -> None:
+    """End `process` and its group: asked first, so that ``mpiexec`` can end ranks outside the group."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(SECONDS_TO_STOP)
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
