@@ -15,7 +15,8 @@ import numpy as np
 from ..datatypes.plain import MPI
 from .execution import Runner, direct, run_at_once, run_prepared, run_started
 from .specification import Reader, find_stage, stage_each, stage_one, stage_vector
-from .staging import Stage, stage_array
+from .staging import Stage
+from .strided import stage_array
 from .substitute import named_like
 
 
@@ -28,6 +29,10 @@ class _Side(NamedTuple):
 
     read: Reader
     blocks: Callable[[Any], int]
+
+    def find(self, comm: Any, buffer: Any, receiving: bool) -> Stage | None:
+        """Stage for such an argument, if it needs one."""
+        return find_stage(self.read, buffer, receiving, self.blocks(comm))
 
 
 class _Kind(NamedTuple):
@@ -67,16 +72,14 @@ def _collective(base: Any, run: Runner, kind: _Kind) -> Any:
         if _is_plain(sendbuf) and _is_plain(recvbuf):
             return base(self, sendbuf, recvbuf, *rest, **named)
         sending, receiving = _counting(self, kind, rest, named)
-        send = find_stage(kind.send.read, sendbuf, False, kind.send.blocks(self)) if sending else None
-        receive = (
-            find_stage(kind.receive.read, recvbuf, True, kind.receive.blocks(self)) if receiving else None
-        )
+        send = kind.send.find(self, sendbuf, receiving=False) if sending else None
+        receive = kind.receive.find(self, recvbuf, receiving=True) if receiving else None
         if send is receive is None:
             try:
                 return base(self, sendbuf, recvbuf, *rest, **named)
             except BufferError:
-                send = stage_array(sendbuf, False, counted=False) if sending else None
-                receive = stage_array(recvbuf, True, counted=False) if receiving else None
+                send = stage_array(sendbuf, receiving=False) if sending else None
+                receive = stage_array(recvbuf, receiving=True) if receiving else None
         in_place = sendbuf is MPI.IN_PLACE or sendbuf is None
         fills = receive is not None and (kind.keeps or receive.partial or in_place)
         loads = [stage for stage in (send, receive if fills else None) if stage is not None]

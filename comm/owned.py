@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 from ..datatypes.plain import MPI
 
 _unused: list[MPI.Datatype] = []
+# References to a datatype that only `free_unused` still holds: its variable, and the one being counted.
+_HELD_HERE = 2
 
 
 class OwnedType:
@@ -21,5 +25,10 @@ class OwnedType:
 
 def free_unused() -> None:
     """Free datatypes that nothing owns any more; MPI keeps those that an operation still uses."""
-    while _unused:
-        _unused.pop().Free()
+    for _ in range(len(_unused)):
+        datatype = _unused.pop(0)
+        if sys.getrefcount(datatype) > _HELD_HERE:
+            # Another thread is about to hand it to MPI.
+            _unused.append(datatype)
+        else:
+            datatype.Free()

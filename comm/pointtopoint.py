@@ -14,9 +14,9 @@ import numpy as np
 from ..datatypes.plain import MPI
 from .execution import Runner, direct, run_at_once, run_prepared, run_started
 from .specification import find_stage, stage_one
-from .staging import Stage, stage_array
+from .staging import Stage
+from .strided import arrange_array, stage_array
 from .substitute import named_like
-from .typedarray import typed_array
 
 _ndarray = np.ndarray
 _PROC_NULL, _ANY_SOURCE, _ANY_TAG = MPI.PROC_NULL, MPI.ANY_SOURCE, MPI.ANY_TAG
@@ -28,9 +28,7 @@ def _arrange(buffer: Any, peer: int, receiving: bool) -> tuple[Any, Stage | None
         # mpi4py does not look at the buffer either.
         return buffer, None
     if buffer.__class__ is _ndarray and not buffer.flags.forc:
-        typed = typed_array(buffer, receiving)
-        if typed is not None:
-            return typed, None
+        return arrange_array(buffer, receiving)
     stage = find_stage(stage_one, buffer, receiving)
     return (buffer, None) if stage is None else (stage.spec, stage)
 

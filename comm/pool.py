@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 _SMALLEST_BITS = 8
-# Blocks of one size that are kept, and the size above which memory goes back to the system.
-_KEPT = 16
-_LARGEST_KEPT_BITS = 26
+# What is kept of one size: so many blocks, and so many bytes; larger blocks go back to the system.
+_KEPT_BLOCKS = 16
+_KEPT_BYTES = 32 << 20
 
 
 class Block:
@@ -36,5 +36,5 @@ def take(nbytes: int) -> Block:
 def give_back(block: Block) -> None:
     """Make a block free for the next message, or drop it."""
     free = _free[block.bits]
-    if block.bits <= _LARGEST_KEPT_BITS and len(free) < _KEPT:
+    if len(free) < min(_KEPT_BLOCKS, _KEPT_BYTES >> block.bits):
         free.append(block)

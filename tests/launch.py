@@ -71,6 +71,11 @@ def run(command: Sequence[str], limit: float, cwd: Path = ROOT) -> int | None:
         stop_group(process)
 
 
+def exit_when_terminated() -> None:
+    """Let SIGTERM end this process as an exception does, so that `run` ends what it has started."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+
+
 def stop_group(process: subprocess.Popen[bytes]) -> None:
     """End `process` and its group: asked first, so that ``mpiexec`` can end ranks outside the group."""
     with contextlib.suppress(ProcessLookupError, PermissionError):

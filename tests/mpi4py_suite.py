@@ -99,6 +99,11 @@ def expected_failures(path: Path) -> dict[str, str]:
     return reasons
 
 
+def whole(test: str) -> str:
+    """Return the name of the test that `test` is, or is a subtest of."""
+    return test.split(" ", maxsplit=1)[0] if test.startswith("test_") else test
+
+
 def worse(plain: Account, layer: Account) -> set[str]:
     """Return the tests that pass with plain mpi4py only, or that fail under the layer only.
 
@@ -108,7 +113,7 @@ def worse(plain: Account, layer: Account) -> set[str]:
     pairs = {test: (plain.outcomes.get(test), layer.outcomes.get(test)) for test in tests}
     lost = {test for test, (before, now) in pairs.items() if before == "passed" != now}
     failing = {test for test, (before, now) in pairs.items() if now == "failed" != before}
-    return {test.split(" (")[0] if test.startswith("test_") else test for test in lost | failing}
+    return {whole(test) for test in lost | failing}
 
 
 def report(plain: Account, layer: Account, expected: dict[str, str], complete: bool) -> int:
@@ -117,7 +122,7 @@ def report(plain: Account, layer: Account, expected: dict[str, str], complete: b
     for test in unexpected:
         before, now = plain.outcomes.get(test, "not run"), layer.outcomes.get(test, "not run")
         print(f"FAILED {test}: {before} with plain mpi4py, {now} under the layer")
-        print(*(text for name, text in layer.messages.items() if name.split(" (")[0] == test), sep="\n")
+        print(*(text for name, text in layer.messages.items() if whole(name) == test), sep="\n")
     missing = "not run" if complete else "skipped"
     stale = sorted(test for test in expected if layer.outcomes.get(test, missing) in ("passed", "not run"))
     for test in stale:
@@ -129,10 +134,11 @@ def report(plain: Account, layer: Account, expected: dict[str, str], complete: b
 
 def main(argv: list[str]) -> int:
     """Run the suite both ways and compare."""
-    name = "python -m tests.mpi4py_suite"
-    parser = argparse.ArgumentParser(prog=name, description=__doc__, allow_abbrev=False)
+    program = "python -m tests.mpi4py_suite"
+    parser = argparse.ArgumentParser(prog=program, description=__doc__, allow_abbrev=False)
     parser.add_argument("--ranks", type=int, default=2, help="number of ranks (default 2)")
     options, arguments = parser.parse_known_args(argv)
+    launch.exit_when_terminated()
     name, version = library()
     cache = cache_folder()
     suite = fetch(cache)

@@ -69,8 +69,10 @@ class Stage:
         ended = status == 0 and bool(account.status) and None not in account.status
         cut = [test for test, outcome in account.outcomes.items() if outcome == "started"]
         account.outcomes.update(dict.fromkeys(cut, "failed"))
+        account.messages.update(dict.fromkeys(cut, "did not end"))
         failed = "failed" in account.outcomes.values()
-        if not (cut if not ended else failed or set(account.status) <= WELL):
+        explained = failed or set(account.status) <= WELL if ended else bool(cut)
+        if not explained:
             itself = f"the session itself (exit status {status}, of pytest {account.status})"
             account.outcomes[itself] = "failed"
             failed = True

@@ -20,7 +20,7 @@ BOTH_WAYS = [["-m", "roundelay", "run"], []]
 pytestmark = pytest.mark.timeout_s(2 * LIMIT_S + 20)
 
 
-def run(*command, ranks=None, cwd=launch.ROOT, text=None, **environment):
+def run(*command, ranks=None, cwd=launch.ROOT, text="", **environment):
     """Run Python with some arguments, alone or on some ranks; give its exit status, output and errors."""
     line = [sys.executable, *map(str, command)]
     with subprocess.Popen(
@@ -31,14 +31,14 @@ def run(*command, ranks=None, cwd=launch.ROOT, text=None, **environment):
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
         start_new_session=True,
     ) as process:
         try:
-            output, errors = process.communicate(text or "", LIMIT_S)
+            streams = process.communicate(text.encode(), LIMIT_S)
         finally:
             # Nothing is left of it, also when it ran past the limit or when a rank outlives mpiexec.
             launch.stop_group(process)
+    output, errors = (stream.decode() for stream in streams)
     return process.returncode, output, errors
 
 
@@ -169,7 +169,7 @@ comm.Recv(bytearray(1), comm.size - 1)
 @pytest.mark.parametrize("kind", ["file", "module", "string"])
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_run_aborts_all_ranks_when_one_raises(tmp_path, kind, ranks):
-    """The other ranks wait for a message that never comes: without the abort this would run into the limit."""
+    """The other ranks wait for a message that never comes: without the abort it would take the limit."""
     source = FAILS.format("ArithmeticError('only here')")
     (tmp_path / "failing.py").write_text(source)
     program = {"file": ["failing.py"], "module": ["-m", "failing"], "string": ["-c", source]}[kind]
@@ -248,7 +248,8 @@ def test_disable_passes_all_through(way):
         from roundelay import MPI
         from roundelay.datatypes.plain import MPI as plain
         print(type(MPI.COMM_WORLD) is plain.Intracomm, MPI.COMM_WORLD is plain.COMM_WORLD)
-        print(all(getattr(MPI, name) is getattr(plain, name) for name in plain.__all__))
+        names = [name for name in dir(plain) if not name.startswith("__")]
+        print(len(names) > 400, all(getattr(MPI, name) is getattr(plain, name) for name in names))
         print(type(MPI.COMM_WORLD.Dup()) is plain.Intracomm)
         try:
             MPI.COMM_SELF.Isend(np.zeros(4)[::2], 0)
@@ -258,7 +259,7 @@ def test_disable_passes_all_through(way):
         *way,
         ROUNDELAY_DISABLE="1",
     )
-    assert lines == ["True True", "True", "True", "refused"]
+    assert lines == ["True True", "True True", "True", "refused"]
 
 
 def test_disable_under_run_leaves_mpi4py_s_module():
@@ -266,13 +267,13 @@ def test_disable_under_run_leaves_mpi4py_s_module():
         """
         import sys
         from mpi4py import MPI
-        print(sys.modules["mpi4py.MPI"] is MPI, MPI.Intracomm.Send.__qualname__, "roundelay.comm.requests" in sys.modules)
+        print(sys.modules["mpi4py.MPI"] is MPI, "roundelay.comm.communicators" in sys.modules)
         print(type(MPI.COMM_WORLD) is MPI.Intracomm, MPI.__spec__.loader.__class__.__name__)
         """,
         *BOTH_WAYS[0],
         ROUNDELAY_DISABLE="1",
     )
-    assert lines[0] == "True Comm.Send False"
+    assert lines[0] == "True False"
     assert lines[1] == "True ExtensionFileLoader"
 
 

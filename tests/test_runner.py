@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 
@@ -302,3 +303,23 @@ def test_command_that_never_ends_is_stopped_with_its_children(tmp_path):
 def test_ranks_that_never_end_are_stopped(tmp_path):
     assert launch.run(launch.mpiexec(2, [sys.executable, "-c", HOLD, str(tmp_path)]), limit=5) is None
     assert wait_for_locks(tmp_path) == 2
+
+
+def test_terminated_runner_ends_its_ranks(tmp_path):
+    locks = tmp_path / "locks"
+    locks.mkdir()
+    path = tmp_path / "test_generated.py"
+    path.write_text(
+        "import pytest, sys\n"
+        "@pytest.mark.mpi(min_size=2)\n"
+        f"def test_hold():\n    sys.argv[1] = {str(locks)!r}\n    exec({HOLD!r}, {{}})\n"
+    )
+    command = [sys.executable, "-m", "tests", "--ranks", "2", str(path)]
+    with subprocess.Popen(
+        command, cwd=launch.ROOT, env=launch.environment(), stdin=subprocess.DEVNULL
+    ) as runner:
+        while len(list(locks.iterdir())) < 2:
+            assert runner.poll() is None
+            time.sleep(0.1)
+        runner.terminate()
+    assert wait_for_locks(locks) == 2

@@ -1,0 +1,158 @@
+"""What roundelay adds to messages that need none of it: contiguous NumPy arrays, beside mpi4py alone.
+
+    mpiexec -n 2 python -m benchmarks.overhead [--rounds 400]
+
+"Send, Recv" is a ping-pong, and its time the one-way time, which contains one call of each. The other modes
+are exchanges, in which both ranks send and receive at once, and their time is that of one exchange. What is
+added is the median over the rounds of the difference between two samples taken one right after the other.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import numpy as np
+from mpi4py import MPI as PLAIN
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from benchmarks.measure import library_key, write_json
+from benchmarks.pingpong import PEER, RANK, RESULTS, WORLD, Way, message_way, require_two_ranks, time_in_step
+from roundelay import MPI
+
+SIZES = (0, *(1 << 2 * step for step in range(11)))
+# Sizes up to this are also taken together: the time added does not depend on the size, the noise does.
+SMALL = 1 << 10
+
+Bytes = NDArray[np.uint8]
+
+
+class Mode(NamedTuple):
+    """A way to send contiguous arrays, made for an MPI module, and how many one-way trips an iteration is."""
+
+    make: Callable[[Any, Bytes, Bytes], Way]
+    trips: int
+
+
+def send_recv(mpi: Any, outgoing: Bytes, incoming: Bytes) -> Way:
+    """Ping-pong of `Send` and `Recv`."""
+    return message_way(mpi.COMM_WORLD, outgoing, incoming)
+
+
+def isend_irecv(mpi: Any, outgoing: Bytes, incoming: Bytes) -> Way:
+    """Exchange by `Irecv`, `Isend` and `Waitall`."""
+    comm, request = mpi.COMM_WORLD, mpi.Request
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            request.Waitall([comm.Irecv(incoming, PEER), comm.Isend(outgoing, PEER)])
+
+    return run
+
+
+def sendrecv(mpi: Any, outgoing: Bytes, incoming: Bytes) -> Way:
+    """Exchange by `Sendrecv`."""
+    comm = mpi.COMM_WORLD
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            comm.Sendrecv(outgoing, PEER, 0, incoming, PEER, 0)
+
+    return run
+
+
+MODES = {
+    "Send, Recv": Mode(send_recv, 2),
+    "Isend, Irecv, Waitall": Mode(isend_irecv, 1),
+    "Sendrecv": Mode(sendrecv, 1),
+}
+
+
+def measure(name: str, nbytes: int, rounds: int) -> tuple[dict[str, Any], list[float]]:
+    """Time one mode at one size; return the row, and the microseconds added in each round."""
+    mode = MODES[name]
+    outgoing = np.random.default_rng(RANK).integers(0, 256, nbytes, np.uint8)
+    incoming = np.empty(nbytes, np.uint8)
+    ways = {
+        "plain": mode.make(PLAIN, outgoing, incoming),
+        "ours": mode.make(MPI, outgoing, incoming),
+    }
+    check(f"{name}, {nbytes} bytes", ways, incoming)
+    samples = {
+        way: [1e6 * seconds / mode.trips for seconds in times]
+        for way, times in time_in_step(ways, rounds).items()
+    }
+    added = [ours - plain for ours, plain in zip(samples["ours"], samples["plain"], strict=True)]
+    row = {
+        "mode": name,
+        "bytes": nbytes,
+        "microseconds": {way: statistics.median(times) for way, times in samples.items()},
+        "added": spread(added),
+    }
+    return row, added
+
+
+def check(what: str, ways: dict[str, Way], incoming: Bytes) -> None:
+    """Compare what each way receives with what the other rank sends."""
+    sent = np.random.default_rng(PEER).integers(0, 256, len(incoming), np.uint8)
+    for name, way in ways.items():
+        incoming[:] = ~sent
+        way(1)
+        if not WORLD.allreduce(np.array_equal(incoming, sent), PLAIN.LAND):
+            raise click.ClickException(f"{what}: {name} moves other bytes than were sent")
+
+
+def spread(added: list[float]) -> dict[str, float]:
+    """Median and quartiles."""
+    low, middle, high = np.quantile(added, (0.25, 0.5, 0.75)).tolist()
+    return {"median": middle, "lower quartile": low, "upper quartile": high}
+
+
+def show(rows: list[dict[str, Any]], summary: dict[str, dict[str, float]]) -> None:
+    """Print the table of rows and the summary."""
+    table = Table("mode", "bytes", "mpi4py us", "roundelay us", "added us", "quartiles", show_edge=False)
+    for row in rows:
+        times, added = row["microseconds"], row["added"]
+        table.add_row(
+            row["mode"],
+            f"{row['bytes']}",
+            f"{times['plain']:.3f}",
+            f"{times['ours']:.3f}",
+            f"{added['median']:.3f}",
+            f"{added['lower quartile']:.3f} to {added['upper quartile']:.3f}",
+        )
+    console = Console(width=110)
+    console.print(table)
+    for name, added in summary.items():
+        console.print(f"{name}: {added['median']:.3f} us added, over all sizes up to {SMALL} bytes")
+
+
+@click.command()
+@click.option("--rounds", default=400, show_default=True, help="Pairs of samples.")
+@click.option("--output", type=click.Path(path_type=Path), default=None, help="Where to write the JSON.")
+def main(rounds: int, output: Path | None) -> None:
+    """Time contiguous messages and print what roundelay adds to them."""
+    require_two_ranks()
+    rows: list[dict[str, Any]] = []
+    added_small: dict[str, list[float]] = {name: [] for name in MODES}
+    combinations = [(name, nbytes) for name in MODES for nbytes in SIZES]
+    for name, nbytes in track(combinations, "Measuring", transient=True, disable=RANK != 0):
+        row, added = measure(name, nbytes, rounds)
+        rows.append(row)
+        if nbytes <= SMALL:
+            added_small[name] += added
+    if RANK == 0:
+        summary = {name: spread(added) for name, added in added_small.items()}
+        show(rows, summary)
+        path = output or RESULTS / f"overhead-{library_key()}.json"
+        write_json(path, {"rows": rows, "small": {"up to bytes": SMALL, "added": summary}})
+
+
+if __name__ == "__main__":
+    main()
