@@ -70,6 +70,10 @@ def operation_of(request: MPI.Request) -> Operation | None:
     return getattr(request, "operation", None)
 
 
+# Requests that their program forgot while MPI was still using their stages.
+_dropped: list[tuple[MPI.Request, Operation]] = []
+
+
 class Request(Handle, MPI.Request):
     """Request that unpacks what a staged operation received when it completes."""
 
@@ -101,19 +105,18 @@ class Request(Handle, MPI.Request):
         return _complete_one(MPI.Request.get_status, self, status)
 
     def Free(self) -> None:
-        """Free the request; MPI goes on with the operation, and with its stages."""
+        """Free the request; one that still uses its stages goes on, and is finished when it can be."""
         operation = operation_of(self)
         if operation is not None and operation.running:
-            _drop(self)
             return
         Handle.Free(self)
         if operation is not None and operation.persistent:
             operation.release()
             self.operation = None
 
-    def __del__(self) -> None:
+    def __del__(self, dropped: list[tuple[MPI.Request, Operation]] = _dropped) -> None:
         if self.operation is not None and self.operation.running:
-            _drop(self)
+            dropped.append((MPI.Request(self), self.operation))
 
 
 class Prequest(MPI.Prequest, Request):
@@ -123,9 +126,7 @@ class Prequest(MPI.Prequest, Request):
 
     def Start(self) -> None:
         """Start the operation."""
-        if self.operation is not None:
-            self.operation.start()
-        MPI.Prequest.Start(self)
+        Prequest.Startall([self])
 
     @classmethod
     @named_like(MPI.Prequest.Startall)
@@ -225,16 +226,6 @@ for _forms, _complete in (
         setattr(Request, _name, _of_class(_complete, _name))
 
 
-# Requests that their program freed or forgot while MPI was still using their stages.
-_dropped: list[tuple[MPI.Request, Operation]] = []
-
-
-def _drop(request: Request) -> None:
-    operation, request.operation = request.operation, None
-    if operation is not None:
-        _dropped.append((MPI.Request(request), operation))
-
-
 def reap() -> None:
     """Finish those dropped requests that are complete."""
     for dropped in _dropped[:]:
@@ -243,3 +234,6 @@ def reap() -> None:
         if request.Test(status):
             _dropped.remove(dropped)
             operation.finish(status)
+            if operation.persistent:
+                request.Free()
+                operation.release()

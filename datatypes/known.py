@@ -23,7 +23,8 @@ class KnownDatatype:
     size, lb, extent : int
         As MPI gives them, in bytes.
     layout : Layout or None
-        Layout of one instance, folded if that makes it regular, else canonical; None when only the MPI library can read the datatype.
+        Layout of one instance, folded if that makes it regular, else canonical; None when only the MPI
+        library can read the datatype.
     basis : mpi4py.MPI.Datatype or None
         The predefined datatype that all of it is made of.
     contiguous : bool
