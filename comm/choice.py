@@ -23,7 +23,7 @@ class _Limits(NamedTuple):
 
 
 class _Rule(NamedTuple):
-    """Limits for messages, and for packing at the program's request."""
+    """_Limits for messages, and for packing at the program's request."""
 
     messages: _Limits
     packing: _Limits
@@ -37,6 +37,7 @@ _OPEN_MPI = _Rule(_Limits(_ALL, 8 << 10), _Limits(_ALL, 8 << 10))
 
 @cache
 def _rule() -> _Rule:
+    """The rule for the running MPI library."""
     return _OPEN_MPI if MPI.get_vendor()[0] == "Open MPI" else _MPICH
 
 

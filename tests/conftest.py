@@ -40,6 +40,16 @@ def comm(request: pytest.FixtureRequest) -> Iterator[MPI.Intracomm]:
     assert not stray, f"messages never received: {', '.join(stray)}"
 
 
+@pytest.fixture(params=["as chosen", "always ours"])
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the test twice: with the fixed rule, which leaves small messages to MPI, and with our kernels for all."""
+    from roundelay.comm import choice
+
+    if request.param == "always ours":
+        never = choice._Limits(-1, -1)
+        monkeypatch.setattr(choice, "_rule", lambda: choice._Rule(never, never))
+
+
 def drain(comm: MPI.Intracomm) -> Iterator[str]:
     """Receive what is left on `comm`: MPI may give its context, messages included, to the next one."""
     status = MPI.Status()

@@ -11,6 +11,8 @@ from mpi4py import MPI as PLAIN
 from roundelay import MPI
 from tests.trees import arena, bounds, build, draw_pair, release, walk_pack, walk_unpack
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 ROUNDS = 2
 SIDES = ["both", "sender", "receiver"]
 

@@ -8,7 +8,7 @@ from numpy.testing import assert_array_equal
 
 from roundelay import MPI
 
-pytestmark = pytest.mark.mpi(min_size=2)
+pytestmark = [pytest.mark.mpi(min_size=2), pytest.mark.usefixtures("engine")]
 
 EVERY_OTHER = np.s_[::2]
 WAITS = ["Wait", "Waitall", "Waitany", "Waitsome", "Test", "Testall", "Testany", "Testsome", "Get_status"]
