@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..datatypes.plain import MPI
-from .requests import Operation, Prequest, Request, reap
+from .operation import Operation, reap
+from .requests import Prequest, Request
 from .staging import Stage
 from .substitute import named_like
 
@@ -42,8 +43,9 @@ def run_started(
     reap()
     for stage in loads:
         stage.load()
-    request = Request(call())
-    request.operation = Operation(loads, stores, message=status is not None, persistent=False)
+    plain = call()
+    request = Request(plain)
+    request.operation = Operation(plain, loads, stores, message=status is not None, persistent=False)
     return request
 
 
@@ -52,8 +54,9 @@ def run_prepared(
 ) -> MPI.Prequest:
     """Prepare a persistent operation; its request fills the stages whenever it starts."""
     reap()
-    request = Prequest(call())
-    request.operation = Operation(loads, stores, message=status is not None, persistent=True)
+    plain = call()
+    request = Prequest(plain)
+    request.operation = Operation(plain, loads, stores, message=status is not None, persistent=True)
     return request
 
 

@@ -1,6 +1,6 @@
 """Point-to-point communication of arrays and datatypes that are not contiguous.
 
-A contiguous NumPy array, which most messages are, goes to mpi4py after one look at its flags.
+A contiguous NumPy array, which most messages are, goes to mpi4py after one look at it.
 """
 
 from __future__ import annotations
@@ -100,8 +100,10 @@ def replace(
     return run(lambda: call(stage.spec), (stage,), (stage,), status)
 
 
-# The methods below hand on their arguments instead of closing over them: a variable that a function
-# inside captures makes every call of the method slower, also those that need no stage.
+# The methods below are what every message goes through. An array that owns its memory is nearly always
+# contiguous, and `base` is read faster than `flags`: mpi4py is asked, and refuses the others. And they
+# hand on their arguments instead of closing over them, because a variable that a function inside
+# captures makes every call slower.
 
 
 def _sending(base: Any, run: Runner) -> Any:
@@ -109,8 +111,11 @@ def _sending(base: Any, run: Runner) -> Any:
 
     @named_like(base)
     def method(self: MPI.Comm, buf: Any, dest: int, tag: int = 0) -> Any:
-        if buf.__class__ is _ndarray and buf.flags.forc:
-            return base(self, buf, dest, tag)
+        if buf.__class__ is _ndarray and (buf.base is None or buf.flags.forc):
+            try:
+                return base(self, buf, dest, tag)
+            except BufferError:
+                pass
         return send(base, run, self, buf, dest, tag)
 
     return method
@@ -121,8 +126,11 @@ def _receiving(base: Any, run: Runner) -> Any:
 
     @named_like(base)
     def method(self: MPI.Comm, buf: Any, source: int = _ANY_SOURCE, tag: int = _ANY_TAG) -> Any:
-        if buf.__class__ is _ndarray and buf.flags.forc:
-            return base(self, buf, source, tag)
+        if buf.__class__ is _ndarray and (buf.base is None or buf.flags.forc):
+            try:
+                return base(self, buf, source, tag)
+            except BufferError:
+                pass
         return receive(partial(_call_receive, base, self, source, tag), run, buf, source, MPI.Status())
 
     return method
@@ -169,8 +177,11 @@ class PointToPoint(MPI.Comm):
     def Recv(
         self, buf: Any, source: int = _ANY_SOURCE, tag: int = _ANY_TAG, status: MPI.Status | None = None
     ) -> Any:
-        if buf.__class__ is _ndarray and buf.flags.forc:
-            return _Recv(self, buf, source, tag, status)
+        if buf.__class__ is _ndarray and (buf.base is None or buf.flags.forc):
+            try:
+                return _Recv(self, buf, source, tag, status)
+            except BufferError:
+                pass
         filled = MPI.Status() if status is None else status
         return receive(partial(_call_recv, self, source, tag, filled), run_at_once, buf, source, filled)
 

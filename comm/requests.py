@@ -1,4 +1,4 @@
-"""Requests of operations that go through a stage: completion unpacks.
+"""Requests: the completion of an operation that goes through a stage unpacks.
 
 `Request` and `Prequest` take the place of mpi4py's classes, and serve requests of both kinds, also
 mixed in one call.
@@ -10,75 +10,23 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from ..datatypes.plain import MPI
-from .staging import Stage
+from .operation import Operation
 from .substitute import Handle, named_like
 
 
-class Operation:
-    """The stages of one nonblocking or persistent operation.
-
-    Parameters
-    ----------
-    loads, stores : sequence of Stage
-        Stages that are filled before the operation, and those emptied after it.
-    message : bool
-        Whether the status of the request tells how many bytes were received.
-    """
-
-    __slots__ = ("loads", "message", "persistent", "running", "stores")
-
-    def __init__(
-        self, loads: Sequence[Stage], stores: Sequence[Stage], message: bool, persistent: bool
-    ) -> None:
-        self.loads, self.stores = loads, stores
-        self.message = message
-        self.persistent = persistent
-        self.running = not persistent
-
-    def start(self) -> None:
-        """Fill the stages."""
-        for stage in self.loads:
-            stage.load()
-        self.running = True
-
-    def finish(self, status: MPI.Status) -> None:
-        """Empty the stages after the operation completed; a second call does nothing."""
-        if not self.running:
-            return
-        self.running = False
-        if not status.Is_cancelled():
-            received = status.Get_count(MPI.BYTE) if self.message else None
-            for stage in self.stores:
-                stage.store(received)
-        if not self.persistent:
-            self.release()
-
-    def release(self) -> None:
-        """Give the stages' memory back."""
-        for stage in {*self.loads, *self.stores}:
-            stage.release()
-
-    def abandon(self) -> None:
-        """Forget what was received, after an error."""
-        self.running = False
-        if not self.persistent:
-            self.release()
-
-
-def operation_of(request: MPI.Request) -> Operation | None:
+def operation_of(request: Any) -> Operation | None:
     """The staged operation behind a request; None for any other request."""
     return getattr(request, "operation", None)
-
-
-# Requests that their program forgot while MPI was still using their stages.
-_dropped: list[tuple[MPI.Request, Operation]] = []
 
 
 class Request(Handle, MPI.Request):
     """Request that unpacks what a staged operation received when it completes."""
 
     plain: ClassVar[type] = MPI.Request
-    operation: Operation | None = None
+    freed = False
+
+    def __init__(self, request: MPI.Request | None = None) -> None:
+        self.operation = operation_of(request)
 
     def Wait(self, status: MPI.Status | None = None) -> Any:
         """Wait for the operation to complete."""
@@ -108,15 +56,27 @@ class Request(Handle, MPI.Request):
         """Free the request; one that still uses its stages goes on, and is finished when it can be."""
         operation = operation_of(self)
         if operation is not None and operation.running:
+            # MPI must not forget a request whose data is yet to be unpacked: the program sees a null one.
+            self.freed = True
             return
         Handle.Free(self)
         if operation is not None and operation.persistent:
             operation.release()
             self.operation = None
 
-    def __del__(self, dropped: list[tuple[MPI.Request, Operation]] = _dropped) -> None:
-        if self.operation is not None and self.operation.running:
-            dropped.append((MPI.Request(self), self.operation))
+    def __bool__(self) -> bool:
+        return not self.freed and MPI.Request.__bool__(self)
+
+    def __eq__(self, other: object) -> bool:
+        return not other if self.freed else MPI.Request.__eq__(self, other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __del__(self) -> None:
+        operation = self.operation
+        if operation is not None and not operation.persistent and not MPI.Request.__bool__(self):
+            # If it still runs, mpi4py's own method completed it, which knows nothing of stages.
+            operation.running = False
 
 
 class Prequest(MPI.Prequest, Request):
@@ -138,6 +98,14 @@ class Prequest(MPI.Prequest, Request):
         MPI.Prequest.Startall(list(requests))
 
 
+_PLAIN = (MPI.Request, MPI.Prequest, MPI.Grequest)
+
+
+def _all_plain(requests: Sequence[MPI.Request]) -> bool:
+    """Whether mpi4py made all of the requests itself, as it does for contiguous buffers."""
+    return all(request.__class__ in _PLAIN for request in requests)
+
+
 def _complete_one(base: Any, request: Request, status: MPI.Status | None, waits: bool = False) -> Any:
     operation = operation_of(request)
     if operation is None:
@@ -154,13 +122,13 @@ def _complete_one(base: Any, request: Request, status: MPI.Status | None, waits:
 
 
 def _complete_all(base: Any, requests: Sequence[MPI.Request], statuses: Any = None) -> Any:
-    if not any(map(operation_of, requests)):
+    if _all_plain(requests):
         return base(requests, statuses)
     statuses = statuses if isinstance(statuses, list) else list(statuses or ())
     try:
         result = base(requests, statuses)
     except MPI.Exception:
-        _salvage(requests, statuses)
+        _salvage(zip(requests, statuses, strict=False))
         raise
     if result[0] if isinstance(result, tuple) else result is not False:
         _finish(zip(requests, statuses, strict=False))
@@ -168,20 +136,31 @@ def _complete_all(base: Any, requests: Sequence[MPI.Request], statuses: Any = No
 
 
 def _complete_some(base: Any, requests: Sequence[MPI.Request], statuses: Any = None) -> Any:
-    if not any(map(operation_of, requests)):
+    if _all_plain(requests):
         return base(requests, statuses)
     statuses = statuses if isinstance(statuses, list) else list(statuses or ())
-    result = base(requests, statuses)
+    active = [request for request in requests if request]
+    try:
+        result = base(requests, statuses)
+    except MPI.Exception:
+        # mpi4py does not say which ones; they are those that are null now, in the order of the statuses.
+        _salvage(zip([request for request in active if not request], statuses, strict=False))
+        raise
     indices = result[0] if isinstance(result, tuple) else result
     _finish((requests[i], status) for i, status in zip(indices or (), statuses, strict=False))
     return result
 
 
 def _complete_any(base: Any, requests: Sequence[MPI.Request], status: MPI.Status | None = None) -> Any:
-    if not any(map(operation_of, requests)):
+    if _all_plain(requests):
         return base(requests, status)
     status = MPI.Status() if status is None else status
-    result = base(requests, status)
+    active = [request for request in requests if request]
+    try:
+        result = base(requests, status)
+    except MPI.Exception:
+        _abandon(request for request in active if not request)
+        raise
     index = result[0] if isinstance(result, tuple) else result
     if index >= 0:
         _finish([(requests[index], status)])
@@ -195,25 +174,30 @@ def _finish(completed: Iterable[tuple[MPI.Request, MPI.Status]]) -> None:
             operation.finish(status)
 
 
-def _salvage(requests: Sequence[MPI.Request], statuses: Sequence[MPI.Status]) -> None:
-    """After an error in some requests, finish those that went well."""
-    for request, status in zip(requests, statuses, strict=False):
+def _abandon(failed: Iterable[MPI.Request]) -> None:
+    for request in failed:
         operation = operation_of(request)
-        if operation is None or request:
-            continue
-        if status.Get_error() == MPI.SUCCESS:
-            operation.finish(status)
-        else:
+        if operation is not None:
             operation.abandon()
+
+
+def _salvage(completed: Iterable[tuple[MPI.Request, MPI.Status]]) -> None:
+    """After an error in some requests, finish those that went well."""
+    over = [(request, status) for request, status in completed if not request]
+    _finish((request, status) for request, status in over if status.Get_error() == MPI.SUCCESS)
+    _abandon(request for request, status in over if status.Get_error() != MPI.SUCCESS)
 
 
 def _of_class(complete: Any, name: str) -> Any:
     base = getattr(MPI.Request, name)
 
-    @named_like(base)
-    def method(_cls: type, *arguments: Any, **keywords: Any) -> Any:
-        return complete(base, *arguments, **keywords)
+    def of_one(_cls: type, requests: Sequence[MPI.Request], status: Any = None) -> Any:
+        return complete(base, requests, status)
 
+    def of_many(_cls: type, requests: Sequence[MPI.Request], statuses: Any = None) -> Any:
+        return complete(base, requests, statuses)
+
+    method: Any = named_like(base)(of_one if complete is _complete_any else of_many)
     return classmethod(method)
 
 
@@ -224,16 +208,3 @@ for _forms, _complete in (
 ):
     for _name in (*_forms, *map(str.lower, _forms)):
         setattr(Request, _name, _of_class(_complete, _name))
-
-
-def reap() -> None:
-    """Finish those dropped requests that are complete."""
-    for dropped in _dropped[:]:
-        request, operation = dropped
-        status = MPI.Status()
-        if request.Test(status):
-            _dropped.remove(dropped)
-            operation.finish(status)
-            if operation.persistent:
-                request.Free()
-                operation.release()

@@ -25,6 +25,8 @@ from .settings import checks_bounds
 from .staging import Stage
 from .strided import stage_array
 
+_ANY_SIZE = 1 << 61
+
 Reader = Callable[[Sequence[Any], bool, int], Stage | None]
 
 
@@ -64,7 +66,7 @@ def find_stage(read: Reader, buffer: Any, receiving: bool, blocks: int = 1) -> S
 def stage_one(buffer: Sequence[Any], receiving: bool, blocks: int = 1) -> Stage | None:
     """Stage for one count of a datatype, which a collective may make for each of `blocks` ranks."""
     known = _known(buffer)
-    if known is None or (known.contiguous and not checks_bounds()):
+    if known is None or (not checks_bounds() and _is_left(buffer, known, blocks)):
         return None
     memory = _host_memory(buffer[0], receiving)
     if memory is None:
@@ -126,6 +128,14 @@ def _known(buffer: Sequence[Any]) -> KnownDatatype | None:
     if isinstance(datatype, str):
         datatype = MPI._typedict.get(datatype)
     return known_datatype(datatype) if isinstance(datatype, MPI.Datatype) else None
+
+
+def _is_left(buffer: Sequence[Any], known: KnownDatatype, blocks: int) -> bool:
+    """Whether one look tells that the MPI library moves this, or that there is nothing to pack."""
+    if known.contiguous or library_moves(_ANY_SIZE, known.regular):
+        return True
+    count = buffer[1] if len(buffer) == 3 else None
+    return count.__class__ is int and library_moves(count * blocks * known.size, known.regular)
 
 
 def _host_memory(owner: Any, receiving: bool) -> _Memory | None:

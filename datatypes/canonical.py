@@ -200,13 +200,14 @@ def _repeat(offsets: Offsets, lengths: Offsets) -> Node | None:
 def _period(offsets: Offsets, lengths: Offsets) -> int:
     """Length of the shortest pattern that makes up the whole list, at a fixed distance; 0 for none."""
     count = len(offsets)
-    for period in range(2, min(PERIOD_LIMIT, count // 3) + 1):
+    for period in range(1, min(PERIOD_LIMIT, count // 3) + 1):
         for checked in (min(count, 4 * period), count):
             steps = offsets[period:checked] - offsets[: checked - period]
             if (steps != steps[0]).any() or (lengths[period:checked] != lengths[: checked - period]).any():
                 break
         else:
-            return period
+            # Equal runs at equal distances are no pattern but a stream, which folding finds.
+            return period if period > 1 else 0
     return 0
 
 

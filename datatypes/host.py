@@ -2,9 +2,15 @@
 
 One function runs a whole `Program`, in either direction, without the GIL. Numba keeps its code on
 disk: a machine compiles it once, and ranks that start together each write the same file in one step.
+Numba knows when this file changes, but not those that the code is made of besides; their digest is
+therefore part of the name under which the code is kept.
 """
 
 from __future__ import annotations
+
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
 
 from numba import njit, types
 
@@ -76,10 +82,6 @@ def _run_row(row: int, unpack: int, target: int, source: int, instances: int) ->
                 move_run(t + (memory if unpack else packed), s + (packed if unpack else memory), nbytes)
 
 
-_ARGUMENTS = (types.int64,) * 5
-
-
-@njit(types.void(*_ARGUMENTS), cache=True, nogil=True)
 def _run(unpack: int, packed: int, memory: int, program: int, instances: int) -> None:
     rows, extent, nbytes = load_int(program, ROWS), load_int(program, EXTENT), load_int(program, NBYTES)
     copies, stride = load_int(program, COPIES), load_int(program, PATTERN_STRIDE)
@@ -100,11 +102,26 @@ def _run(unpack: int, packed: int, memory: int, program: int, instances: int) ->
             done += part
 
 
+def _compile() -> Any:
+    folder = Path(__file__).parent
+    digest = sha256(b"".join((folder / name).read_bytes() for name in ("program.py", "words.py")))
+    _run.__qualname__ = f"run_{digest.hexdigest()[:16]}"
+    signature = types.void(*_ARGUMENTS)
+    try:
+        return njit(signature, cache=True, nogil=True)(_run)
+    except RuntimeError:
+        # There is no folder that can be written: compile in each process.
+        return njit(signature, nogil=True)(_run)
+
+
+_ARGUMENTS = (types.int64,) * 5
+_compiled = _compile()
+
 # Run a program: see `movers.Run`. Without Numba's look at the types of the arguments, which are always
 # integers, the call takes half the time.
-run = _run.overloads[_ARGUMENTS].entry_point
+run = _compiled.overloads[_ARGUMENTS].entry_point
 
 
 def cache_folder() -> str:
     """Folder in which Numba keeps the compiled kernel."""
-    return str(_run.stats.cache_path)
+    return str(_compiled.stats.cache_path)

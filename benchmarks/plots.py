@@ -1,0 +1,305 @@
+"""Pictures and figures of the documentation, from the JSON files that the benchmarks write.
+
+    python -m benchmarks.plots
+
+Draws into `docs/pictures`, and fills in the tables that README.md and the pages in `docs` mark with a line
+``<!-- figure: name -->`` before and a line ``<!-- end of figure -->`` after them. No picture and no table
+holds a number that is not in the JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from benchmarks.overhead import SMALL
+from benchmarks.pack import LARGE_ROW
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results"
+PICTURES = ROOT / "docs" / "pictures"
+LIBRARIES = ("mpich", "openmpi")
+MARKED = re.compile(r"(<!-- figure: ([\w-]+) -->\n).*?(<!-- end of figure -->)", re.DOTALL)
+
+# Colours that people who do not see all colours can tell apart.
+BLUE, ORANGE, GREEN, PINK, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#777777"
+LINES = (BLUE, ORANGE, GREEN, PINK)
+MARKS = "os^D"
+
+Results = dict[str, Any]
+
+
+def read(benchmark: str) -> list[Results]:
+    """Results of a benchmark, one for each MPI library it was run with."""
+    paths = [RESULTS / f"{benchmark}-{library}.json" for library in LIBRARIES]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
+
+
+def library_of(results: Results) -> str:
+    """Name and version of the MPI library."""
+    return re.sub(r"\s+(?:Version:\s*|v)(?=\d)", " ", results["environment"]["library"])
+
+
+def title_of(results: Results) -> str:
+    """What a panel is a measurement of."""
+    environment = results["environment"]
+    return f"{library_of(results)}, mpi4py {environment['mpi4py']}, {environment['processor']}"
+
+
+# Pictures -----------------------------------------------------------------------------------------
+
+
+def draw_pack_gain(runs: list[Results]) -> Figure:
+    """How many times faster than the library each DDTBench row is packed and unpacked."""
+    figure = Figure(figsize=(11, 6), layout="constrained")
+    panels = figure.subplots(1, len(runs), sharex=True, sharey=True, squeeze=False)[0]
+    tests = list(dict.fromkeys(row["test"] for row in runs[0]["rows"]))
+    for axes, results in zip(panels, runs, strict=True):
+        for direction, colour, mark, shift in (("pack", BLUE, "o", -0.17), ("unpack", ORANGE, "^", 0.17)):
+            for large in (True, False):
+                rows = [
+                    row
+                    for row in results["rows"]
+                    if row["direction"] == direction and (row["bytes"] >= LARGE_ROW) == large
+                ]
+                axes.scatter(
+                    [row["library/ours"] for row in rows],
+                    [tests.index(row["test"]) + shift for row in rows],
+                    s=34,
+                    marker=mark,
+                    edgecolors=colour,
+                    facecolors=colour if large else "none",
+                    label=f"{direction}, {'16 KiB and more' if large else 'less than 16 KiB'}",
+                )
+        axes.axvline(1, color=GREY, linewidth=1)
+        axes.set(title=title_of(results), xlabel="times as fast as the library", xscale="log")
+        axes.grid(alpha=0.3)
+    label_ratios(panels[0], "x")
+    panels[0].set_yticks(range(len(tests)), tests)
+    panels[0].invert_yaxis()
+    finish(figure, panels[0], "DDTBench datatypes: roundelay beside the library's Pack and Unpack")
+    return figure
+
+
+def draw_pack_rate(runs: list[Results]) -> Figure:
+    """Bytes packed a second over the length of the runs."""
+    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    panels = figure.subplots(1, len(runs), sharey=True, squeeze=False)[0]
+    series = (("memcpy", GREY, "_"), ("library", ORANGE, "^"), ("numpy", GREEN, "s"), ("ours", BLUE, "o"))
+    labels = {
+        "ours": "roundelay",
+        "library": "the library's Pack",
+        "numpy": "NumPy by hand",
+        "memcpy": "contiguous copy",
+    }
+    for axes, results in zip(panels, runs, strict=True):
+        rows = [row for row in results["rows"] if row["direction"] == "pack" and row["bytes"] >= LARGE_ROW]
+        for name, colour, mark in series:
+            axes.scatter(
+                [row["run_bytes"] for row in rows],
+                [1e-3 * row["bytes"] / row["microseconds"][name] for row in rows],
+                s=30,
+                marker=mark,
+                color=colour,
+                alpha=0.8,
+                label=labels[name],
+            )
+        axes.set(title=title_of(results), xlabel="mean length of a run", xscale="log", yscale="log")
+        label_bytes(axes, [4 << 2 * step for step in range(7)])
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("GB/s of packed bytes")
+    finish(figure, panels[0], "Packing DDTBench datatypes of 16 KiB and more")
+    return figure
+
+
+def draw_overhead(runs: list[Results]) -> Figure:
+    """Time added to contiguous messages over their size."""
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    panels = figure.subplots(1, len(runs), sharey=True, squeeze=False)[0]
+    modes = list(dict.fromkeys(row["mode"] for row in runs[0]["rows"]))
+    for axes, results in zip(panels, runs, strict=True):
+        for mode, colour, mark in zip(modes, LINES, MARKS, strict=False):
+            rows = [row for row in results["rows"] if row["mode"] == mode and row["bytes"] <= 64 << 10]
+            # A logarithmic axis has no zero: the empty message stands left of one byte.
+            sizes = [row["bytes"] or 0.25 for row in rows]
+            added = [row["added"]["median"] for row in rows]
+            axes.plot(sizes, added, color=colour, marker=mark, label=mode)
+            if mode == modes[0]:
+                low, high = (
+                    [row["added"][f"{side} quartile"] for row in rows] for side in ("lower", "upper")
+                )
+                axes.fill_between(sizes, low, high, color=colour, alpha=0.2, linewidth=0)
+        axes.axhline(0, color=GREY, linewidth=1)
+        axes.set(title=title_of(results), xlabel="message size", xscale="log", ylim=(-0.2, 1.2))
+        label_bytes(axes, [0.25, *(1 << 2 * step for step in range(0, 9, 2))])
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("microseconds added")
+    finish(figure, panels[0], "Time added to contiguous messages (band: quartiles of the first)")
+    return figure
+
+
+def draw_pingpong(runs: list[Results]) -> Figure:
+    """How many times faster a message with gaps is than the alternatives, over its size."""
+    kinds = (
+        ("vector", "library/ours", "vector datatypes:\nlibrary's engine / roundelay"),
+        ("indexed", "library/ours", "indexed datatypes:\nlibrary's engine / roundelay"),
+        ("vector", "hand/array", "strided arrays:\ncopies by hand / roundelay"),
+    )
+    figure = Figure(figsize=(11, 9.5), layout="constrained")
+    panels = figure.subplots(len(kinds), len(runs), sharex=True, sharey="row", squeeze=False)
+    for column, results in zip(panels.T, runs, strict=True):
+        column[0].set_title(title_of(results))
+        for axes, (kind, name, _) in zip(column, kinds, strict=True):
+            draw_ratios(axes, [row for row in results["rows"] if row["kind"] == kind], name)
+        column[-1].set_xlabel("message size")
+    for axes, (_, _, label) in zip(panels[:, 0], kinds, strict=True):
+        axes.set_ylabel(label)
+        axes.legend(title="runs of", fontsize="small", loc="best")
+    figure.suptitle("One-way time between two ranks on one machine: above 1, roundelay is faster")
+    return figure
+
+
+def draw_ratios(axes: Axes, rows: list[dict[str, Any]], name: str) -> None:
+    """Draw a ratio over the size of the message, a line for each length of the runs."""
+    for run, colour, mark in zip(sorted({row["run_bytes"] for row in rows}), LINES, MARKS, strict=False):
+        chosen = [row for row in rows if row["run_bytes"] == run]
+        ratios = [row[name] for row in chosen]
+        axes.plot([row["bytes"] for row in chosen], ratios, color=colour, marker=mark, label=in_bytes(run))
+    axes.axhline(1, color=GREY, linewidth=1)
+    axes.set(xscale="log", yscale="log")
+    label_bytes(axes, [64 << 2 * step for step in range(8)])
+    label_ratios(axes, "y")
+    axes.grid(alpha=0.3)
+
+
+def finish(figure: Figure, axes: Axes, title: str) -> None:
+    """Give a figure its title, and one legend for all panels."""
+    figure.suptitle(title)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+
+
+def label_bytes(axes: Axes, sizes: list[float]) -> None:
+    """Mark sizes in bytes along a logarithmic axis."""
+    axes.xaxis.set_major_locator(FixedLocator(sizes))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: in_bytes(value)))
+
+
+def in_bytes(value: float) -> str:
+    """Write a number of bytes; below one byte stands for none."""
+    size = round(value) if value >= 1 else 0
+    for unit, factor in (("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if size >= factor:
+            return f"{size / factor:g} {unit}"
+    return f"{size} B"
+
+
+def label_ratios(axes: Axes, which: str) -> None:
+    """Mark ratios along a logarithmic axis."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
+    ticks = [tick for tick in (0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64) if low / 1.5 <= tick <= high * 1.5]
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+# Figures ------------------------------------------------------------------------------------------
+
+
+def table(head: str, rows: dict[str, Callable[[Results], str]], runs: list[Results]) -> str:
+    """Markdown table with a column for each library."""
+    lines = [f"| {head} | {' | '.join(map(library_of, runs))} |", "|---" + "|---:" * len(runs) + "|"]
+    lines += [f"| {name} | {' | '.join(map(figure, runs))} |" for name, figure in rows.items()]
+    return "\n".join(lines) + "\n"
+
+
+def gain(rows: list[dict[str, Any]], name: str) -> str:
+    """Geometric mean and range of a ratio over the rows of 16 KiB and more."""
+    gains = [row[name] for row in rows if row["bytes"] >= LARGE_ROW]
+    return f"{statistics.geometric_mean(gains):.2f} ({min(gains):.2f} to {max(gains):.1f})"
+
+
+def pack_table() -> str:
+    """How many times faster the DDTBench rows are than the library's own engine."""
+
+    def of(direction: str) -> Callable[[Results], str]:
+        return lambda run: gain([row for row in run["rows"] if row["direction"] == direction], "library/ours")
+
+    return table("times as fast as", {"`Pack`": of("pack"), "`Unpack`": of("unpack")}, read("pack"))
+
+
+def pingpong_table() -> str:
+    """How many times faster messages with gaps are than the library's engine and than copies by hand."""
+
+    def of(kind: str, name: str) -> Callable[[Results], str]:
+        return lambda run: gain([row for row in run["rows"] if row["kind"] == kind], name)
+
+    rows = {
+        "vector datatypes, than by the library's engine": of("vector", "library/ours"),
+        "indexed datatypes, than by the library's engine": of("indexed", "library/ours"),
+        "strided arrays, than with copies by hand": of("vector", "hand/array"),
+    }
+    return table("times as fast", rows, read("pingpong"))
+
+
+def overhead_table() -> str:
+    """Microseconds added to small contiguous messages."""
+
+    def of(mode: str) -> Callable[[Results], str]:
+        return lambda run: f"{run['small']['added'][mode]['median']:.2f} µs"
+
+    runs = read("overhead")
+    modes = runs[0]["small"]["added"] if runs else {}
+    head = f"added to contiguous messages of up to {SMALL} bytes"
+    return table(head, {f"`{mode}`": of(mode) for mode in modes}, runs)
+
+
+PLOTS = {
+    "pack-gain": (draw_pack_gain, "pack"),
+    "pack-rate": (draw_pack_rate, "pack"),
+    "overhead": (draw_overhead, "overhead"),
+    "pingpong": (draw_pingpong, "pingpong"),
+}
+TABLES = {"pack": pack_table, "pingpong": pingpong_table, "overhead": overhead_table}
+
+
+def fill_in(text: str) -> str:
+    """Put the tables into the places that a page marks for them."""
+
+    def fill(place: re.Match[str]) -> str:
+        return f"{place[1]}\n{TABLES[place[2]]()}\n{place[3]}"
+
+    return MARKED.sub(fill, text)
+
+
+def main() -> None:
+    """Draw all pictures, and fill in the tables of all pages."""
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    for name, (draw, benchmark) in PLOTS.items():
+        runs = read(benchmark)
+        if runs:
+            draw(runs).savefig(PICTURES / f"{name}.png", dpi=130)
+            print(f"drew docs/pictures/{name}.png")
+        else:
+            print(f"no results of benchmarks.{benchmark}: docs/pictures/{name}.png stays as it is")
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        text = page.read_text(encoding="utf-8")
+        filled = fill_in(text)
+        if filled != text:
+            page.write_text(filled, encoding="utf-8")
+            print(f"filled in {page.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""One nonblocking or persistent operation that goes through stages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..datatypes.plain import MPI
+from .staging import Stage
+
+
+class Operation:
+    """The stages of an operation, and whether MPI is using them.
+
+    Parameters
+    ----------
+    request : mpi4py.MPI.Request
+        mpi4py's own request. Any number of ours may share it, and this operation.
+    loads, stores : sequence of Stage
+        Stages that are filled before the operation, and those emptied after it.
+    message : bool
+        Whether the status of the request tells how many bytes were received.
+    persistent : bool
+        Whether the operation can be started again and again.
+    """
+
+    def __init__(
+        self,
+        request: MPI.Request,
+        loads: Sequence[Stage],
+        stores: Sequence[Stage],
+        message: bool,
+        persistent: bool,
+    ) -> None:
+        self.request = request
+        self.loads, self.stores = loads, stores
+        self.message = message
+        self.persistent = persistent
+        self.running = not persistent
+
+    def start(self) -> None:
+        """Fill the stages."""
+        for stage in self.loads:
+            stage.load()
+        self.running = True
+
+    def finish(self, status: MPI.Status) -> None:
+        """Empty the stages after the operation completed; a second call does nothing."""
+        if not self.running:
+            return
+        self.running = False
+        if not status.Is_cancelled():
+            received = status.Get_count(MPI.BYTE) if self.message else None
+            for stage in self.stores:
+                stage.store(received)
+        if not self.persistent:
+            self.release()
+
+    def abandon(self) -> None:
+        """Forget what was received, after an error."""
+        if self.running and not self.persistent:
+            self.release()
+        self.running = False
+
+    def release(self) -> None:
+        """Give the stages' memory back."""
+        for stage in {*self.loads, *self.stores}:
+            stage.release()
+
+    def __del__(self) -> None:
+        # No request is left through which it could be completed, and MPI still uses the stages.
+        if self.running and _dropped is not None:
+            _dropped.append(self)
+
+
+_dropped: list[Operation] = []
+
+
+def reap() -> None:
+    """Finish those operations that their program forgot and that are complete by now."""
+    for operation in _dropped[:]:
+        status = MPI.Status()
+        if operation.request.Test(status):
+            _dropped.remove(operation)
+            operation.finish(status)
+            if operation.persistent:
+                operation.request.Free()
+                operation.release()

@@ -1,0 +1,118 @@
+"""Draws the two pictures of architecture.md: `python docs/draw.py`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+
+PICTURES = Path(__file__).parent / "pictures"
+OURS, INNER, THEIRS, LATER, ASKED = "#d7e8f7", "#f3f8fd", "#eeeeee", "#ffffff", "#fdf0d5"
+INK, LIGHT = "#222222", "#777777"
+
+
+def canvas(width: float, height: float) -> tuple[Figure, Axes]:
+    """Empty drawing, measured in inches from its lower left corner."""
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, width), ylim=(0, height))
+    axes.set_axis_off()
+    return figure, axes
+
+
+def box(
+    axes: Axes, corner: tuple[float, float], size: tuple[float, float], text: str, colour: str, head: str = ""
+) -> None:
+    """Box with its lower left corner, a bold head at the top, and text below it or in the middle."""
+    (x, y), (width, height) = corner, size
+    style = "dashed" if colour == LATER else "solid"
+    shape = FancyBboxPatch(
+        corner,
+        width,
+        height,
+        boxstyle="round,pad=0,rounding_size=0.08",
+        facecolor=colour,
+        edgecolor=LIGHT,
+        linestyle=style,
+    )
+    axes.add_patch(shape)
+    if head:
+        axes.text(x + 0.12, y + height - 0.1, head, va="top", weight="bold", fontsize=9.5, color=INK)
+        axes.text(x + 0.12, y + height - 0.36, text, va="top", fontsize=8.5, color=INK, linespacing=1.3)
+    else:
+        axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=9, color=INK)
+
+
+def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], text: str = "") -> None:
+    """Arrow with a word beside its middle."""
+    axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": INK, "shrinkA": 0, "shrinkB": 0})
+    x, y = (start[0] + end[0]) / 2, (start[1] + end[1]) / 2
+    if start[1] == end[1]:
+        axes.text(x, y + 0.06, text, ha="center", va="bottom", fontsize=8.5, color=INK)
+    else:
+        axes.text(x + 0.08, y, text, va="center", fontsize=8.5, color=INK)
+
+
+def draw_folders() -> Figure:
+    """The folders, what is in them, and which way imports point."""
+    figure, axes = canvas(9.6, 5.6)
+    api = "MPI    assembly    takeover    information    command line (__main__)"
+    operations = (
+        "pointtopoint    collective    execution    requests\ncommunicators    datatype    substitute"
+    )
+    buffers = "specification    strided    staging    pool\ndensetype    owned    choice    settings"
+    box(axes, (0.3, 4.65), (9, 0.75), api, OURS, "api/, which installs as roundelay")
+    box(axes, (0.3, 2.75), (9, 1.35), "", OURS, "comm/")
+    box(axes, (0.5, 2.87), (4.4, 0.85), operations, INNER, "operations and objects")
+    box(axes, (5.1, 2.87), (4.0, 0.85), buffers, INNER, "buffers")
+    box(axes, (0.3, 0.9), (9, 1.3), "", OURS, "datatypes/")
+    box(axes, (0.5, 1.0), (2.4, 0.85), "decode    arrays\nlayout    canonical", INNER, "describing")
+    box(axes, (3.1, 1.0), (1.8, 0.85), "known    packing\nplain", INNER, "knowing, using")
+    box(axes, (5.1, 1.0), (2.0, 0.85), "program    movers\nhost    words", INNER, "copying")
+    box(axes, (7.3, 1.0), (1.8, 0.85), "kernels for GPUs", LATER)
+    box(axes, (5.6, 4.18), (3.5, 0.39), "collectives/: schedules", LATER)
+    box(axes, (0.3, 0.1), (2.9, 0.4), "mpi4py and the MPI library", THEIRS)
+    box(axes, (3.35, 0.1), (2.9, 0.4), "NumPy", THEIRS)
+    box(axes, (6.4, 0.1), (2.9, 0.4), "Numba", THEIRS)
+    for top, bottom in ((4.65, 4.1), (2.75, 2.2), (0.9, 0.5)):
+        arrow(axes, (4.8, top), (4.8, bottom), "imports" if top > 1 else "")
+    return figure
+
+
+def draw_way() -> Figure:
+    """The way of a message, from the call to MPI."""
+    figure, axes = canvas(9.6, 5.6)
+    tall = 0.72
+    box(axes, (0.3, 4.55), (2.3, tall), "comm.Send(buffer, ...)", OURS)
+    box(axes, (3.4, 4.55), (2.6, tall), "a contiguous NumPy array?", ASKED)
+    box(axes, (7.0, 2.95), (2.3, 2.32), "mpi4py and\nthe MPI library", THEIRS)
+    arrow(axes, (2.6, 4.91), (3.4, 4.91))
+    arrow(axes, (6.0, 4.91), (7.0, 4.91), "yes")
+    box(axes, (3.4, 2.95), (2.6, 1.0), "does the library move\nthis size and shape\nas well? (choice)", ASKED)
+    box(axes, (0.3, 2.95), (2.3, 1.0), "what is known of this\ndatatype or array:\nlayout, program", OURS)
+    arrow(axes, (4.7, 4.55), (4.7, 3.95), "no")
+    arrow(axes, (2.6, 3.45), (3.4, 3.45))
+    arrow(axes, (6.0, 3.45), (7.0, 3.45), "yes")
+    box(axes, (3.4, 1.45), (2.6, 0.8), "take a stage from the pool", OURS)
+    arrow(axes, (4.7, 2.95), (4.7, 2.25), "no")
+    box(axes, (0.3, 0.25), (2.3, 0.8), "the program's memory,\nwith gaps", THEIRS)
+    box(axes, (3.4, 0.25), (2.6, 0.8), "kernel: pack before,\nunpack after", OURS)
+    box(axes, (7.0, 0.25), (2.3, 0.8), "stage:\ncontiguous bytes", OURS)
+    arrow(axes, (4.7, 1.45), (4.7, 1.05))
+    axes.annotate("", (3.4, 0.65), (2.6, 0.65), arrowprops={"arrowstyle": "<|-|>", "color": INK})
+    axes.annotate("", (7.0, 0.65), (6.0, 0.65), arrowprops={"arrowstyle": "<|-|>", "color": INK})
+    axes.annotate("", (8.15, 2.95), (8.15, 1.05), arrowprops={"arrowstyle": "<|-|>", "color": INK})
+    return figure
+
+
+def main() -> None:
+    """Draw both."""
+    PICTURES.mkdir(exist_ok=True)
+    draw_folders().savefig(PICTURES / "folders.png", dpi=130)
+    draw_way().savefig(PICTURES / "way-of-a-message.png", dpi=130)
+
+
+if __name__ == "__main__":
+    main()
