@@ -75,6 +75,11 @@ class Operation:
 _dropped: list[Operation] = []
 
 
+def drop(operation: Operation) -> None:
+    """Let an operation go on without a request of the program."""
+    _dropped.append(operation)
+
+
 def reap() -> None:
     """Finish those operations that their program forgot and that are complete by now."""
     for operation in _dropped[:]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from ..datatypes.plain import MPI
-from .operation import Operation
+from .operation import Operation, drop
 from .substitute import Handle, named_like
 
 
@@ -58,6 +58,8 @@ class Request(Handle, MPI.Request):
         if operation is not None and operation.running:
             # MPI must not forget a request whose data is yet to be unpacked: the program sees a null one.
             self.freed = True
+            self.operation = None
+            drop(operation)
             return
         Handle.Free(self)
         if operation is not None and operation.persistent:
@@ -106,10 +108,15 @@ def _all_plain(requests: Sequence[MPI.Request]) -> bool:
     return all(request.__class__ in _PLAIN for request in requests)
 
 
+def _live(request: MPI.Request) -> MPI.Request:
+    """The request, or a null one in the place of one that was freed."""
+    return MPI.Request() if getattr(request, "freed", False) else request
+
+
 def _complete_one(base: Any, request: Request, status: MPI.Status | None, waits: bool = False) -> Any:
     operation = operation_of(request)
     if operation is None:
-        return base(request, status)
+        return base(_live(request), status)
     status = MPI.Status() if status is None else status
     try:
         result = base(request, status)
@@ -125,6 +132,7 @@ def _complete_all(base: Any, requests: Sequence[MPI.Request], statuses: Any = No
     if _all_plain(requests):
         return base(requests, statuses)
     statuses = statuses if isinstance(statuses, list) else list(statuses or ())
+    requests = list(map(_live, requests))
     try:
         result = base(requests, statuses)
     except MPI.Exception:
@@ -139,6 +147,7 @@ def _complete_some(base: Any, requests: Sequence[MPI.Request], statuses: Any = N
     if _all_plain(requests):
         return base(requests, statuses)
     statuses = statuses if isinstance(statuses, list) else list(statuses or ())
+    requests = list(map(_live, requests))
     active = [request for request in requests if request]
     try:
         result = base(requests, statuses)
@@ -155,6 +164,7 @@ def _complete_any(base: Any, requests: Sequence[MPI.Request], status: MPI.Status
     if _all_plain(requests):
         return base(requests, status)
     status = MPI.Status() if status is None else status
+    requests = list(map(_live, requests))
     active = [request for request in requests if request]
     try:
         result = base(requests, status)
