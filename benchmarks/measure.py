@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import random
 import statistics
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
@@ -30,14 +31,19 @@ def repetitions(call: Callable[[], Any]) -> int:
 
 
 def time_in_turn(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds a call of each alternative, `rounds` samples of each, taken in turn and in changing order."""
+    """Seconds a call of each alternative, `rounds` samples of each, taken in turn and in changing order.
+
+    Each sample begins with a call that is not timed, so that it finds the caches as it leaves them itself,
+    and not as the alternative before it did.
+    """
     counts = {name: repetitions(call) for name, call in calls.items()}
     samples: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
-    for turn in range(rounds):
-        shift = turn % len(names)
-        for name in names[shift:] + names[:shift]:
+    order = random.Random(0)
+    for _ in range(rounds):
+        for name in order.sample(names, len(names)):
             call, count = calls[name], counts[name]
+            call()
             start = perf_counter()
             for _ in range(count):
                 call()

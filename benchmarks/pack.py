@@ -100,11 +100,16 @@ def measure(case: Case, direction: str, rounds: int) -> dict[str, Any]:
     }
 
 
+# The kernel is given the address of a program, which must stay.
+_programs: list[Program] = []
+
+
 def _kernel_call(layout: Layout, setting: Setting, packs: bool) -> Callable[[], Any]:
     run, program = mover(), Program(layout)
-    arguments = (PACK if packs else UNPACK, *map(PLAIN.Get_address, (setting.packed, setting.memory)))
-    # The call keeps the program, whose address it passes.
-    return lambda: run(*arguments, program.address, 1)
+    _programs.append(program)
+    direction, address = PACK if packs else UNPACK, program.address
+    packed, memory = PLAIN.Get_address(setting.packed), PLAIN.Get_address(setting.memory)
+    return lambda: run(direction, packed, memory, address, 1)
 
 
 def _call(datatype: Any, setting: Setting, packs: bool) -> Callable[[], Any]:

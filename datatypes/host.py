@@ -29,6 +29,7 @@ from .program import (
     LOOPS,
     MEMORY,
     NBYTES,
+    NEAR,
     NEXT,
     PACKED,
     PATTERN_BYTES,
@@ -43,7 +44,7 @@ PAGE_BYTES = 4096
 
 
 @njit
-def _run_row(row: int, unpack: int, target: int, source: int, instances: int) -> None:
+def _run_row(row: int, unpack: int, target: int, source: int, instances: int, near: int) -> None:
     """Walk the outer loops of a row as the digits of one counter; hand the inner ones on."""
     kind, length = load_int(row, KIND), load_int(row, LENGTH)
     loops, instance = load_int(row, LOOP_COUNT), load_int(row, INSTANCE)
@@ -60,8 +61,8 @@ def _run_row(row: int, unpack: int, target: int, source: int, instances: int) ->
     t1, s1 = load_int(row, one + at_target), load_int(row, one + at_source)
     t0, s0 = load_int(row, zero + at_target), load_int(row, zero + at_source)
     # A word that begins with a run and is longer than it reads on towards the next run: where that is
-    # less than a page away, the memory between them is there.
-    ahead = 1 if not unpack and t0 == length and length <= s0 <= PAGE_BYTES and n0 > 0 else 0
+    # less than a page away, the memory between them is there. It may touch a cache line more.
+    ahead = 1 if near and not unpack and t0 == length and length <= s0 <= PAGE_BYTES and n0 > 0 else 0
     for step in range(total):
         t, s, rest = target, source, step
         for k in range(outer - 1, -1, -1):
@@ -86,6 +87,7 @@ def _run(unpack: int, packed: int, memory: int, program: int, instances: int) ->
     rows, extent, nbytes = load_int(program, ROWS), load_int(program, EXTENT), load_int(program, NBYTES)
     copies, stride = load_int(program, COPIES), load_int(program, PATTERN_STRIDE)
     pattern, tile = load_int(program, PATTERN_BYTES), load_int(program, TILE)
+    near = load_int(program, NEAR)
     if instances > 1 and extent == copies * stride:
         copies *= instances
         instances = 1
@@ -97,7 +99,7 @@ def _run(unpack: int, packed: int, memory: int, program: int, instances: int) ->
             for _ in range(rows):
                 m = memory + i * extent + done * stride + load_int(row, MEMORY)
                 p = packed + i * nbytes + done * pattern + load_int(row, PACKED)
-                _run_row(row, unpack, m if unpack else p, p if unpack else m, part)
+                _run_row(row, unpack, m if unpack else p, p if unpack else m, part, near)
                 row += 8 * load_int(row, NEXT)
             done += part
 

@@ -17,8 +17,8 @@ from .layout import Blocks, Dense, Layout, Node, Offsets, Runs, Stream, size
 
 # Words of the header. A datatype's instances are EXTENT bytes apart and pack into NBYTES each; it is
 # made of COPIES of a pattern, PATTERN_STRIDE bytes apart, each packed into PATTERN_BYTES. The rows
-# describe the pattern, and are run for TILE of its copies at a time.
-ROWS, EXTENT, NBYTES, COPIES, PATTERN_STRIDE, PATTERN_BYTES, TILE, HEADER_WORDS = range(8)
+# describe the pattern, and are run for TILE of its copies at a time. NEAR: whether it all fits a cache.
+ROWS, EXTENT, NBYTES, COPIES, PATTERN_STRIDE, PATTERN_BYTES, TILE, NEAR, HEADER_WORDS = range(9)
 # Words of a row. NEXT: words to the next row. LIST: words from the row to its list of offsets.
 # INSTANCE: which loop runs over the instances of a tile. LOOPS: the first loop.
 NEXT, KIND, MEMORY, PACKED, LENGTH, LIST, LISTED, INSTANCE, LOOP_COUNT, LOOPS = range(10)
@@ -27,6 +27,8 @@ LOOP_WORDS = 3
 STRIDED, LISTED_EQUAL, LISTED_UNEQUAL = range(3)
 
 _ALL = 1 << 62
+# Memory that a second-level cache can hold about half of; beyond it every cache line touched counts.
+_NEAR_BYTES = 2 << 20
 # Runs of a type with many instances are walked this many bytes of memory at a time, so that all its
 # pieces find them in the first-level cache.
 _TILE_BYTES = 16 << 10
@@ -76,7 +78,9 @@ class Program:
         pattern = size(node)
         rows = list(_rows(node, layout.offset, 0, [], Loop(1, stride, pattern)))
         tile = max(1, _TILE_BYTES // max(1, abs(stride))) if len(rows) > 1 else _ALL
-        header = [len(rows), layout.extent, self.nbytes, copies, stride, pattern, tile]
+        low, high = layout.bounds()
+        near = int(high - low <= _NEAR_BYTES)
+        header = [len(rows), layout.extent, self.nbytes, copies, stride, pattern, tile, near]
         self.words = np.concatenate([np.array(header, np.int64), *rows])
         self.address = int(self.words.ctypes.data)
 
