@@ -249,6 +249,12 @@ def place(layout, array):
     return memory, view
 
 
+def fill(arrays, values):
+    """Put the same values into some arrays."""
+    for array in arrays:
+        array[...] = values
+
+
 def compare(comm, name, form, make, layouts):
     """Run a collective on arrays with gaps, and through mpi4py on contiguous ones, from every root."""
     plain = type(comm).plain(comm)
@@ -261,9 +267,9 @@ def compare(comm, name, form, make, layouts):
         run_plain, end_plain = call.prepare(plain, name, form, send, receive)
         for round_ in range(ROUNDS if form == "persistent" else 1):
             if call.send is not None:
-                view[...] = send[...] = call.send + 100 * comm.rank + 1000 * round_
+                fill((view, send), call.send + 100 * comm.rank + 1000 * round_)
             if call.receive is not None:
-                into[...] = receive[...] = call.receive - 100 - round_
+                fill((into, receive), call.receive - 100 * comm.rank - 500 - round_)
             before = None if memory is None else memory.copy()
             run_plain()
             run()
