@@ -315,8 +315,8 @@ def topology(comm, request):
         edges = [*range(1, size), *[0] * (size - 1)]
         made = comm.Create_graph([0, *(size - 1 + i for i in range(size))], edges)
     elif request.param == "distributed":
-        # To everyone who comes later, which leaves one without sources and one without destinations.
-        later = list(range(rank + 1, size))
+        # To oneself and to everyone who comes later.
+        later = list(range(rank, size))
         made = comm.Create_dist_graph([rank], [len(later)], later)
     else:
         # To oneself, and to the next one twice.

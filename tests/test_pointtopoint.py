@@ -12,9 +12,8 @@ from mpi4py import MPI as PLAIN
 from numpy.testing import assert_array_equal
 
 from roundelay import MPI
-from roundelay.comm import choice
 
-pytestmark = pytest.mark.mpi
+pytestmark = [pytest.mark.mpi, pytest.mark.usefixtures("engine")]
 
 SENDS = [
     f"{mode}{form}"
@@ -39,13 +38,6 @@ VIEWS = {
     "long": ((7, 3000), lambda a: a[:, 3:2600]),
     "many": ((900, 33), lambda a: a[:, 5]),
 }
-
-
-@pytest.fixture(autouse=True, params=["kernels", "library"])
-def moved_by(request, monkeypatch):
-    """Let our kernels, or the MPI library's engine, move whatever either of them could."""
-    limits = choice._Limits(*((1 << 62,) * 2 if request.param == "library" else (0, 0)))
-    monkeypatch.setattr(choice, "_rule", lambda: choice._Rule(limits, limits))
 
 
 @pytest.fixture

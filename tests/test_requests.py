@@ -11,9 +11,8 @@ from mpi4py import MPI as PLAIN
 from numpy.testing import assert_array_equal
 
 from roundelay import MPI
-from roundelay.comm import choice
 
-pytestmark = pytest.mark.mpi
+pytestmark = [pytest.mark.mpi, pytest.mark.usefixtures("engine")]
 
 SINGLE = ["Wait", "Test", "Get_status", "wait", "test", "get_status"]
 FORMS = ["Wait", "Test", "Get_status_", "wait", "test", "get_status_"]
@@ -26,13 +25,6 @@ COMPLETIONS = SINGLE + [f"{form}{which}" for which in ("all", "any", "some") for
 # Open MPI 5.0 does not tell a rank that its message to itself was cut.
 needs_errors = pytest.mark.mpi(min_size=2)
 LIMIT_S = 30
-
-
-@pytest.fixture(autouse=True, params=["kernels", "library"])
-def moved_by(request, monkeypatch):
-    """Let our kernels, or the MPI library's engine, move whatever either of them could."""
-    limits = choice._Limits(*((1 << 62,) * 2 if request.param == "library" else (0, 0)))
-    monkeypatch.setattr(choice, "_rule", lambda: choice._Rule(limits, limits))
 
 
 @pytest.fixture
