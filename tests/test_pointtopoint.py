@@ -527,14 +527,14 @@ def test_a_datatype_over_any_buffer(comm, datatype, holder):
 @pytest.mark.parametrize("kind", ["Sendrecv_replace", "Isendrecv_replace"])
 def test_replace_a_datatype(comm, kind, datatype):
     right, left = neighbours(comm)
-    results = []
-    for communicator in (plain(comm), comm):
-        memory = make_memory(datatype, 3, comm.rank)
-        request = getattr(communicator, kind)([memory, 3, datatype], right, 0, left, 0)
-        if request is not None:
-            request.Wait()
-        results.append(memory)
-    assert_array_equal(results[1], results[0])
+    memory, expected = (make_memory(datatype, 3, comm.rank) for _ in range(2))
+    # Not by the same method: MPICH 5.0.2's own Isendrecv_replace mistakes datatypes with gaps.
+    sent = [memory.copy(), 3, datatype]
+    plain(comm).Sendrecv(sent, right, 0, [expected, 3, datatype], left, 0)
+    request = getattr(comm, kind)([memory, 3, datatype], right, 0, left, 0)
+    if request is not None:
+        request.Wait()
+    assert_array_equal(memory, expected)
 
 
 def test_absolute_addresses(comm):
