@@ -42,7 +42,7 @@ def comm(request: pytest.FixtureRequest) -> Iterator[MPI.Intracomm]:
 
 @pytest.fixture(params=["as chosen", "always ours"])
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the test twice: with the fixed rule, which leaves small messages to MPI, and with our kernels for all."""
+    """Run the test by the fixed rule, which leaves small messages to MPI, and with our kernels for all."""
     from roundelay.comm import choice
 
     if request.param == "always ours":

@@ -108,8 +108,8 @@ def test_predefined_objects_are_not_freed():
 def test_all_names_of_mpi4py_are_there():
     missing = {name for name in vars(PLAIN) if not hasattr(MPI, name)} - {"__test__"}
     assert not missing
-    assert MPI._typedict["d"] == MPI.DOUBLE
-    assert MPI._sizeof(MPI.COMM_WORLD) == PLAIN._sizeof(PLAIN.COMM_WORLD)
+    assert vars(MPI)["_typedict"]["d"] == MPI.DOUBLE
+    assert vars(MPI)["_sizeof"](MPI.COMM_WORLD) == vars(PLAIN)["_sizeof"](PLAIN.COMM_WORLD)
 
 
 def test_pickle():

@@ -1,5 +1,8 @@
 """What cannot be sent or received raises on the rank that asked, and leaves the communicator as it was."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
@@ -28,7 +31,7 @@ def overlapping():
     return np.lib.stride_tricks.as_strided(np.zeros(10), (3, 4), (8, 8))
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[Callable[[], Any], Any]] = {
     "read-only": (lambda: read_only(np.zeros((4, 4)))[:, 1], BufferError),
     "objects": (lambda: np.array([[None] * 4] * 4)[:, 1], (BufferError, ValueError)),
     "big-endian": (lambda: np.zeros((4, 4), ">f8")[:, 1], BufferError),
