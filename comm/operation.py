@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from threading import Lock
 
 from ..datatypes.plain import MPI
 from .staging import Stage
@@ -80,13 +81,22 @@ def drop(operation: Operation) -> None:
     _dropped.append(operation)
 
 
+_reaping = Lock()
+
+
 def reap() -> None:
     """Finish those operations that their program forgot and that are complete by now."""
-    for operation in _dropped[:]:
-        status = MPI.Status()
-        if operation.request.Test(status):
-            _dropped.remove(operation)
-            operation.finish(status)
-            if operation.persistent:
-                operation.request.Free()
-                operation.release()
+    if not _dropped or not _reaping.acquire(blocking=False):
+        # There are none, or another thread is at it.
+        return
+    try:
+        for operation in _dropped[:]:
+            status = MPI.Status()
+            if operation.request.Test(status):
+                _dropped.remove(operation)
+                operation.finish(status)
+                if operation.persistent:
+                    operation.request.Free()
+                    operation.release()
+    finally:
+        _reaping.release()

@@ -63,21 +63,24 @@ def find_stage(read: Reader, buffer: Any, receiving: bool, blocks: int = 1) -> S
     return None
 
 
-def stage_one(buffer: Sequence[Any], receiving: bool, blocks: int = 1) -> Stage | None:
-    """Stage for one count of a datatype, which a collective may make for each of `blocks` ranks."""
+def stage_one(buffer: Sequence[Any], receiving: bool, blocks: int = 1, forced: bool = False) -> Stage | None:
+    """Stage for one count of a datatype, which a collective may make for each of `blocks` ranks.
+
+    With `forced`, nothing that has gaps is left to the MPI library.
+    """
     known = _known(buffer)
-    if known is None or (not checks_bounds() and _is_left(buffer, known, blocks)):
+    if known is None or (not checks_bounds() and not forced and _is_left(buffer, known, blocks)):
         return None
     memory = _host_memory(buffer[0], receiving)
-    if memory is None:
-        return None
-    count, offset = _count_and_offset(buffer, known, memory, blocks)
+    count, offset = (0, 0) if memory is None else _count_and_offset(buffer, known, memory, blocks)
     total = count * blocks
-    if count <= 0:
+    if memory is None or count <= 0:
         return None
     if checks_bounds():
         _check_bounds(memory, _Place(known, total, offset))
-    if library_moves(total * known.size, known.regular) or known.is_run(total) or not has_mover():
+    if known.is_run(total) or not has_mover():
+        return None
+    if not forced and library_moves(total * known.size, known.regular):
         return None
     datatype = None if receiving and known.overlaps(total) else dense_type(known)
     if datatype is None:

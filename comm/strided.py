@@ -68,13 +68,16 @@ def _array_facts(array: NDArray[Any]) -> _ArrayFacts | None:
     return found
 
 
-def arrange_array(array: NDArray[Any], receiving: bool) -> tuple[Any, Stage | None]:
-    """What MPI is given for the whole of a NumPy array with gaps, and the stage that it is, if it is one."""
+def arrange_array(array: NDArray[Any], receiving: bool, forced: bool = False) -> tuple[Any, Stage | None]:
+    """What MPI is given for the whole of a NumPy array with gaps, and the stage that it is, if it is one.
+
+    With `forced`, it is not left to the MPI library.
+    """
     facts = _array_facts(array)
     if facts is None or facts.datatype is None or (receiving and not _is_receivable(array, facts)):
         stage = stage_array(array, receiving)
         return (array, None) if stage is None else (stage.spec, stage)
-    if library_moves(facts.nbytes, regular=True):
+    if not forced and library_moves(facts.nbytes, regular=True):
         # An empty slice has the address of the first element, and mpi4py takes it for contiguous.
         return [array[:0], 1, facts.described()], None
     if not has_mover():

@@ -57,9 +57,10 @@ class Agreement:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Give a phase that went well here the failure it had elsewhere."""
         mine = judge(call.excinfo)
-        if mine[0] == "failed":
+        if call.excinfo and mine[0] == "failed":
             # Should another rank never come to the agreement, this is what went before.
-            self.alarm.note(f"{item.nodeid} ({call.when}) failed on rank {self.comm.rank}: {mine[1]}")
+            report = call.excinfo.getrepr(style="short")
+            self.alarm.note(f"failed on rank {self.comm.rank}: {mine[1]}\n{report}")
         verdicts = self.comm.allgather(mine)
         kinds = {kind for kind, _ in verdicts}
         if "failed" in kinds:
