@@ -41,6 +41,8 @@ class _ArrayFacts:
         self.nbytes = array.nbytes
         self.overlapping = overlaps(self.layout)
         self.count = array.size
+        # Open MPI 5.0 takes a stride of -1 byte for contiguous memory.
+        self.forward = min(array.strides) >= 0
         self.datatype: MPI.Datatype | None = MPI._typedict.get(array.dtype.char)
         self._owned: OwnedType | None = None
 
@@ -77,7 +79,7 @@ def arrange_array(array: NDArray[Any], receiving: bool, forced: bool = False) ->
     if facts is None or facts.datatype is None or (receiving and not _is_receivable(array, facts)):
         stage = stage_array(array, receiving)
         return (array, None) if stage is None else (stage.spec, stage)
-    if not forced and library_moves(facts.nbytes, regular=True):
+    if facts.forward and not forced and library_moves(facts.nbytes, regular=True):
         # An empty slice has the address of the first element, and mpi4py takes it for contiguous.
         return [array[:0], 1, facts.described()], None
     if not has_mover():
