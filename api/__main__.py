@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from signal import SIGINT
 
 import click
 
@@ -37,14 +38,12 @@ def run(program: tuple[str, ...]) -> None:
     except SystemExit as stop:
         set_abort_status(stop)
         raise
-    except KeyboardInterrupt as stop:
-        set_abort_status(stop)
-        raise
-    except BaseException:
-        set_abort_status(1)
+    except BaseException as failure:
+        status = 128 + SIGINT if isinstance(failure, KeyboardInterrupt) else 1
+        set_abort_status(status)
         # Click would take some exceptions for its own.
         sys.excepthook(*sys.exc_info())
-        sys.exit(1)
+        sys.exit(status)
 
 
 @main.command()

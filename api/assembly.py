@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ctypes import memmove
 from typing import Any
 
 from .comm import communicators, requests
@@ -45,6 +46,8 @@ def _constant(ours: Any, value: Any, name: str) -> Any:
     """Our object for a predefined one, the same for all of its names."""
     key = (type(value), value.handle)
     if key not in predefined:
-        predefined[key] = ours(value)
+        # By its bits: mpi4py's constructors ask the library about it, which may not be initialized yet.
+        predefined[key] = ours()
+        memmove(MPI._addressof(predefined[key]), MPI._addressof(value), MPI._sizeof(value))
         predefined[key].constant, predefined[key].name_of_constant = value, name
     return predefined[key]

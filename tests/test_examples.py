@@ -249,7 +249,7 @@ def test_disable_passes_all_through(way):
         from roundelay.datatypes.plain import MPI as plain
         print(type(MPI.COMM_WORLD) is plain.Intracomm, MPI.COMM_WORLD is plain.COMM_WORLD)
         names = [name for name in dir(plain) if not name.startswith("__")]
-        print(len(names) > 400, all(getattr(MPI, name) is getattr(plain, name) for name in names))
+        print(len(names) > 300, all(getattr(MPI, name) is getattr(plain, name) for name in names))
         print(type(MPI.COMM_WORLD.Dup()) is plain.Intracomm)
         try:
             MPI.COMM_SELF.Isend(np.zeros(4)[::2], 0)
@@ -322,16 +322,18 @@ def test_a_program_that_initializes_mpi_itself():
         import mpi4py
         mpi4py.rc.initialize = False
         from mpi4py import MPI
-        print(MPI.Is_initialized())
+        seen = [MPI.Is_initialized()]
         MPI.Init_thread(MPI.THREAD_MULTIPLE)
-        print(MPI.Is_initialized(), MPI.COMM_WORLD.size)
+        seen += [MPI.Is_initialized(), MPI.COMM_WORLD.size]
+        rank = MPI.COMM_WORLD.rank
         MPI.Finalize()
-        print(MPI.Is_finalized())
+        if rank == 0:
+            print(*seen, MPI.Is_finalized())
         """,
         *BOTH_WAYS[0],
         ranks=2,
     )
-    assert sorted(lines) == ["False", "False", "True", "True", "True 2", "True 2"]
+    assert lines == ["False True 2 True"]
 
 
 def test_info():
