@@ -23,6 +23,7 @@ class Request(Handle, MPI.Request):
     """Request that unpacks what a staged operation received when it completes."""
 
     plain: ClassVar[type] = MPI.Request
+    operation: Operation | None = None  # Also of a subclass whose constructor does not call ours.
     freed = False
 
     def __init__(self, request: MPI.Request | None = None) -> None:
