@@ -30,9 +30,9 @@ class _Rule(NamedTuple):
 
 
 # MPICH packs small messages well and pipelines large ones badly; its derivatives share the engine.
-_MPICH = _Rule(_Limits(4 << 10, 4 << 10), _Limits(16 << 10, 16 << 10))
-# Open MPI packs right into its shared-memory fragments, which saves a copy, but is slow on listed runs.
-_OPEN_MPI = _Rule(_Limits(_ALL, 8 << 10), _Limits(_ALL, 8 << 10))
+_MPICH = _Rule(_Limits(8 << 10, 8 << 10), _Limits(16 << 10, 16 << 10))
+# Open MPI is slow on listed runs, but packs right into its shared-memory fragments, which saves a copy.
+_OPEN_MPI = _Rule(_Limits(_ALL, _ALL), _Limits(_ALL, 8 << 10))
 
 
 @cache

@@ -15,6 +15,7 @@ from .requests import Prequest, Request
 from .staging import Stage
 from .substitute import named_like
 
+_new = Request.__new__
 Call = Callable[[], Any]
 Runner = Callable[..., Any]
 
@@ -44,8 +45,8 @@ def run_started(
     for stage in loads:
         stage.load()
     plain = call()
-    request = Request(plain)
-    request.operation = Operation(plain, loads, stores, message=status is not None, persistent=False)
+    request = _new(Request, plain)
+    request.operation = Operation(plain, loads, stores, status is not None, persistent=False)
     return request
 
 

@@ -24,6 +24,8 @@ class Operation:
         Whether the operation can be started again and again.
     """
 
+    __slots__ = ("loads", "message", "persistent", "request", "running", "stores")
+
     def __init__(
         self,
         request: MPI.Request,
@@ -49,7 +51,7 @@ class Operation:
         if not self.running:
             return
         self.running = False
-        if not status.Is_cancelled():
+        if self.stores and not status.Is_cancelled():
             received = status.Get_count(MPI.BYTE) if self.message else None
             for stage in self.stores:
                 stage.store(received)
@@ -64,8 +66,11 @@ class Operation:
 
     def release(self) -> None:
         """Give the stages' memory back."""
-        for stage in {*self.loads, *self.stores}:
+        for stage in self.loads:
             stage.release()
+        for stage in self.stores:
+            if stage not in self.loads:
+                stage.release()
 
     def __del__(self) -> None:
         # No request is left through which it could be completed, and MPI still uses the stages.

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..datatypes.plain import MPI
 from .execution import Runner, direct, run_at_once, run_prepared, run_started
-from .specification import find_stage, stage_one
+from .specification import find_stage, is_left, stage_one
 from .staging import Stage
 from .strided import arrange_array, stage_array
 from .substitute import named_like
@@ -116,7 +116,11 @@ def _sending(base: Any, run: Runner) -> Any:
 
     @named_like(base)
     def method(self: MPI.Comm, buf: Any, dest: int, tag: int = 0) -> Any:
-        if buf.__class__ is _ndarray and (buf.base is None or buf.flags.forc):
+        if (
+            (buf.base is None or buf.flags.forc)
+            if buf.__class__ is _ndarray
+            else (buf.__class__ is list and is_left(buf))
+        ):
             try:
                 return base(self, buf, dest, tag)
             except BufferError:
@@ -131,7 +135,11 @@ def _receiving(base: Any, run: Runner) -> Any:
 
     @named_like(base)
     def method(self: MPI.Comm, buf: Any, source: int = _ANY_SOURCE, tag: int = _ANY_TAG) -> Any:
-        if buf.__class__ is _ndarray and (buf.base is None or buf.flags.forc):
+        if (
+            (buf.base is None or buf.flags.forc)
+            if buf.__class__ is _ndarray
+            else (buf.__class__ is list and is_left(buf))
+        ):
             try:
                 return base(self, buf, source, tag)
             except BufferError:
@@ -182,7 +190,11 @@ class PointToPoint(MPI.Comm):
     def Recv(
         self, buf: Any, source: int = _ANY_SOURCE, tag: int = _ANY_TAG, status: MPI.Status | None = None
     ) -> Any:
-        if buf.__class__ is _ndarray and (buf.base is None or buf.flags.forc):
+        if (
+            (buf.base is None or buf.flags.forc)
+            if buf.__class__ is _ndarray
+            else (buf.__class__ is list and is_left(buf))
+        ):
             try:
                 return _Recv(self, buf, source, tag, status)
             except BufferError:

@@ -101,12 +101,12 @@ class Prequest(MPI.Prequest, Request):
         MPI.Prequest.Startall(list(requests))
 
 
-_PLAIN = (MPI.Request, MPI.Prequest, MPI.Grequest)
+_PLAIN = frozenset((MPI.Request, MPI.Prequest, MPI.Grequest))
 
 
 def _all_plain(requests: Sequence[MPI.Request]) -> bool:
     """Whether mpi4py made all of the requests itself, as it does for contiguous buffers."""
-    return all(request.__class__ in _PLAIN for request in requests)
+    return _PLAIN.issuperset(map(type, requests))
 
 
 def _live(request: MPI.Request) -> MPI.Request:
@@ -133,7 +133,7 @@ def _complete_all(base: Any, requests: Sequence[MPI.Request], statuses: Any = No
     if _all_plain(requests):
         return base(requests, statuses)
     statuses = statuses if isinstance(statuses, list) else list(statuses or ())
-    requests = list(map(_live, requests))
+    requests = [_live(request) for request in requests]
     try:
         result = base(requests, statuses)
     except MPI.Exception:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..datatypes.known import KnownDatatype, known_datatype
+from ..datatypes.known import KnownDatatype, known_datatype, recall
 from ..datatypes.movers import has_mover
 from ..datatypes.plain import MPI
 from .choice import library_moves
@@ -25,6 +25,7 @@ from .settings import checks_bounds
 from .staging import Stage
 from .strided import stage_array
 
+_Datatype = MPI.Datatype
 _ANY_SIZE = 1 << 61
 
 Reader = Callable[[Sequence[Any], bool, int], Stage | None]
@@ -44,6 +45,17 @@ class _Place:
     known: KnownDatatype
     count: int
     offset: int
+
+
+def is_left(buffer: Sequence[Any]) -> bool:
+    """Whether one look at `[memory, count, datatype]` tells that mpi4py may have it as it is.
+
+    If it does not, nothing is known.
+    """
+    if len(buffer) != 3 or not isinstance(buffer[2], _Datatype):
+        return False
+    known = recall(buffer[2])
+    return known is not None and not checks_bounds() and _is_left(buffer, known, 1)
 
 
 def find_stage(read: Reader, buffer: Any, receiving: bool, blocks: int = 1) -> Stage | None:
@@ -138,7 +150,10 @@ def _is_left(buffer: Sequence[Any], known: KnownDatatype, blocks: int) -> bool:
     if known.contiguous or library_moves(_ANY_SIZE, known.regular):
         return True
     count = buffer[1] if len(buffer) == 3 else None
-    return count.__class__ is int and library_moves(count * blocks * known.size, known.regular)
+    if count.__class__ is not int:
+        return False
+    count *= blocks
+    return library_moves(count * known.size, known.regular) or known.is_run(count)
 
 
 def _host_memory(owner: Any, receiving: bool) -> _Memory | None:
