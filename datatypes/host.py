@@ -43,7 +43,7 @@ from .words import load_int, move_listed, move_run, move_strided
 PAGE_BYTES = 4096
 
 
-@njit
+@njit(forceinline=True)
 def _run_row(row: int, unpack: int, target: int, source: int, instances: int, near: int) -> None:
     """Walk the outer loops of a row as the digits of one counter; hand the inner ones on."""
     kind, length = load_int(row, KIND), load_int(row, LENGTH)
