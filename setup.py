@@ -10,6 +10,7 @@ FOLDERS = {
     "roundelay": "api",
     "roundelay.datatypes": "datatypes",
     "roundelay.comm": "comm",
+    "roundelay.collectives": "collectives",
 }
 
 setup(

@@ -1,0 +1,1 @@
+"""Algorithms: functions that return the schedule of an operation for some number of ranks."""
