@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import MPI
+    from .collectives.calls import allreduce
+    from .collectives.catalogue import algorithms
+    from .collectives.fusion import allreduce_many
+    from .collectives.progressive import ProgressiveAllreduce
     from .datatypes.canonical import canonicalize, equivalent
     from .datatypes.decode import UnsupportedDatatype
     from .datatypes.layout import Layout
@@ -18,7 +22,11 @@ if TYPE_CHECKING:
 __all__ = [
     "MPI",
     "Layout",
+    "ProgressiveAllreduce",
     "UnsupportedDatatype",
+    "algorithms",
+    "allreduce",
+    "allreduce_many",
     "canonicalize",
     "equivalent",
     "pack",
@@ -31,7 +39,11 @@ __version__ = version("roundelay")
 # Names are looked up when first used: importing roundelay initializes nothing.
 _HOMES = {
     "Layout": "datatypes.layout",
+    "ProgressiveAllreduce": "collectives.progressive",
     "UnsupportedDatatype": "datatypes.decode",
+    "algorithms": "collectives.catalogue",
+    "allreduce": "collectives.calls",
+    "allreduce_many": "collectives.fusion",
     "canonicalize": "datatypes.canonical",
     "equivalent": "datatypes.canonical",
     "pack": "datatypes.packing",

@@ -1,4 +1,4 @@
-"""The command line: `roundelay run` and `roundelay info`."""
+"""The command line: `roundelay run`, `roundelay info`, `roundelay measure` and `roundelay plan`."""
 
 from __future__ import annotations
 
@@ -56,6 +56,31 @@ def info() -> None:
     for name, value in information().items():
         table.add_row(name, value)
     Console(soft_wrap=True).print(table)
+
+
+@main.command()
+@click.option("--links", is_flag=True, help="Measure each pair of nodes for itself.")
+@click.option("--budget", default="110s", show_default=True, help="Seconds that it may take.")
+@click.option("--output", type=click.Path(dir_okay=False), help="Write another file than the user's own.")
+def measure(links: bool, budget: str, output: str | None) -> None:
+    """Measure the MPI library on these ranks; started by mpiexec.
+
+    The figures go to a file in the user's cache folder, from which collectives are chosen.
+    """
+    from .measuring import measure_and_save
+
+    measure_and_save(links, budget, output)
+
+
+@main.command(add_help_option=False, context_settings={"ignore_unknown_options": True}, options_metavar="")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def plan(context: click.Context, arguments: tuple[str, ...]) -> None:
+    """Predict what each algorithm of a collective takes on a network."""
+    from .planning import plan
+
+    with plan.make_context("plan", list(arguments), parent=context.parent) as inner:
+        plan.invoke(inner)
 
 
 if __name__ == "__main__":

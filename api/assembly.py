@@ -5,6 +5,7 @@ from __future__ import annotations
 from ctypes import memmove
 from typing import Any
 
+from .collectives.calls import install
 from .comm import communicators, requests
 from .comm.datatype import Datatype
 from .comm.settings import is_disabled
@@ -23,6 +24,7 @@ def assemble(module: str) -> dict[str, Any]:
     }
     if is_disabled():
         return names
+    install()
     ours_of = {ours.plain: ours for ours in OURS}
     for name, value in names.items():
         if isinstance(value, type) and value in ours_of:

@@ -6,11 +6,12 @@ import os
 import platform
 from importlib.metadata import version
 
-SWITCHES = ("ROUNDELAY_DISABLE", "ROUNDELAY_CHECK")
+SWITCHES = ("ROUNDELAY_DISABLE", "ROUNDELAY_CHECK", "ROUNDELAY_ALLREDUCE", "ROUNDELAY_CACHE_DIR")
 
 
 def information() -> dict[str, str]:
     """Names and values that describe this installation, in the order in which they are shown."""
+    from .collectives.table import load, path
     from .datatypes.movers import cache_folder
     from .datatypes.plain import MPI
 
@@ -23,5 +24,6 @@ def information() -> dict[str, str]:
         "numpy": version("numpy"),
         "kernels": f"host (numba {version('numba')})",
         "kernel cache": cache_folder(),
+        "measured figures": str(path()) if load() else "not measured",
         **{name: os.environ.get(name, "not set") for name in SWITCHES},
     }

@@ -40,11 +40,15 @@ class Setting(NamedTuple):
 
 
 class Algorithm(NamedTuple):
-    """One member of a family: its name, its parameters as a person reads them, and its schedule."""
+    """One member of a family: its name, its parameters as a person reads them, and its schedule.
+
+    `ordered` tells that it reduces in the order of the ranks, as an operation needs that does not commute.
+    """
 
     name: str
     parameters: str
     build: Callable[[], Schedule]
+    ordered: bool
 
     def __str__(self) -> str:
         return f"{self.name} {self.parameters}".strip()
@@ -64,14 +68,14 @@ def _family(name: str, operation: str) -> Callable[[Family], Family]:
     return register
 
 
-def names(operation: str) -> list[str]:
+def algorithms(operation: str) -> list[str]:
     """The names of an operation's algorithms, the MPI library's own first.
 
     Raises `ValueError` for an unknown operation.
 
     Examples
     --------
-    >>> names("bcast")
+    >>> algorithms("bcast")
     ['native', 'star', 'tree', 'chain', 'double-tree', 'scatter-allgather', 'hierarchical']
     """
     return [NATIVE, *_families(operation)]
@@ -85,13 +89,33 @@ def members(operation: str, setting: Setting, name: str | None = None) -> list[A
     families = _families(operation)
     if name is not None and name not in families:
         raise ValueError(
-            f"{operation}: unknown algorithm {name!r}; expected one of {', '.join(names(operation))}"
+            f"{operation}: unknown algorithm {name!r}; expected one of {', '.join(algorithms(operation))}"
         )
     return [
-        Algorithm(family, parameters, build)
+        Algorithm(family, parameters, build, _is_ordered(operation, family, setting))
         for family in (families if name is None else (name,))
         for parameters, build in families[family](setting)
     ]
+
+
+_ORDERED = {
+    "allreduce": (
+        "star",
+        "direct",
+        "direct-parts",
+        "recursive-multiplying",
+        "reduce-scatter-allgather",
+        "tree",
+    ),
+    "reduce_scatter": ("star", "direct"),
+    "reduce": ("star",),
+}
+_ORDERED_FROM_RANK_0 = ("tree", "chain")
+
+
+def _is_ordered(operation: str, family: str, setting: Setting) -> bool:
+    from_first = operation == "reduce" and setting.root == 0 and family in _ORDERED_FROM_RANK_0
+    return from_first or family in _ORDERED.get(operation, ())
 
 
 def _families(operation: str) -> dict[str, Family]:
@@ -151,7 +175,8 @@ def _factor_lists(ranks: int, exact: bool) -> list[tuple[int, ...]]:
         if rest:
             lists.add((*rest, *prime_factors(number)))
     # Nobody wants a large prime factor but the direct exchange.
-    return sorted(each for each in lists if each != (ranks,) and each and max(each) <= _LARGEST_FACTOR_LIST)
+    kept = [each for each in lists if each != (ranks,) and each and max(each) <= _LARGEST_FACTOR_LIST]
+    return sorted(kept) or [(ranks,)]
 
 
 @_family("ring", "allreduce")
@@ -216,6 +241,7 @@ def _double_tree(setting: Setting) -> Members:
 def _hierarchical(setting: Setting) -> Members:
     nodes = setting.nodes
     if not _is_hierarchy(nodes):
+        yield "of one level", partial(trees.tree_allreduce, setting.ranks)
         return
     inner = (("star", star.star_reduce, star.star_bcast), ("tree", trees.tree_reduce, trees.tree_bcast))
     equal = len({len(node) for node in nodes}) == 1

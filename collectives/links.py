@@ -33,8 +33,8 @@ class Links:
     reduce_per_byte : float or (ranks,) array
         Of reducing, for each byte of the result.
     ports : (ranks,) int array, optional
-        Which port each rank sends and receives through; by default each has its own. Messages between
-        ranks with the same port do not go through it.
+        Which port each rank sends and receives through, from 0; by default each has its own. Messages
+        between ranks with the same port do not go through it, but directly, each rank's one after another.
     shared : bool
         Whether all messages between different ports share one medium, such as a radio channel.
 
@@ -54,9 +54,20 @@ class Links:
 
     def message(self, nbytes: int, source: int = 0, destination: int = 1) -> float:
         """Seconds from the start of a send to the end of the receive, if nothing else is under way."""
-        latency, per_byte = (_of_pair(each, source, destination) for each in (self.latency, self.per_byte))
+        latency, per_byte = (of_pair(each, source, destination) for each in (self.latency, self.per_byte))
         return float(latency + 2 * self.overhead + nbytes * per_byte)
 
+    def check(self, ranks: int) -> None:
+        """Raise `ValueError` unless the arrays are of so many ranks."""
+        square = (ranks, ranks)
+        for name, shape in (("latency", square), ("per_byte", square), ("reduce_per_byte", square[:1])):
+            found = np.shape(getattr(self, name))
+            if found not in ((), shape):
+                raise ValueError(f"{name} of shape {found}: expected a number or an array of shape {shape}")
+        if self.ports is not None and self.ports.shape != (ranks,):
+            raise ValueError(f"ports of shape {self.ports.shape}: expected ({ranks},)")
 
-def _of_pair(figures: Any, source: Any, destination: Any) -> Any:
+
+def of_pair(figures: Any, source: Any, destination: Any) -> Any:
+    """The figures of one or many pairs, of a matrix or of the one figure that all have."""
     return figures[source, destination] if np.ndim(figures) else figures

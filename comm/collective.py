@@ -182,3 +182,12 @@ for _owner, _kinds in ((Collective, _KINDS), (NeighborCollective, _NEIGHBOR_KIND
             setattr(_owner, _form, _collective(getattr(_owner.__base__, _form), _run, _kind))
 for _form, _run in _forms("Bcast"):
     setattr(Collective, _form, _broadcast(getattr(MPI.Intracomm, _form), _run))
+
+
+def staged(form: str, base: Any) -> Any:
+    """Make a form of a collective that stages arrays with gaps and calls `base` in the place of mpi4py's own.
+
+    Forms are such as "Allreduce", "Iallreduce" and "Allreduce_init".
+    """
+    ((name, run),) = ((name, run) for name in _KINDS for each, run in _forms(name) if each == form)
+    return _collective(named_like(getattr(MPI.Intracomm, form))(base), run, _KINDS[name])

@@ -24,7 +24,7 @@ class Operation:
         Whether the operation can be started again and again.
     """
 
-    __slots__ = ("loads", "message", "persistent", "request", "running", "stores")
+    __slots__ = ("inner", "loads", "message", "persistent", "request", "running", "stores")
 
     def __init__(
         self,
@@ -35,15 +35,23 @@ class Operation:
         persistent: bool,
     ) -> None:
         self.request = request
+        # Of a collective that is a schedule, there is another one behind the stages.
+        self.inner: Operation | None = getattr(request, "operation", None)
         self.loads, self.stores = loads, stores
         self.message = message
         self.persistent = persistent
         self.running = not persistent
 
+    def advance(self) -> bool:
+        """Do what MPI does not do by itself; tell whether nothing of that is left."""
+        return self.inner is None or self.inner.advance()
+
     def start(self) -> None:
         """Fill the stages."""
         for stage in self.loads:
             stage.load()
+        if self.inner is not None:
+            self.inner.start()
         self.running = True
 
     def finish(self, status: MPI.Status) -> None:
@@ -51,6 +59,8 @@ class Operation:
         if not self.running:
             return
         self.running = False
+        if self.inner is not None:
+            self.inner.finish(status)
         if self.stores and not status.Is_cancelled():
             received = status.Get_count(MPI.BYTE) if self.message else None
             for stage in self.stores:
@@ -97,7 +107,7 @@ def reap() -> None:
     try:
         for operation in _dropped[:]:
             status = MPI.Status()
-            if operation.request.Test(status):
+            if operation.advance() and operation.request.Test(status):
                 _dropped.remove(operation)
                 operation.finish(status)
                 if operation.persistent:

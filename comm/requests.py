@@ -31,7 +31,7 @@ class Request(Handle, MPI.Request):
 
     def Wait(self, status: MPI.Status | None = None) -> Any:
         """Wait for the operation to complete."""
-        return _complete_one(MPI.Request.Wait, self, status)
+        return _complete_one(MPI.Request.Wait, self, status, waits=True)
 
     def Test(self, status: MPI.Status | None = None) -> Any:
         """Tell whether the operation is complete."""
@@ -114,10 +114,35 @@ def _live(request: MPI.Request) -> MPI.Request:
     return MPI.Request() if getattr(request, "freed", False) else request
 
 
+_test = MPI.Request.test
+
+
+def _unfinished(requests: Sequence[MPI.Request]) -> list[int]:
+    """Places of the requests whose operation still has something to do that MPI does not do by itself."""
+    operations = map(operation_of, requests)
+    return [i for i, operation in enumerate(operations) if operation is not None and not operation.advance()]
+
+
+def _finish_all(requests: Sequence[MPI.Request]) -> None:
+    """Advance all operations, side by side because ranks may wait for them in different orders."""
+    while _unfinished(requests):
+        pass
+
+
+def _finished(requests: Sequence[MPI.Request]) -> list[MPI.Request]:
+    """The requests, with null ones in the place of those that are not finished."""
+    hidden = set(_unfinished(requests))
+    return [MPI.Request() if i in hidden else request for i, request in enumerate(requests)]
+
+
 def _complete_one(base: Any, request: Request, status: MPI.Status | None, waits: bool = False) -> Any:
     operation = operation_of(request)
     if operation is None:
         return base(_live(request), status)
+    if waits:
+        _finish_all([request])
+    elif not operation.advance():
+        return (False, None) if base is _test else False
     status = MPI.Status() if status is None else status
     try:
         result = base(request, status)
@@ -134,6 +159,10 @@ def _complete_all(base: Any, requests: Sequence[MPI.Request], statuses: Any = No
         return base(requests, statuses)
     statuses = statuses if isinstance(statuses, list) else list(statuses or ())
     requests = [_live(request) for request in requests]
+    if base in _WAITS:
+        _finish_all(requests)
+    elif _unfinished(requests):
+        return (False, None) if base == _testall else False
     try:
         result = base(requests, statuses)
     except MPI.Exception:
@@ -178,6 +207,21 @@ def _complete_any(base: Any, requests: Sequence[MPI.Request], status: MPI.Status
     return result
 
 
+def _wait_any(test: Any, requests: Sequence[MPI.Request], status: MPI.Status | None) -> Any:
+    """Wait for any by testing, because MPI would not advance those that are not finished."""
+    while True:
+        index, flag, *message = test(_finished(requests), status)
+        if flag and index >= 0:
+            return (index, *message) if message else index
+
+
+def _wait_some(test: Any, requests: Sequence[MPI.Request], statuses: Any) -> Any:
+    while True:
+        result = test(_finished(requests), statuses)
+        if result[0] if isinstance(result, tuple) else result:
+            return result
+
+
 def _finish(completed: Iterable[tuple[MPI.Request, MPI.Status]]) -> None:
     for request, status in completed:
         operation = operation_of(request)
@@ -199,8 +243,23 @@ def _salvage(completed: Iterable[tuple[MPI.Request, MPI.Status]]) -> None:
     _abandon(request for request, status in over if status.Get_error() != MPI.SUCCESS)
 
 
+def _patient(base: Any, name: str) -> Any:
+    """Mpi4py's function for any or some of the requests, that advances those which are not finished."""
+    waits = name.lower().startswith("wait")
+    test = getattr(MPI.Request, name.replace("Wait", "Test").replace("wait", "test"))
+    wait = _wait_some if name.endswith("some") else _wait_any
+
+    def ask(requests: Sequence[MPI.Request], statuses: Any) -> Any:
+        if not _unfinished(requests):
+            return base(requests, statuses)
+        return wait(test, requests, statuses) if waits else base(_finished(requests), statuses)
+
+    return ask
+
+
 def _of_class(complete: Any, name: str) -> Any:
-    base = getattr(MPI.Request, name)
+    plain = getattr(MPI.Request, name)
+    base = plain if complete is _complete_all else _patient(plain, name)
 
     def of_one(_cls: type, requests: Sequence[MPI.Request], status: Any = None) -> Any:
         return complete(base, requests, status)
@@ -208,10 +267,12 @@ def _of_class(complete: Any, name: str) -> Any:
     def of_many(_cls: type, requests: Sequence[MPI.Request], statuses: Any = None) -> Any:
         return complete(base, requests, statuses)
 
-    method: Any = named_like(base)(of_one if complete is _complete_any else of_many)
+    method: Any = named_like(plain)(of_one if complete is _complete_any else of_many)
     return classmethod(method)
 
 
+_WAITS = (MPI.Request.Waitall, MPI.Request.waitall)
+_testall = MPI.Request.testall
 for _forms, _complete in (
     (("Waitall", "Testall", "Get_status_all"), _complete_all),
     (("Waitany", "Testany", "Get_status_any"), _complete_any),

@@ -75,6 +75,17 @@ def find_stage(read: Reader, buffer: Any, receiving: bool, blocks: int = 1) -> S
     return None
 
 
+def read_one(buffer: Sequence[Any], receiving: bool) -> tuple[MPI.Datatype, int, int, int] | None:
+    """Datatype, address, count and extent of one block; None for what mpi4py shall read or refuse."""
+    known = _known(buffer)
+    memory = None if known is None else _host_memory(buffer[0], receiving)
+    if known is None or memory is None or memory.nbytes is None:
+        return None
+    datatype = MPI._typedict[buffer[-1]] if isinstance(buffer[-1], str) else buffer[-1]
+    count, offset = _count_and_offset(buffer, known, memory, 1)
+    return (datatype, memory.address + offset, count, known.extent) if count > 0 else None
+
+
 def stage_one(buffer: Sequence[Any], receiving: bool, blocks: int = 1, forced: bool = False) -> Stage | None:
     """Stage for one count of a datatype, which a collective may make for each of `blocks` ranks.
 

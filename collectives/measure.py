@@ -1,0 +1,259 @@
+"""Measuring the figures of the running MPI library on the nodes that it was started on.
+
+Latency and bandwidth come from ping-pongs of disjoint pairs, overhead and gap from bursts (Culler et al.,
+"Assessing Fast Network Interfaces", IEEE Micro 1996), the cost of a byte under load from exchanges of all
+ranks. Times are medians.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import zip_longest
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..datatypes.plain import MPI
+from . import probes
+from .figures import BETWEEN_NODES, SAME_NODE, TYPICAL, Curve, Figures, PairClass, Table
+from .nodes import Nodes, host_class, hosts_of, nodes_of, placement
+from .sampling import Sampler, Seconds, longest, taking_part, typically
+from .table import library
+
+# Called with what comes next, and how much of the whole is done, from 0 to 1.
+Report = Callable[[str, float], None]
+Round = list[tuple[int, int]]
+
+BUDGET_SECONDS = 110.0
+MESSAGE_SIZES = (probes.SMALL_BYTES, 64 << 10, 1 << 20)
+ADDITION_SIZES = (16, 32 << 10, 512 << 10, 8 << 20)
+NATIVE_SIZES = tuple(8 * 4**power for power in range(11))
+# Rounds of a tournament that are enough for the figures of a class; with links, all are played.
+ROUNDS = 7
+# Faster than any memory: what a difference of two times is taken for where noise has made it negative.
+LEAST_PER_BYTE = 1e-13
+
+_SHARES = {"links": 0.3, "flows": 0.1, "additions": 0.04}
+_NATIVE_SHARES = {"allreduce": 0.2, "reduce_scatter": 0.09, "allgather": 0.09, "bcast": 0.09, "reduce": 0.09}
+
+
+class _Pairs(NamedTuple):
+    """Seconds and seconds per byte of messages between the lower rank and the upper one of each pair."""
+
+    pairs: Round
+    small: NDArray[np.float64]
+    per_byte: NDArray[np.float64]
+    spread: dict[str, float]
+
+
+def measure(
+    comm: MPI.Intracomm,
+    budget: float = BUDGET_SECONDS,
+    links: bool = False,
+    report: Report | None = None,
+) -> Table:
+    """Measure what the MPI library does; collective over `comm`.
+
+    Parameters
+    ----------
+    comm : Intracomm
+        Communicator whose placement is measured. With one rank there are only reductions to measure.
+    budget : float
+        Seconds that it may take on rank 0. Where that is not enough, the longest messages are left out.
+    links : bool
+        Whether to measure each pair of nodes for itself.
+    report : callable, optional
+        Told on every rank what is measured next.
+
+    Returns
+    -------
+    Table
+        The figures, the same on all ranks. They are not saved.
+
+    Raises
+    ------
+    ValueError
+        The budget is not positive.
+    """
+    if not budget > 0:
+        raise ValueError(f"budget {budget!r}: expected seconds, more than 0")
+    own = MPI.Intracomm(comm).Dup()
+    table = _Measurement(own, budget, links, report or (lambda text, done: None)).table()
+    own.Free()
+    return table
+
+
+class _Measurement:
+    def __init__(self, comm: MPI.Intracomm, budget: float, links: bool, report: Report) -> None:
+        self.comm = comm
+        self.sampler = Sampler(comm)
+        self.budget = budget
+        self.all_pairs = links
+        self._report = report
+        self._done = 0.0
+        self.nodes = nodes_of(comm)
+        self.result = Table(host=host_class(), library=library())
+
+    def table(self) -> Table:
+        if self.comm.size > 1:
+            self._measure_classes()
+        self._measure_host(self._begin("reductions", _SHARES["additions"]))
+        if self.comm.size > 1:
+            for operation, share in _NATIVE_SHARES.items():
+                curve = self._native(operation, self._begin(f"{operation} of the MPI library", share))
+                self.result.native[operation] = {placement(self.nodes): curve}
+        self._report("done", 1.0)
+        return self.result
+
+    def _begin(self, text: str, share: float) -> float:
+        """Report a part and return its seconds."""
+        self._report(text, self._done)
+        self._done += share
+        return self.budget * share
+
+    def _measure_classes(self) -> None:
+        classes = _rounds(self.nodes, self.all_pairs)
+        found = self.result.figures[placement(self.nodes)] = {}
+        for pair_class, rounds in classes.items():
+            seconds = self._begin(f"links, {pair_class}", _SHARES["links"] / len(classes))
+            pairs, figures = self._figures(pair_class, rounds, seconds)
+            seconds = self._begin(f"many flows, {pair_class}", _SHARES["flows"] / len(classes))
+            found[pair_class] = self._crowded(figures, pair_class, seconds)
+            if self.all_pairs and pair_class == BETWEEN_NODES:
+                self._keep_pairs(pairs, figures)
+
+    def _figures(
+        self, pair_class: PairClass, rounds: Sequence[Round], seconds: float
+    ) -> tuple[_Pairs, Figures]:
+        """Figures of a class without load."""
+        parts = [self._play(each, 0.7 * seconds / len(rounds), pair_class) for each in rounds]
+        pairs = _Pairs(
+            [pair for part in parts for pair in part.pairs],
+            np.concatenate([part.small for part in parts]),
+            np.concatenate([part.per_byte for part in parts]),
+            {name: float(np.median([part.spread[name] for part in parts])) for name in parts[0].spread},
+        )
+        partner = probes.partner_of(self.comm.rank, rounds[0])
+        bursts = [
+            typically(self.sampler.sample(probes.burst(self.comm, partner, injection), 0.15 * seconds))
+            for injection in (True, False)
+        ]
+        (sending, sending_spread), (total, total_spread) = bursts
+        small = float(np.median(pairs.small))
+        # A ping-pong is the surer one of both, and a message that is never under way cannot be.
+        overhead = min(sending, 0.45 * small)
+        gap = max((total - 2 * small) / (probes.BURST - 1), overhead)
+        spread = pairs.spread | {"overhead": sending_spread, "gap": total_spread}
+        per_byte = float(np.median(pairs.per_byte))
+        return pairs, Figures(small - 2 * overhead, per_byte, overhead, gap, per_byte, spread)
+
+    def _play(self, pairs: Round, seconds: float, pair_class: PairClass) -> _Pairs:
+        """One round of a tournament."""
+        partner = probes.partner_of(self.comm.rank, pairs)
+        samples = self.sampler.ascend(
+            lambda nbytes: probes.pingpong(self.comm, partner, nbytes), MESSAGE_SIZES, seconds
+        )
+        # The columns that hold times are those of the lower ranks, ascending as the pairs are.
+        medians = {nbytes: np.median(taking_part(each), axis=0) for nbytes, each in samples.items()}
+        small = medians.pop(probes.SMALL_BYTES)
+        per_byte = _slope(small, medians) if medians else np.full(len(pairs), TYPICAL[pair_class].per_byte)
+        spread = {
+            "latency": typically(samples[probes.SMALL_BYTES])[1],
+            "per_byte": typically(samples[max(samples)])[1],
+        }
+        return _Pairs(pairs, small, per_byte, spread)
+
+    def _crowded(self, figures: Figures, pair_class: PairClass, seconds: float) -> Figures:
+        """The figures with the cost of a byte while all ranks of the class exchange."""
+        destinations, sources, flows = _flows(self.comm.rank, self.nodes, pair_class)
+        samples = self.sampler.ascend(
+            lambda nbytes: probes.exchange(self.comm, destinations, sources, nbytes), MESSAGE_SIZES, seconds
+        )
+        times = {nbytes: longest(each) for nbytes, each in samples.items()}
+        small = times.pop(probes.SMALL_BYTES)[0]
+        if not times:
+            return figures
+        through = {nbytes * flows: np.array([time]) for nbytes, (time, _) in times.items()}
+        crowded = float(_slope(np.array([small]), through)[0])
+        spread = figures.spread | {"per_byte_crowded": times[max(times)][1]}
+        return Figures(figures.latency, figures.per_byte, figures.overhead, figures.gap, crowded, spread)
+
+    def _keep_pairs(self, found: _Pairs, figures: Figures) -> None:
+        hosts = hosts_of(self.comm, self.nodes)
+        host_of = {ranks[0]: host for ranks, host in zip(self.nodes, hosts, strict=True)}
+        for (a, b), small, per_byte in zip(found.pairs, found.small, found.per_byte, strict=True):
+            latency = max(float(small) - 2 * figures.overhead, 0.1 * float(small))
+            pair = {"latency": latency, "per_byte": float(per_byte)}
+            for sender, receiver in ((a, b), (b, a)):
+                self.result.pairs.setdefault(host_of[sender], {})[host_of[receiver]] = dict(pair)
+
+    def _measure_host(self, seconds: float) -> None:
+        """What needs no messages: reductions and the calls of a step."""
+        samples = self.sampler.ascend(probes.addition, ADDITION_SIZES, 0.8 * seconds)
+        call = typically(samples.pop(ADDITION_SIZES[0]))[0]
+        if samples:
+            self.result.reduction[placement(self.nodes)] = [
+                [nbytes, max((typically(each)[0] - call) / nbytes, LEAST_PER_BYTE)]
+                for nbytes, each in samples.items()
+            ]
+        self.result.step = typically(self.sampler.sample(probes.empty_step(self.comm), 0.2 * seconds))[0]
+
+    def _native(self, operation: str, seconds: float) -> Curve:
+        """Seconds of the library's own collective by bytes of the whole vector."""
+        # Each rank has as many elements of what is scattered or gathered.
+        unit = 8 * self.comm.size if operation in ("reduce_scatter", "allgather") else 8
+        sizes = sorted({max(unit, nbytes // unit * unit) for nbytes in NATIVE_SIZES})
+        samples = self.sampler.ascend(
+            lambda nbytes: probes.collective(self.comm, operation, nbytes), sizes, seconds
+        )
+        return [[nbytes, longest(each)[0]] for nbytes, each in samples.items()]
+
+
+def _rounds(nodes: Nodes, every: bool) -> dict[PairClass, list[Round]]:
+    """Rounds of disjoint pairs for each class: within all nodes at once, and of one rank of each node."""
+    inside = [
+        [pair for pairs in rounds for pair in pairs]
+        for rounds in zip_longest(
+            *(probes.tournament(ranks) for ranks in nodes if len(ranks) > 1), fillvalue=[]
+        )
+    ]
+    outside = probes.tournament([ranks[0] for ranks in nodes]) if len(nodes) > 1 else []
+    classes: dict[PairClass, list[Round]] = {SAME_NODE: _some(inside)}
+    classes[BETWEEN_NODES] = outside if every else _some(outside)
+    return {pair_class: [sorted(each) for each in rounds] for pair_class, rounds in classes.items() if rounds}
+
+
+def _some(rounds: list[Round]) -> list[Round]:
+    return rounds if len(rounds) <= ROUNDS else [rounds[i * len(rounds) // ROUNDS] for i in range(ROUNDS)]
+
+
+def _flows(rank: int, nodes: Nodes, pair_class: PairClass) -> tuple[list[int], list[int], int]:
+    """Destinations and sources of a rank, and the most messages that go through one port."""
+    node_of = {member: node for node, ranks in enumerate(nodes) for member in ranks}
+    if pair_class == SAME_NODE:
+        members = nodes[node_of[rank]]
+        most = max(len(probes.flows(ranks[0], ranks)[0]) for ranks in nodes)
+        return *probes.flows(rank, members), most
+    everyone = sorted(node_of)
+    through = [0] * len(nodes)
+    for each in everyone:
+        through[node_of[each]] += sum(
+            node_of[other] != node_of[each] for other in probes.flows(each, everyone)[0]
+        )
+    destinations, sources = (
+        [other for other in others if node_of[other] != node_of[rank]]
+        for others in probes.flows(rank, everyone)
+    )
+    return destinations, sources, max(through)
+
+
+def _slope(small: Seconds, times: dict[int, Seconds]) -> Seconds:
+    """Seconds per byte that, added to the times of small messages, come nearest to those of large ones.
+
+    Nearest by the squares of the relative errors.
+    """
+    nbytes = np.array(list(times))[:, None]
+    seconds = np.array(list(times.values()))
+    x, y = nbytes / seconds, 1 - small / seconds
+    return np.asarray(np.maximum((x * y).sum(0) / (x * x).sum(0), LEAST_PER_BYTE))

@@ -1,0 +1,112 @@
+"""Which ranks share a node, and what kind of host they run on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from ..datatypes.plain import MPI
+
+Nodes = tuple[tuple[int, ...], ...]
+
+
+def nodes_of(comm: MPI.Intracomm) -> Nodes:
+    """Ranks of each node, as `MPI_Comm_split_type` finds them by shared memory; collective over `comm`.
+
+    Parameters
+    ----------
+    comm : Intracomm
+        Communicator whose ranks are meant.
+
+    Returns
+    -------
+    tuple of tuples of int
+        For each node its ranks, ascending; nodes in the order of their lowest rank. The same on all ranks.
+
+    Examples
+    --------
+    >>> from roundelay import MPI
+    >>> nodes_of(MPI.COMM_SELF)
+    ((0,),)
+    """
+    plain = MPI.Intracomm(comm)
+    node = plain.Split_type(MPI.COMM_TYPE_SHARED, plain.rank)
+    try:
+        lowest = node.bcast(plain.rank)
+    finally:
+        node.Free()
+    ranks: dict[int, list[int]] = {}
+    for rank, first in enumerate(plain.allgather(lowest)):
+        ranks.setdefault(first, []).append(rank)
+    return tuple(tuple(ranks[first]) for first in sorted(ranks))
+
+
+def hosts_of(comm: MPI.Intracomm, nodes: Nodes) -> tuple[str, ...]:
+    """Host name of each node; collective over `comm`.
+
+    Nodes with the same name, such as containers of one host, are told apart by their order.
+    """
+    names = MPI.Intracomm(comm).allgather(MPI.Get_processor_name())
+    seen: Counter[str] = Counter()
+    distinct = []
+    for ranks in nodes:
+        name = names[ranks[0]]
+        seen[name] += 1
+        distinct.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return tuple(distinct)
+
+
+def placement(nodes: Sequence[Sequence[int]]) -> str:
+    """How many ranks lie on how many nodes, as a short text that names measured figures.
+
+    Examples
+    --------
+    >>> placement([(0, 1, 2, 3)]), placement([(0, 1), (2, 3)]), placement([(0, 1), (2,), (3, 4)])
+    ('4', '2x2', '2x2+1')
+    """
+    counts = sorted(Counter(map(len, nodes)).items(), reverse=True)
+    return "+".join(str(ranks) if times == 1 else f"{times}x{ranks}" for ranks, times in counts)
+
+
+def counts_of(text: str) -> list[int]:
+    """Ranks of each node, from a text that `placement` made.
+
+    Raises `ValueError` for any other text.
+
+    Examples
+    --------
+    >>> counts_of("2x2+1")
+    [2, 2, 1]
+    """
+    if not re.fullmatch(r"([1-9]\d{0,6}x)?[1-9]\d{0,6}(\+([1-9]\d{0,6}x)?[1-9]\d{0,6})*", text):
+        raise ValueError(f"placement {text!r}: expected counts of ranks such as '4' or '8x2+1'")
+    counts = []
+    for term in text.split("+"):
+        times, _, ranks = term.rpartition("x")
+        counts += [int(ranks)] * (int(times) if times else 1)
+    return counts
+
+
+@cache
+def host_class() -> str:
+    """Processor model and number of cores: equal for equal hosts, whatever they are called and boot."""
+    return f"{_processor()} {os.cpu_count()} cores"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    values = {
+        name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)
+    }
+    # Arm kernels name no model, only numbers of its maker and its part.
+    parts = [values[name] for name in ("cpu implementer", "cpu part") if name in values]
+    model = values.get("model name") or " ".join(parts) or platform.processor()
+    return " ".join(f"{platform.machine()} {model}".split())

@@ -1,0 +1,132 @@
+"""Reductions: what MPI's operations do to arrays, through NumPy where it has the same, else through MPI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..datatypes.plain import MPI
+
+Array = NDArray[Any]
+Fold = Callable[..., Any]
+
+
+class Reduction(NamedTuple):
+    """An operation on the elements of one type.
+
+    Attributes
+    ----------
+    fold : callable
+        `fold(left, right, out=out)` on flat arrays of `dtype`; `out` may be `left` or `right`.
+    dtype : numpy dtype
+        Of the arrays; raw bytes, for a datatype that only MPI understands.
+    commutes : bool
+        Whether operands may change places.
+    """
+
+    fold: Fold
+    dtype: np.dtype[Any]
+    commutes: bool
+
+
+# By operation: the function, and the kinds of elements that MPI defines it for.
+_UFUNCS: dict[int, tuple[Any, str]] = {
+    op.handle: (function, kinds)
+    for op, function, kinds in (
+        (MPI.SUM, np.add, "iufc"),
+        (MPI.PROD, np.multiply, "iufc"),
+        (MPI.MAX, np.maximum, "iuf"),
+        (MPI.MIN, np.minimum, "iuf"),
+        (MPI.LAND, np.logical_and, "biu"),
+        (MPI.LOR, np.logical_or, "biu"),
+        (MPI.LXOR, np.logical_xor, "biu"),
+        (MPI.BAND, np.bitwise_and, "iu"),
+        (MPI.BOR, np.bitwise_or, "iu"),
+        (MPI.BXOR, np.bitwise_xor, "iu"),
+    )
+}
+
+
+# NumPy's codes of the numbers that MPI has.
+MPI_CODES = "?bhilqBHILQfdgFDG"
+# Handles of the operations that are done through NumPy; they all commute.
+PREDEFINED = frozenset(_UFUNCS)
+
+
+def array_reduction(op: MPI.Op, dtype: np.dtype[Any]) -> Reduction | None:
+    """Reduce arrays of a dtype; None where NumPy does not have the operation as MPI has it.
+
+    Also for dtypes that MPI lacks, such as float16 and those of ml_dtypes, which are of kind V to NumPy.
+    """
+    function, kinds = _UFUNCS.get(op.handle, (None, ""))
+    if function is None or not dtype.isnative:
+        return None
+    if dtype.kind in kinds:
+        return Reduction(function, dtype, True)
+    if dtype.kind == "V" and dtype.names is None and "f" in kinds:
+        try:
+            if function.resolve_dtypes((dtype, dtype, None))[-1] == dtype:
+                return Reduction(function, dtype, True)
+        except TypeError:
+            pass
+    return None
+
+
+def local_reduction(op: MPI.Op, datatype: MPI.Datatype) -> Reduction:
+    """Reduce by the MPI library itself; for pair types and operations of the program.
+
+    Raises what MPI raises, on all ranks alike, when the operation does not take the datatype.
+    """
+    extent = datatype.Get_extent()[1]
+    item = np.dtype((np.void, extent))
+
+    def fold(left: Array, right: Array, out: Array) -> None:
+        count = left.size
+        if out is not right and np.shares_memory(left, out):
+            # The library leaves its result in the operand on the right.
+            held = right.copy()
+            op.Reduce_local([left, count, datatype], [held, count, datatype])
+            out[...] = held
+            return
+        if out is not right:
+            out[...] = right
+        op.Reduce_local([left, count, datatype], [out, count, datatype])
+
+    if op.is_predefined:
+        probe = np.zeros(extent, np.uint8).view(item)
+        op.Reduce_local([probe, 1, datatype], [probe.copy(), 1, datatype])
+    return Reduction(fold, item, op.is_commutative)
+
+
+def datatype_reduction(op: MPI.Op, datatype: MPI.Datatype) -> Reduction:
+    """Reduce elements of a predefined datatype, through NumPy if it has both it and the operation.
+
+    Raises what MPI raises when the operation does not take the datatype.
+    """
+    dtype = _dtypes().get(datatype.handle)
+    found = None if dtype is None else array_reduction(op, dtype)
+    return local_reduction(op, datatype) if found is None else found
+
+
+def operation_name(op: MPI.Op) -> str:
+    """Name of a predefined operation; of the program's own, only that it is one."""
+    return _operation_names().get(op.handle, "an operation of the program")
+
+
+@cache
+def _operation_names() -> dict[int, str]:
+    return {value.handle: name for name, value in vars(MPI).items() if isinstance(value, MPI.Op)}
+
+
+@cache
+def _dtypes() -> dict[int, np.dtype[Any]]:
+    """NumPy's types for MPI's, but for those that are not numbers to MPI: bytes and characters."""
+    found = {MPI._typedict[code].handle: np.dtype(code) for code in MPI_CODES}
+    for bits in (8, 16, 32, 64):
+        found[getattr(MPI, f"INT{bits}_T").handle] = np.dtype(f"i{bits // 8}")
+        found[getattr(MPI, f"UINT{bits}_T").handle] = np.dtype(f"u{bits // 8}")
+    return found
