@@ -156,7 +156,6 @@ def _draw(algorithm: Algorithm, nbytes: int, links: Links, title: str, path: str
 
     schedule = algorithm.build()
     timeline = _prediction(schedule, nbytes, links, timeline=True).timeline
-    assert timeline is not None
     try:
         draw(timeline, schedule.ranks, title).savefig(path, dpi=150)
     except ImportError as error:

@@ -32,8 +32,8 @@ from .requests import prepare, start
 from .service import AUTO, INFO_KEY, NATIVE, Chosen, Service, check_name, known_service, service_of
 
 _SUM = MPI.SUM
-# Sizes that are remembered as left to the library, for one communicator.
-_LEFT_KEPT = 4096
+# What is left to the library, among what is remembered.
+_LIBRARY = object()
 
 
 class _Call(NamedTuple):
@@ -62,28 +62,64 @@ def serve_allreduce(base: Callable[..., Any]) -> Callable[..., Any]:
         reproducible: bool = False,
     ) -> Any:
         service = service_of(comm)
-        if (
-            recvbuf.__class__ is np.ndarray
-            and recvbuf.nbytes in service.left
-            and op.handle in PREDEFINED
-            and not algorithm
-            and not reproducible
-        ):
-            return base(comm, sendbuf, recvbuf, op)
+        if recvbuf.__class__ is np.ndarray and not reproducible:
+            # What was done before with arrays of this size is done again, without asking what it is.
+            ready = service.ready.get(_kind(recvbuf, op, algorithm))
+            if ready not in (None, _LIBRARY) and _runs(ready, service, sendbuf, recvbuf):
+                return None
         name = algorithm or service.forced
-        check_name("allreduce", name)
         call = _read(sendbuf, recvbuf, op)
         if call is None:
+            check_name("allreduce", name)
             return base(comm, sendbuf, recvbuf, op)
         chosen = _choose(service, _wanted(call, name, reproducible), call)
+        if recvbuf.__class__ is np.ndarray and not reproducible and op.handle in PREDEFINED:
+            service.remember(
+                _kind(recvbuf, op, algorithm),
+                _LIBRARY if chosen is None else (chosen, call.reduction.fold),
+            )
         if chosen is None:
-            if name == AUTO and call.reduction.commutes and len(service.left) < _LEFT_KEPT:
-                service.left.add(call.result.nbytes)
             return base(comm, sendbuf, recvbuf, op)
         _execution(service, chosen, call).run()
         return None
 
     return allreduce
+
+
+def _kind(result: Array, op: MPI.Op, algorithm: str) -> tuple[Any, ...]:
+    """What calls have in common that are left to the same."""
+    return result.nbytes, result.dtype.num, op.handle, algorithm
+
+
+def _quick_allreduce(comm: Any, sendbuf: Any, recvbuf: Any, op: MPI.Op = _SUM) -> Any:
+    """Allreduce, with a short way for what is known to be left to the library."""
+    service = known_service(comm)
+    if (
+        service is not None
+        and recvbuf.__class__ is np.ndarray
+        and service.ready.get((recvbuf.nbytes, recvbuf.dtype.num, op.handle, "")) is _LIBRARY
+    ):
+        try:
+            return _Intracomm.Allreduce(comm, sendbuf, recvbuf, op)
+        except BufferError:
+            pass
+    return _staged_allreduce(comm, sendbuf, recvbuf, op)
+
+
+def _runs(ready: tuple[Chosen, Any], service: Service, sendbuf: Any, recvbuf: Array) -> bool:
+    """Run a schedule that was run before; False where the arguments must be read first."""
+    in_place = sendbuf is MPI.IN_PLACE
+    own = recvbuf if in_place else sendbuf
+    if own.__class__ is not np.ndarray or own.dtype != recvbuf.dtype or own.size != recvbuf.size:
+        return False
+    if checks_bounds() or own.ndim != 1 or recvbuf.ndim != 1 or not recvbuf.flags.behaved:
+        return False
+    if not own.flags.forc or not recvbuf.flags.forc:
+        return False
+    chosen, fold = ready
+    bound = chosen.bind(recvbuf.size, in_place)
+    Execution(bound, service.comm, own, recvbuf, fold, service.next_tag()).run()
+    return True
 
 
 def serve_iallreduce(base: Callable[..., Any]) -> Callable[..., Any]:
@@ -138,6 +174,7 @@ def _wanted(call: _Call, name: str, reproducible: bool = False) -> tuple[str, in
 def _choose(service: Service, wanted: tuple[Any, ...], call: _Call) -> Chosen | None:
     """What the call is left to, after all ranks have said that they call the same."""
     if checks_bounds() or not service.knows(*wanted):
+        check_name("allreduce", wanted[3])
         service.compare((*wanted, call.result.size, call.datatype, call.op))
     return service.choose(*wanted)
 
@@ -244,7 +281,6 @@ def execution_in_place(comm: MPI.Intracomm, array: Array, op: MPI.Op, algorithm:
     Raises `ValueError` where there is no schedule for it.
     """
     service = service_of(comm)
-    check_name("allreduce", algorithm)
     call = _read(MPI.IN_PLACE, array, op)
     if call is None or algorithm == NATIVE:
         raise ValueError(
@@ -258,7 +294,7 @@ def execution_in_place(comm: MPI.Intracomm, array: Array, op: MPI.Op, algorithm:
 def install() -> None:
     """Put ours in the place of mpi4py's methods, in roundelay's communicators."""
     forms = {
-        "Allreduce": _staged_allreduce,
+        "Allreduce": named_like(_Intracomm.Allreduce)(_quick_allreduce),
         "Iallreduce": staged("Iallreduce", serve_iallreduce(_Intracomm.Iallreduce)),
         "Allreduce_init": staged("Allreduce_init", serve_allreduce_init(_Intracomm.Allreduce_init)),
         "Set_info": named_like(_Intracomm.Set_info)(serve_set_info(_Intracomm.Set_info)),

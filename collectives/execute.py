@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ..comm.pool import give_back, take
 from ..datatypes.plain import MPI
 from .plan import Area, Place, Plan, PlanStep
+from .reduction import MPI_CODES
 
 Array = NDArray[Any]
 _Part = tuple[int, slice]
@@ -112,18 +113,16 @@ class Execution:
         tag: int = 0,
     ) -> None:
         self._bound, self._comm, self._fold, self._tag = bound, comm, fold, tag
-        self._block = take(bound.scratch * result.itemsize) if bound.scratch else None
-        scratch = result[:0]
-        if self._block is not None:
+        self._block = None
+        scratch = result
+        if bound.scratch:
+            self._block = take(bound.scratch * result.itemsize)
             scratch = self._block.array[: bound.scratch * result.itemsize].view(result.dtype)
         self._areas = (own, result, scratch)
-        # The same memory as messages see it: MPI need not know what the elements are.
-        self._bytes = tuple(area.view(np.uint8) for area in self._areas)
-        self._itemsize = result.itemsize
-        self._places = [0] * len(bound.lanes)
-        self._open = [0] * len(bound.lanes)
-        self._requests: list[MPI.Request] = []
-        self._lanes: list[int] = []
+        self._messages: tuple[Array, ...] = self._areas
+        if result.dtype.char not in MPI_CODES:
+            # MPI need not know what the elements are.
+            self._messages = tuple(area.view(np.uint8).reshape(-1, area.itemsize) for area in self._areas)
         self._begun = self._done = False
 
     def run(self) -> None:
@@ -140,6 +139,10 @@ class Execution:
             return True
         if not self._begun:
             self._begun = True
+            self._places = [0] * len(self._bound.lanes)
+            self._open = [0] * len(self._bound.lanes)
+            self._requests: list[MPI.Request] = []
+            self._lanes: list[int] = []
             for lane in range(len(self._bound.lanes)):
                 self._enter(lane)
         elif self._requests:
@@ -168,9 +171,9 @@ class Execution:
             step = steps[self._places[lane]]
             self._copy(step.copies)
             for peer, (area, part) in step.receives:
-                self._requests.append(self._comm.Irecv(self._message(area, part), peer, self._tag + lane))
+                self._requests.append(self._comm.Irecv(self._messages[area][part], peer, self._tag + lane))
             for peer, (area, part) in step.sends:
-                self._requests.append(self._comm.Isend(self._message(area, part), peer, self._tag + lane))
+                self._requests.append(self._comm.Isend(self._messages[area][part], peer, self._tag + lane))
             self._open[lane] = len(step.receives) + len(step.sends)
             self._lanes += [lane] * self._open[lane]
             if self._open[lane]:
@@ -182,28 +185,25 @@ class Execution:
         self._places[lane] += 1
 
     def _run_one_lane(self) -> None:
-        comm, tag = self._comm, self._tag
+        comm, tag, messages = self._comm, self._tag, self._messages
         for step in self._bound.lanes[0]:
             self._copy(step.copies)
             sends, receives = step.sends, step.receives
             if len(sends) == len(receives) == 1:
-                (dest, out), (source, into) = sends[0], receives[0]
-                comm.Sendrecv(self._message(*out), dest, tag, self._message(*into), source, tag)
+                dest, (out, sent) = sends[0]
+                source, (into, received) = receives[0]
+                comm.Sendrecv(messages[out][sent], dest, tag, messages[into][received], source, tag)
             elif len(sends) + len(receives) == 1:
-                for peer, part in sends:
-                    comm.Send(self._message(*part), peer, tag)
-                for peer, part in receives:
-                    comm.Recv(self._message(*part), peer, tag)
+                for peer, (area, part) in sends:
+                    comm.Send(messages[area][part], peer, tag)
+                for peer, (area, part) in receives:
+                    comm.Recv(messages[area][part], peer, tag)
             else:
-                requests = [comm.Irecv(self._message(*part), peer, tag) for peer, part in receives]
-                requests += [comm.Isend(self._message(*part), peer, tag) for peer, part in sends]
+                requests = [comm.Irecv(messages[area][part], peer, tag) for peer, (area, part) in receives]
+                requests += [comm.Isend(messages[area][part], peer, tag) for peer, (area, part) in sends]
                 MPI.Request.Waitall(requests)
             self._reduce(step)
         self._end()
-
-    def _message(self, area: int, part: slice) -> Array:
-        itemsize = self._itemsize
-        return self._bytes[area][part.start * itemsize : part.stop * itemsize]
 
     def _copy(self, parts: Sequence[slice]) -> None:
         own, result, _ = self._areas

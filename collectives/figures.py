@@ -76,6 +76,8 @@ class Table:
     native : dict
         For each operation and placement, seconds of the library's own collective: a list of
         [bytes, seconds], where bytes are those of the whole vector.
+    trials : dict
+        The same of roundelay's algorithms, by the text of each, those that were predicted to be the fastest.
     pairs : dict
         Latency and seconds per byte for each sending and each receiving host, by their names.
     others : dict
@@ -88,6 +90,7 @@ class Table:
     reduction: dict[str, Curve] = field(default_factory=dict)
     step: float = TYPICAL_STEP
     native: dict[str, dict[str, Curve]] = field(default_factory=dict)
+    trials: dict[str, dict[str, dict[str, Curve]]] = field(default_factory=dict)
     pairs: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     others: dict[str, Any] = field(default_factory=dict)
 
@@ -97,14 +100,9 @@ class Table:
             newer,
             figures=self.figures | newer.figures,
             reduction=self.reduction | newer.reduction,
-            native={
-                operation: self.native.get(operation, {}) | newer.native.get(operation, {})
-                for operation in self.native | newer.native
-            },
-            pairs={
-                sender: self.pairs.get(sender, {}) | newer.pairs.get(sender, {})
-                for sender in self.pairs | newer.pairs
-            },
+            native=_merged(self.native, newer.native),
+            trials=_merged(self.trials, newer.trials),
+            pairs=_merged(self.pairs, newer.pairs),
             others=self.others | newer.others,
         )
 
@@ -207,6 +205,17 @@ class Table:
         """
         curve = self.native.get(operation, {}).get(placement(nodes))
         return _on_curve(curve, nbytes) if curve else None
+
+    def trial_seconds(
+        self, operation: str, nodes: Sequence[Sequence[int]], nbytes: int
+    ) -> dict[str, float] | None:
+        """Seconds of the algorithms that were tried, by their texts, or None where none was."""
+        curves = self.trials.get(operation, {}).get(placement(nodes))
+        return {text: _on_curve(curve, nbytes) for text, curve in curves.items()} if curves else None
+
+
+def _merged(older: dict[str, dict[str, Any]], newer: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {name: older.get(name, {}) | newer.get(name, {}) for name in older | newer}
 
 
 def _on_curve(curve: Curve, nbytes: int) -> float:

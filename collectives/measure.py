@@ -7,7 +7,9 @@ ranks. Times are medians.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import zip_longest
 from typing import NamedTuple
 
@@ -16,9 +18,11 @@ from numpy.typing import NDArray
 
 from ..datatypes.plain import MPI
 from . import probes
+from .catalogue import NATIVE, Algorithm, Setting
 from .figures import BETWEEN_NODES, SAME_NODE, TYPICAL, Curve, Figures, PairClass, Table
 from .nodes import Nodes, host_class, hosts_of, nodes_of, placement
-from .sampling import Sampler, Seconds, longest, taking_part, typically
+from .sampling import Run, Sampler, Seconds, longest, taking_part, typically
+from .selection import rank_candidates
 from .table import library
 
 # Called with what comes next, and how much of the whole is done, from 0 to 1.
@@ -34,8 +38,14 @@ ROUNDS = 7
 # Faster than any memory: what a difference of two times is taken for where noise has made it negative.
 LEAST_PER_BYTE = 1e-13
 
-_SHARES = {"links": 0.3, "flows": 0.1, "additions": 0.04}
-_NATIVE_SHARES = {"allreduce": 0.2, "reduce_scatter": 0.09, "allgather": 0.09, "bcast": 0.09, "reduce": 0.09}
+# How many of the algorithms that are predicted to be the fastest for some size are tried.
+TRIALS = 6
+# How often each has its turn, and how many calls that takes at least.
+TURNS = 3
+CALLS = 5 * TURNS
+
+_SHARES = {"links": 0.2, "flows": 0.08, "additions": 0.04, "trials": 0.36}
+_NATIVE_SHARES = {"allreduce": 0.08, "reduce_scatter": 0.06, "allgather": 0.06, "bcast": 0.06, "reduce": 0.06}
 
 
 class _Pairs(NamedTuple):
@@ -103,6 +113,7 @@ class _Measurement:
             for operation, share in _NATIVE_SHARES.items():
                 curve = self._native(operation, self._begin(f"{operation} of the MPI library", share))
                 self.result.native[operation] = {placement(self.nodes): curve}
+            self._try("allreduce")
         self._report("done", 1.0)
         return self.result
 
@@ -199,6 +210,41 @@ class _Measurement:
             ]
         self.result.step = typically(self.sampler.sample(probes.empty_step(self.comm), 0.2 * seconds))[0]
 
+    def _try(self, operation: str) -> None:
+        """Time the algorithms predicted to be the fastest for some size, and the library's own, in turn."""
+        promising = _promising(operation, self.nodes, self.result)
+        ways: dict[str, Callable[[int], Run]] = {
+            str(algorithm): partial(probes.schedule, self.comm, algorithm.build()) for algorithm in promising
+        }
+        ways[NATIVE] = partial(probes.collective, self.comm, operation)
+        curves: dict[str, Curve] = {name: [] for name in ways}
+        end = self.sampler.elapsed + self._begin(
+            f"{operation} by {len(promising)} algorithms", _SHARES["trials"]
+        )
+        for place, nbytes in enumerate(NATIVE_SIZES):
+            left = end - self.sampler.elapsed
+            slowest = max((curve[-1][1] for curve in curves.values() if curve), default=0.0)
+            if CALLS * len(ways) * slowest > left:
+                break
+            each = left / (len(NATIVE_SIZES) - place) / (TURNS * len(ways))
+            for name, seconds in self._in_turn(
+                {name: way(nbytes) for name, way in ways.items()}, each
+            ).items():
+                curves[name].append([nbytes, seconds])
+        where = placement(self.nodes)
+        self.result.native[operation][where] = curves.pop(NATIVE) + _beyond(
+            self.result.native[operation][where], curves
+        )
+        self.result.trials[operation] = {where: curves}
+
+    def _in_turn(self, runs: dict[str, Run], seconds: float) -> dict[str, float]:
+        """Seconds of each run; each has several turns, for a machine may be slower for a while."""
+        samples: dict[str, list[Seconds]] = {name: [] for name in runs}
+        for _ in range(TURNS):
+            for name, run in runs.items():
+                samples[name].append(self.sampler.sample(run, seconds))
+        return {name: longest(np.vstack(found))[0] for name, found in samples.items()}
+
     def _native(self, operation: str, seconds: float) -> Curve:
         """Seconds of the library's own collective by bytes of the whole vector."""
         # Each rank has as many elements of what is scattered or gathered.
@@ -208,6 +254,28 @@ class _Measurement:
             lambda nbytes: probes.collective(self.comm, operation, nbytes), sizes, seconds
         )
         return [[nbytes, longest(each)[0]] for nbytes, each in samples.items()]
+
+
+def _beyond(curve: Curve, curves: dict[str, Curve]) -> Curve:
+    """The part of a curve beyond the sizes of others."""
+    last = max(found[-1][0] for found in curves.values())
+    return [point for point in curve if point[0] > last]
+
+
+def _promising(operation: str, nodes: Nodes, table: Table) -> list[Algorithm]:
+    """The algorithms with the best places over all sizes, where only the best of each family has one."""
+    points: Counter[str] = Counter()
+    found: dict[str, Algorithm] = {}
+    setting = Setting(sum(map(len, nodes)), nodes=nodes)
+    for nbytes in NATIVE_SIZES:
+        seen: set[str] = set()
+        for candidate in rank_candidates(operation, setting, nbytes, table):
+            if candidate.algorithm is None or candidate.algorithm.name in seen:
+                continue
+            seen.add(candidate.algorithm.name)
+            found[candidate.name] = candidate.algorithm
+            points[candidate.name] += max(0, TRIALS - len(seen))
+    return [found[text] for text, _ in points.most_common(TRIALS)]
 
 
 def _rounds(nodes: Nodes, every: bool) -> dict[PairClass, list[Round]]:

@@ -12,7 +12,10 @@ from time import perf_counter
 import numpy as np
 
 from ..datatypes.plain import MPI
+from .execute import Execution, bind, even_bounds
+from .plan import make_plan
 from .sampling import Run
+from .schedule import Schedule
 
 SMALL_BYTES = 8
 BURST = 16
@@ -182,5 +185,22 @@ def collective(comm: MPI.Intracomm, operation: str, nbytes: int) -> Run:
             if apart:
                 total += perf_counter() - start
         return (total if apart else perf_counter() - start) / count
+
+    return run
+
+
+def schedule(comm: MPI.Intracomm, algorithm: Schedule, nbytes: int) -> Run:
+    """An allreduce on float64 by a schedule."""
+    own = np.ones(nbytes // 8)
+    result = np.zeros_like(own)
+    plan = make_plan(algorithm, comm.rank, False, range(algorithm.chunks))
+    bound = bind(plan, even_bounds(own.size, algorithm.chunks))
+
+    def run(count: int) -> float:
+        comm.Barrier()
+        start = perf_counter()
+        for _ in range(count):
+            Execution(bound, comm, own, result, np.add).run()
+        return (perf_counter() - start) / count
 
     return run

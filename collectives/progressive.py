@@ -31,7 +31,7 @@ class ProgressiveAllreduce:
     op : MPI.Op
         Operation, element by element.
     algorithm : str
-        As in `roundelay.allreduce`, but "auto" is an algorithm of roundelay's own: the MPI library's cannot be
+        As in `roundelay.allreduce`, but "auto" is an algorithm of roundelay's own: the library's cannot be
         begun in any order.
 
     Raises

@@ -10,6 +10,9 @@ from .execute import even_bounds
 from .figures import Table
 from .simulate import simulate
 
+# By how much another algorithm must be faster than the library's own: what is measured is no surer.
+_MARGIN = 1.05
+
 
 class Candidate(NamedTuple):
     """An algorithm, or None for the library's own, and its predicted time in seconds."""
@@ -55,21 +58,30 @@ def rank_candidates(
     """
     if name == NATIVE:
         return [Candidate(None, 0.0)]
-    links = table.links(setting.nodes, nbytes)
     found = []
+    tried = table.trial_seconds(operation, setting.nodes, nbytes) if name is None else None
     for algorithm in members(operation, setting, name):
         if ordered and not algorithm.ordered:
             continue
-        schedule = algorithm.build()
-        bounds = even_bounds(max(1, nbytes // 8), schedule.chunks)
-        sizes = [8 * (end - begin) for begin, end in pairwise(bounds)]
-        steps = sum(1 for _ in schedule)
-        seconds = simulate(schedule, sizes, links).seconds + table.step * steps
-        found.append(Candidate(algorithm, seconds))
+        if tried is None:
+            found.append(Candidate(algorithm, predict(algorithm, setting, nbytes, table)))
+        elif str(algorithm) in tried:
+            # What was tried is known better than anything that is only predicted.
+            found.append(Candidate(algorithm, tried[str(algorithm)]))
     native = table.native_seconds(operation, setting.nodes, nbytes)
     if name is None and native is not None:
-        found.append(Candidate(None, native))
+        found.append(Candidate(None, native / _MARGIN))
     if not found:
         wanted = "that keeps the order of the ranks" if ordered else "for these nodes"
         raise ValueError(f"{operation}: no algorithm {name!r} {wanted}")
     return sorted(found, key=lambda candidate: candidate.seconds)
+
+
+def predict(algorithm: Algorithm, setting: Setting, nbytes: int, table: Table) -> float:
+    """Seconds that an algorithm takes by the model of the links."""
+    schedule = algorithm.build()
+    bounds = even_bounds(max(1, nbytes // 8), schedule.chunks)
+    sizes = [8 * (end - begin) for begin, end in pairwise(bounds)]
+    steps = sum(1 for _ in schedule)
+    links = table.links(setting.nodes, nbytes)
+    return simulate(schedule, sizes, links).seconds + table.step * steps

@@ -25,6 +25,7 @@ AUTO = "auto"
 _TAGS = 512
 _LANES = 64
 _BOUNDS_KEPT = 64
+_READY_KEPT = 4096
 _SIGNATURE = "(operation, bytes, root, algorithm, keeps order, reproducible, count, datatype, op)"
 
 
@@ -113,8 +114,8 @@ class Service:
         self.table, self.forced = self._plain.bcast(mine)
         self.nodes = nodes_of(self._plain)
         check_name("allreduce", self.forced)
-        # Sizes in bytes for which every commuting reduction is left to the library.
-        self.left: set[int] = set()
+        # What is run for arrays like some that were reduced before.
+        self.ready: dict[Any, Any] = {}
         self._choices: dict[_Key, Chosen | None] = {}
         self._own: MPI.Intracomm | None = None
         self._sequence = 0
@@ -197,6 +198,12 @@ class Service:
         self._sequence = (self._sequence + 1) % _TAGS
         return self._sequence * _LANES
 
+    def remember(self, arrays: Any, what: Any) -> None:
+        """Keep what is run for arrays of some kind."""
+        if len(self.ready) >= _READY_KEPT:
+            self.ready.clear()
+        self.ready[arrays] = what
+
     def force(self, name: str) -> None:
         """Let `name` be the algorithm of all calls that ask for none; on all ranks together.
 
@@ -204,7 +211,7 @@ class Service:
         """
         check_name("allreduce", name)
         self.forced = name
-        self.left.clear()
+        self.ready.clear()
 
     def free(self) -> None:
         """Free what was made for the communicator."""

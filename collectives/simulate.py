@@ -53,6 +53,9 @@ class Timeline(NamedTuple):
     lane: Ranks
 
 
+_NO_MESSAGES = Timeline(np.zeros(0), np.zeros(0), *(np.zeros(0, np.int64) for _ in range(5)))
+
+
 class Prediction(NamedTuple):
     """What a simulation found.
 
@@ -60,12 +63,12 @@ class Prediction(NamedTuple):
     ----------
     seconds : float
         When the last rank is done.
-    timeline : Timeline or None
-        The messages, if they were asked for.
+    timeline : Timeline
+        The messages; none where they were not asked for.
     """
 
     seconds: float
-    timeline: Timeline | None
+    timeline: Timeline
 
 
 def chunk_sizes(nbytes: int, chunks: int, itemsize: int = 1) -> NDArray[np.int64]:
@@ -109,7 +112,7 @@ def simulate(schedule: Schedule, sizes: ArrayLike, links: Links, timeline: bool 
     links.check(schedule.ranks)
     simulation = _Simulation(schedule, sizes, links, timeline)
     seconds = simulation.run(schedule)
-    return Prediction(seconds, _joined(simulation.log) if timeline else None)
+    return Prediction(seconds, _joined(simulation.log) if timeline else _NO_MESSAGES)
 
 
 @dataclass
@@ -289,6 +292,4 @@ def _record(block: _Block, end: Seconds, step: int, lane: int) -> Timeline:
 
 
 def _joined(parts: Sequence[Timeline]) -> Timeline:
-    seconds, integers = np.zeros(0), np.zeros(0, np.int64)
-    none = Timeline(seconds, seconds, integers, integers, integers, integers, integers)
-    return Timeline(*map(np.concatenate, zip(none, *parts, strict=True)))
+    return Timeline(*map(np.concatenate, zip(_NO_MESSAGES, *parts, strict=True)))

@@ -22,7 +22,7 @@ from .nodes import counts_of, host_class
 __all__ = ["Table", "folder", "library", "load", "path", "save"]
 
 FORMAT = 1
-_OURS = ("format", "host", "library", "figures", "reduction", "step", "native", "pairs")
+_OURS = ("format", "host", "library", "figures", "reduction", "step", "native", "trials", "pairs")
 _FIGURES = ("latency", "per_byte", "overhead", "gap", "per_byte_crowded")
 
 
@@ -139,6 +139,10 @@ def _table(data: dict[str, Any]) -> Table:
             operation: _placements(curves, f"native {operation}", _curve)
             for operation, curves in _mapping(data.get("native"), "native").items()
         },
+        trials={
+            operation: _placements(curves, f"trials {operation}", _curves)
+            for operation, curves in _mapping(data.get("trials", {}), "trials").items()
+        },
         pairs={
             sender: {
                 receiver: _numbers(pair, f"pairs {sender} {receiver}", ("latency", "per_byte"))
@@ -189,6 +193,10 @@ def _number(value: Any, what: str, least: float = 0.0) -> float:
     if not (isinstance(value, int) or isfinite(value)) or not least <= value <= 1e300:
         raise ValueError(f"{what} is {_shown(value)}: expected a finite number of at least {least:g}")
     return float(value)
+
+
+def _curves(value: Any, what: str) -> dict[str, Curve]:
+    return {name: _curve(curve, f"{what} {name}") for name, curve in _mapping(value, what).items()}
 
 
 def _curve(value: Any, what: str) -> Curve:

@@ -22,8 +22,8 @@ def parse_seconds(text: str) -> float:
 
     Examples
     --------
-    >>> parse_seconds("50us")
-    5e-05
+    >>> parse_seconds("2ms")
+    0.002
     """
     return _parse(text, _SECONDS, "a time such as 50us or 2ms")
 
@@ -107,7 +107,7 @@ def _three_digits(value: float) -> str:
 
 def _parse(text: str, units: dict[str, float], expected: str) -> float:
     match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([a-zA-Z/]+)\s*", text)
-    # The case of a prefix says nothing; that of bytes does, as Mb may be read in two ways.
+    # The case of a prefix of bytes or bits says nothing; that of bytes does, as Mb may be read in two ways.
     value = None if match is None else _value(match[2], units)
     if match is None or value is None:
         raise ValueError(f"{text!r}: expected {expected}; units are {', '.join(units)}")
@@ -119,4 +119,5 @@ def _value(unit: str, units: dict[str, float]) -> float | None:
 
 
 def _folded(unit: str) -> str:
-    return unit[:1].lower() + unit[1:] if len(unit) > 1 else unit
+    prefixed = unit[:1] in "KMGT" and unit[1:2] in ("B", "b", "i")
+    return unit[0].lower() + unit[1:] if prefixed else unit

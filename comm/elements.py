@@ -30,7 +30,7 @@ class Elements:
 
 
 def elements(buffer: Any, receiving: bool) -> Elements | None:
-    """Find the elements behind a buffer argument; None where MPI shall read it, or say what is wrong with it."""
+    """Find the elements behind a buffer argument; None where mpi4py shall read or refuse it."""
     if isinstance(buffer, list | tuple):
         return _listed(buffer, receiving)
     try:

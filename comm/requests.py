@@ -7,6 +7,7 @@ mixed in one call.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from operator import is_
 from typing import Any, ClassVar
 
 from ..datatypes.plain import MPI
@@ -250,11 +251,22 @@ def _patient(base: Any, name: str) -> Any:
     wait = _wait_some if name.endswith("some") else _wait_any
 
     def ask(requests: Sequence[MPI.Request], statuses: Any) -> Any:
-        if not _unfinished(requests):
+        finished = _finished(requests)
+        if all(map(is_, finished, requests)):
             return base(requests, statuses)
-        return wait(test, requests, statuses) if waits else base(_finished(requests), statuses)
+        return wait(test, requests, statuses) if waits else _still_active(base(finished, statuses))
 
     return ask
+
+
+def _still_active(result: Any) -> Any:
+    """What MPI says of finished requests, where others go on: it may find none that is active."""
+    if isinstance(result, tuple) and not isinstance(result[0], list | None):
+        index, flag, *message = result
+        return (index, flag and index >= 0, *message)
+    if isinstance(result, tuple):
+        return result[0] or [], *result[1:]
+    return result or []
 
 
 def _of_class(complete: Any, name: str) -> Any:
