@@ -30,7 +30,6 @@ from rich.table import Table
 import roundelay
 from benchmarks.measure import library_key, write_json
 from roundelay import MPI
-from roundelay.collectives.selection import Candidate
 from roundelay.collectives.service import Chosen, service_of
 
 RESULTS = Path(__file__).parent / "results"
@@ -50,10 +49,6 @@ def sizes(largest: int) -> list[int]:
 def ways(own: Floats, result: Floats) -> dict[str, tuple[Way, float | None]]:
     """What is compared, and how long it is predicted to take."""
     service = service_of(MPI.COMM_WORLD)
-    best: dict[str, Candidate] = {}
-    for candidate in service.candidates("allreduce", own.nbytes):
-        if candidate.algorithm is not None:
-            best.setdefault(candidate.algorithm.name, candidate)
     chosen = service.choose("allreduce", own.nbytes)
     found: dict[str, tuple[Way, float | None]] = {
         "native": (lambda: WORLD.Allreduce(own, result), native_seconds(own.nbytes)),
@@ -62,8 +57,10 @@ def ways(own: Floats, result: Floats) -> dict[str, tuple[Way, float | None]]:
             None if chosen is None else chosen.candidate.seconds,
         ),
     }
-    for name, candidate in best.items():
-        found[name] = (way(name, own, result), candidate.seconds)
+    for name in roundelay.algorithms("allreduce"):
+        if name != "native" and (name != "hierarchical" or len(service.nodes) < WORLD.size):
+            best = service.choose("allreduce", own.nbytes, name=name)
+            found[name] = (way(name, own, result), None if best is None else best.candidate.seconds)
     return found
 
 

@@ -67,11 +67,11 @@ def serve_allreduce(base: Callable[..., Any]) -> Callable[..., Any]:
             ready = service.ready.get(_kind(recvbuf, op, algorithm))
             if ready not in (None, _LIBRARY) and _runs(ready, service, sendbuf, recvbuf):
                 return None
-        name = algorithm or service.forced
         call = _read(sendbuf, recvbuf, op)
         if call is None:
-            check_name("allreduce", name)
+            check_name("allreduce", algorithm or AUTO)
             return base(comm, sendbuf, recvbuf, op)
+        name = algorithm or service.setting_for(not call.reduction.commutes)
         chosen = _choose(service, _wanted(call, name, reproducible), call)
         if recvbuf.__class__ is np.ndarray and not reproducible and op.handle in PREDEFINED:
             service.remember(
@@ -129,7 +129,9 @@ def serve_iallreduce(base: Callable[..., Any]) -> Callable[..., Any]:
         service = known_service(comm)
         ready = service is not None and service.is_ready and is_possible()
         call = _read(sendbuf, recvbuf, op) if ready else None
-        chosen = None if service is None or call is None else service.choose(*_wanted(call, service.forced))
+        chosen = None
+        if service is not None and call is not None:
+            chosen = service.choose(*_wanted(call, service.setting_for(not call.reduction.commutes)))
         if service is None or call is None or chosen is None:
             return base(comm, sendbuf, recvbuf, op)
         return start(partial(_execution, service, chosen, call))
@@ -145,7 +147,10 @@ def serve_allreduce_init(base: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         service = service_of(comm)
         call = _read(sendbuf, recvbuf, op) if is_possible() else None
-        chosen = None if call is None else _choose(service, _wanted(call, service.forced), call)
+        chosen = None
+        if call is not None:
+            name = service.setting_for(not call.reduction.commutes)
+            chosen = _choose(service, _wanted(call, name), call)
         if call is None or chosen is None:
             return base(comm, sendbuf, recvbuf, op, info)
         return prepare(partial(_execution, service, chosen, call))

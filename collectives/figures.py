@@ -56,6 +56,8 @@ TYPICAL: dict[PairClass, Figures] = {
 }
 TYPICAL_REDUCTION: Curve = [[32 << 10, 1 / 20e9], [8 << 20, 1 / 8e9]]
 TYPICAL_STEP = 1e-6
+# Up to how many times the largest size that was tried the trials tell more than predictions do.
+TRIED_BEYOND = 2
 
 
 @dataclass
@@ -209,9 +211,11 @@ class Table:
     def trial_seconds(
         self, operation: str, nodes: Sequence[Sequence[int]], nbytes: int
     ) -> dict[str, float] | None:
-        """Seconds of the algorithms that were tried, by their texts, or None where none was."""
+        """Seconds of the algorithms that were tried, by their texts, or None where none was of this size."""
         curves = self.trials.get(operation, {}).get(placement(nodes))
-        return {text: _on_curve(curve, nbytes) for text, curve in curves.items()} if curves else None
+        if not curves or nbytes > TRIED_BEYOND * max(curve[-1][0] for curve in curves.values()):
+            return None
+        return {text: _on_curve(curve, nbytes) for text, curve in curves.items()}
 
 
 def _merged(older: dict[str, dict[str, Any]], newer: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from ..datatypes.plain import MPI
-from .catalogue import NATIVE, OPERATIONS, Setting, algorithms
+from .catalogue import NATIVE, OPERATIONS, Setting, algorithms, members
 from .execute import Bound, bind, even_bounds
 from .nodes import nodes_of
 from .plan import Plan, make_plan
@@ -197,6 +197,14 @@ class Service:
         """The first of the tags of the next operation."""
         self._sequence = (self._sequence + 1) % _TAGS
         return self._sequence * _LANES
+
+    def setting_for(self, ordered: bool) -> str:
+        """The algorithm that the setting asks for; the library's own where it does not keep a needed order."""
+        name = self.forced
+        if not ordered or name in (AUTO, NATIVE):
+            return name
+        kept = any(each.ordered for each in members("allreduce", self._setting(0), name))
+        return name if kept else NATIVE
 
     def remember(self, arrays: Any, what: Any) -> None:
         """Keep what is run for arrays of some kind."""

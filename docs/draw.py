@@ -57,13 +57,18 @@ def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], text
 
 def draw_folders() -> Figure:
     """The folders, what is in them, and which way imports point."""
-    figure, axes = canvas(9.6, 5.6)
-    api = "MPI    assembly    takeover    information    command line (__main__)"
+    figure, axes = canvas(9.6, 7.4)
+    api = "MPI    assembly    takeover    command line (__main__, information, measuring, planning)"
     operations = (
         "pointtopoint    collective    execution    requests\ncommunicators    datatype    substitute"
     )
     buffers = "specification    strided    staging    pool\ndensetype    owned    choice    settings"
-    box(axes, (0.3, 4.65), (9, 0.75), api, OURS, "api/, which installs as roundelay")
+    box(axes, (0.3, 6.45), (9, 0.75), api, OURS, "api/, which installs as roundelay")
+    box(axes, (0.3, 4.55), (9, 1.35), "", OURS, "collectives/")
+    box(axes, (0.5, 4.67), (2.8, 0.85), "schedule    algorithms/\ncatalogue    verify", INNER, "describing")
+    box(axes, (3.5, 4.67), (2.4, 0.85), "links    simulate\nmeasure    table", INNER, "predicting")
+    running = "selection    service    calls\nplan    execute    progress"
+    box(axes, (6.1, 4.67), (3.0, 0.85), running, INNER, "running")
     box(axes, (0.3, 2.75), (9, 1.35), "", OURS, "comm/")
     box(axes, (0.5, 2.87), (4.4, 0.85), operations, INNER, "operations and objects")
     box(axes, (5.1, 2.87), (4.0, 0.85), buffers, INNER, "buffers")
@@ -72,11 +77,10 @@ def draw_folders() -> Figure:
     box(axes, (3.1, 1.0), (1.8, 0.85), "known    packing\nplain", INNER, "knowing, using")
     box(axes, (5.1, 1.0), (2.0, 0.85), "program    movers\nhost    words", INNER, "copying")
     box(axes, (7.3, 1.0), (1.8, 0.85), "kernels for GPUs", LATER)
-    box(axes, (5.6, 4.18), (3.5, 0.39), "collectives/: schedules", LATER)
     box(axes, (0.3, 0.1), (2.9, 0.4), "mpi4py and the MPI library", THEIRS)
     box(axes, (3.35, 0.1), (2.9, 0.4), "NumPy", THEIRS)
     box(axes, (6.4, 0.1), (2.9, 0.4), "Numba", THEIRS)
-    for top, bottom in ((4.65, 4.1), (2.75, 2.2), (0.9, 0.5)):
+    for top, bottom in ((6.45, 5.9), (4.55, 4.1), (2.75, 2.2), (0.9, 0.5)):
         arrow(axes, (4.8, top), (4.8, bottom), "imports" if top > 1 else "")
     return figure
 

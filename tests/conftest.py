@@ -1,6 +1,9 @@
 """What a test may ask for, and the same rules for ``pytest`` alone as for ``python -m tests``."""
 
+import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -9,6 +12,9 @@ from mpi4py import MPI
 from tests.agreement import FAILED, Agreement
 from tests.limit import Alarm, Limit
 from tests.selection import Selection
+
+# What the user has measured must not decide what is tested; nothing is ever written there.
+os.environ["ROUNDELAY_CACHE_DIR"] = str(Path(tempfile.gettempdir(), "roundelay-tests-measure-nothing"))
 
 # Every rank must draw the same examples, in the same order.
 hypothesis.settings.register_profile("ranks", derandomize=True, deadline=None, database=None)

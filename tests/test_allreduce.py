@@ -149,6 +149,23 @@ def test_own_operation(comm, name, commutes):
     op.Free()
 
 
+def test_setting_gives_way_to_the_order(comm):
+    """An own operation that does not commute is reduced in order, whatever algorithm a setting asks for."""
+
+    def fold(inbuf, inoutbuf, _datatype):
+        left, right = (np.asarray(memoryview(each)).view(np.int64) for each in (inbuf, inoutbuf))
+        right[:] = left * 10 + right
+
+    comm.Set_info(MPI.Info.Create({"roundelay_allreduce": "ring"}))
+    op = MPI.Op.Create(fold, commute=False)
+    result = np.zeros(4, np.int64)
+    comm.Allreduce(np.full(4, comm.rank + 1), result, op)
+    comm.Iallreduce(np.full(4, comm.rank + 1), result, op).Wait()
+    op.Free()
+    if comm.size < 3:  # It is not associative.
+        assert_array_equal(result, [1, 12][comm.size - 1])
+
+
 def one_node(comm):
     return Setting(comm.size, 0, (tuple(range(comm.size)),))
 

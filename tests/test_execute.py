@@ -20,6 +20,12 @@ def pairs(ranks):
     return tuple(tuple(ranks[i : i + 2]) for i in range(0, len(ranks), 2))
 
 
+def root_first(nodes, root):
+    """Give the nodes with the root's first, and the root first in it."""
+    ordered = sorted(nodes, key=lambda ranks: root not in ranks)
+    return tuple(tuple(sorted(ranks, key=lambda rank: (rank != root, rank))) for ranks in ordered)
+
+
 def contribution(rank, count):
     return np.random.default_rng([rank, count]).integers(-1000, 1000, count)
 
@@ -97,8 +103,7 @@ def run(case, algorithm, vector, in_place):
 @pytest.mark.parametrize("nodes", NODES)
 def test_members(comm, operation, nodes):
     for root in range(comm.size if operation in ("bcast", "reduce") else 1):
-        layout = sorted(NODES[nodes](comm.size), key=lambda ranks, root=root: root not in ranks)
-        layout = tuple(tuple(sorted(ranks, key=lambda r, root=root: (r != root, r))) for ranks in layout)
+        layout = root_first(NODES[nodes](comm.size), root)
         for algorithm in members(operation, Setting(comm.size, root, layout)):
             for count in COUNTS:
                 case = Case(comm, operation, root, count)
@@ -132,9 +137,9 @@ def test_order_is_kept(comm):
         schedule = algorithm.build()
         plan = make_plan(schedule, comm.rank, False, range(schedule.chunks))
         result = np.zeros_like(own)
-        flat = [array.reshape(-1).view(reduction.dtype) for array in (own, result)]
+        flat_own, flat_result = (array.reshape(-1).view(reduction.dtype) for array in (own, result))
         bound = bind(plan, even_bounds(5, schedule.chunks))
-        Execution(bound, MPI.Intracomm(comm), *flat, reduction.fold).run()
+        Execution(bound, MPI.Intracomm(comm), flat_own, flat_result, reduction.fold).run()
         assert_array_equal(result, expected, str(algorithm))
     pair.Free()
     op.Free()
@@ -143,14 +148,16 @@ def test_order_is_kept(comm):
 def test_same_bits_everywhere(comm):
     """All ranks get the bits that the order of the schedule gives, and get them again."""
     own = np.random.default_rng(comm.rank).standard_normal(1000).astype(np.float32)
-    fold = array_reduction(MPI.SUM, own.dtype).fold
+    reduction = array_reduction(MPI.SUM, own.dtype)
+    assert reduction is not None
     for algorithm in members("allreduce", Setting(comm.size, 0, (tuple(range(comm.size)),))):
         schedule = algorithm.build()
         plan = make_plan(schedule, comm.rank, False, range(schedule.chunks))
         bound = bind(plan, even_bounds(own.size, schedule.chunks))
         results = np.zeros((2, own.size), np.float32)
         for result in results:
-            Execution(bound, MPI.Intracomm(comm), own, result, fold).run()
-        assert_array_equal(*results.view(np.uint32), str(algorithm))
-        for other in comm.allgather(results[0]):
-            assert_array_equal(other.view(np.uint32), results[0].view(np.uint32), str(algorithm))
+            Execution(bound, MPI.Intracomm(comm), own, result, reduction.fold).run()
+        first, second = results.view(np.uint32)
+        assert_array_equal(first, second, str(algorithm))
+        for other in comm.allgather(first):
+            assert_array_equal(other, first, str(algorithm))
