@@ -199,8 +199,8 @@ class Service:
         return self._sequence * _LANES
 
     def setting_for(self, ordered: bool) -> str:
-        """The algorithm that the setting asks for; the library's own where it does not keep a needed order."""
-        name = self.forced
+        """What the setting asks for; the library's own where that does not keep an order that is needed."""
+        name = str(self.forced)
         if not ordered or name in (AUTO, NATIVE):
             return name
         kept = any(each.ordered for each in members("allreduce", self._setting(0), name))

@@ -381,7 +381,16 @@ def test_the_command_line_ends_with_the_status_of_the_program():
     assert done.returncode == 5
 
 
+@pytest.fixture
+def interruptible():
+    """Let programs be interrupted that are started here; they would ignore it in a shell's background job."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @needs_hosts
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_nothing_is_left_of_a_lab_that_is_killed(number):
     mark = f"netlab-test-{os.getpid()}-{int(number)}"
