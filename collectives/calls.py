@@ -62,7 +62,8 @@ def serve_allreduce(base: Callable[..., Any]) -> Callable[..., Any]:
         reproducible: bool = False,
     ) -> Any:
         service = service_of(comm)
-        if recvbuf.__class__ is np.ndarray and not reproducible:
+        repeats = recvbuf.__class__ is np.ndarray and not reproducible and not checks_bounds()
+        if repeats:
             # What was done before with arrays of this size is done again, without asking what it is.
             ready = service.ready.get(_kind(recvbuf, op, algorithm))
             if ready not in (None, _LIBRARY) and _runs(ready, service, sendbuf, recvbuf):
@@ -70,10 +71,12 @@ def serve_allreduce(base: Callable[..., Any]) -> Callable[..., Any]:
         call = _read(sendbuf, recvbuf, op)
         if call is None:
             check_name("allreduce", algorithm or AUTO)
+            if checks_bounds():
+                service.compare(("allreduce", "arguments that are left to mpi4py"))
             return base(comm, sendbuf, recvbuf, op)
         name = algorithm or service.setting_for(not call.reduction.commutes)
         chosen = _choose(service, _wanted(call, name, reproducible), call)
-        if recvbuf.__class__ is np.ndarray and not reproducible and op.handle in PREDEFINED:
+        if repeats and op.handle in PREDEFINED:
             service.remember(
                 _kind(recvbuf, op, algorithm),
                 _LIBRARY if chosen is None else (chosen, call.reduction.fold),
@@ -112,7 +115,7 @@ def _runs(ready: tuple[Chosen, Any], service: Service, sendbuf: Any, recvbuf: Ar
     own = recvbuf if in_place else sendbuf
     if own.__class__ is not np.ndarray or own.dtype != recvbuf.dtype or own.size != recvbuf.size:
         return False
-    if checks_bounds() or own.ndim != 1 or recvbuf.ndim != 1 or not recvbuf.flags.behaved:
+    if own.ndim != 1 or recvbuf.ndim != 1 or not recvbuf.flags.behaved:
         return False
     if not own.flags.forc or not recvbuf.flags.forc:
         return False

@@ -279,6 +279,24 @@ def test_ranks_that_disagree(comm, what):
         roundelay.allreduce(comm, array, np.empty_like(array), op, algorithm=name)
 
 
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("name", ["native", "ring"])
+def test_disagreement_later(comm, monkeypatch, name):
+    """With ROUNDELAY_CHECK every call is compared, also of sizes that were reduced before."""
+    monkeypatch.setattr("roundelay.collectives.calls.checks_bounds", lambda: True)
+    comm.Set_info(MPI.Info.Create({"roundelay_allreduce": name}))
+    for count in (100, 101):
+        comm.Allreduce(np.ones(count), np.empty(count))
+    odd = comm.rank == 1
+    count = 101 if odd else 100
+    for send in (np.ones(count), np.array([None] * 100) if odd else np.ones(100)):
+        with pytest.raises(ValueError, match="allreduce: ranks disagree"):
+            comm.Allreduce(send, np.empty(send.size))
+    result = np.empty(100)
+    comm.Allreduce(np.ones(100), result)
+    assert_array_equal(result, comm.size)
+
+
 def test_refused_buffers(comm):
     locked = np.zeros(3)
     locked.flags.writeable = False
