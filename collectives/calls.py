@@ -30,6 +30,7 @@ from .reduction import (
 )
 from .requests import prepare, start
 from .service import AUTO, INFO_KEY, NATIVE, Chosen, Service, check_name, known_service, service_of
+from .shared import run_shared
 
 _SUM = MPI.SUM
 # What is left to the library, among what is remembered.
@@ -83,7 +84,7 @@ def serve_allreduce(base: Callable[..., Any]) -> Callable[..., Any]:
             )
         if chosen is None:
             return base(comm, sendbuf, recvbuf, op)
-        _execution(service, chosen, call).run()
+        _run(service, chosen, call.own, call.result, call.reduction.fold)
         return None
 
     return allreduce
@@ -120,8 +121,7 @@ def _runs(ready: tuple[Chosen, Any], service: Service, sendbuf: Any, recvbuf: Ar
     if not own.flags.forc or not recvbuf.flags.forc:
         return False
     chosen, fold = ready
-    bound = chosen.bind(recvbuf.size, in_place)
-    Execution(bound, service.comm, own, recvbuf, fold, service.next_tag()).run()
+    _run(service, chosen, own, recvbuf, fold)
     return True
 
 
@@ -134,7 +134,8 @@ def serve_iallreduce(base: Callable[..., Any]) -> Callable[..., Any]:
         call = _read(sendbuf, recvbuf, op) if ready else None
         chosen = None
         if service is not None and call is not None:
-            chosen = service.choose(*_wanted(call, service.setting_for(not call.reduction.commutes)))
+            name = service.setting_for(not call.reduction.commutes, background=True)
+            chosen = service.choose(*_wanted(call, name, background=True))
         if service is None or call is None or chosen is None:
             return base(comm, sendbuf, recvbuf, op)
         return start(partial(_execution, service, chosen, call))
@@ -152,8 +153,8 @@ def serve_allreduce_init(base: Callable[..., Any]) -> Callable[..., Any]:
         call = _read(sendbuf, recvbuf, op) if is_possible() else None
         chosen = None
         if call is not None:
-            name = service.setting_for(not call.reduction.commutes)
-            chosen = _choose(service, _wanted(call, name), call)
+            name = service.setting_for(not call.reduction.commutes, background=True)
+            chosen = _choose(service, _wanted(call, name, background=True), call)
         if call is None or chosen is None:
             return base(comm, sendbuf, recvbuf, op, info)
         return prepare(partial(_execution, service, chosen, call))
@@ -173,10 +174,10 @@ def serve_set_info(base: Callable[..., Any]) -> Callable[..., Any]:
     return set_info
 
 
-def _wanted(call: _Call, name: str, reproducible: bool = False) -> tuple[str, int, int, str, bool, bool]:
+def _wanted(call: _Call, name: str, reproducible: bool = False, background: bool = False) -> tuple[Any, ...]:
     """What the service is asked for; the library is not asked for what it does not have."""
     ours = reproducible or call.result.dtype.char not in MPI_CODES + "V"
-    return "allreduce", call.result.nbytes, 0, name, not call.reduction.commutes, ours
+    return "allreduce", call.result.nbytes, 0, name, not call.reduction.commutes, ours, background
 
 
 def _choose(service: Service, wanted: tuple[Any, ...], call: _Call) -> Chosen | None:
@@ -185,6 +186,15 @@ def _choose(service: Service, wanted: tuple[Any, ...], call: _Call) -> Chosen | 
         check_name("allreduce", wanted[3])
         service.compare((*wanted, call.result.size, call.datatype, call.op))
     return service.choose(*wanted)
+
+
+def _run(service: Service, chosen: Chosen, own: Array, result: Array, fold: Any) -> None:
+    in_place = own is result
+    if chosen.shares_memory:
+        run_shared(partial(chosen.bind_shared, in_place), service.memory, own, result, fold)
+        return
+    bound = chosen.bind(result.size, in_place)
+    Execution(bound, service.comm, own, result, fold, service.next_tag()).run()
 
 
 def _execution(service: Service, chosen: Chosen, call: _Call) -> Execution:
@@ -294,7 +304,7 @@ def execution_in_place(comm: MPI.Intracomm, array: Array, op: MPI.Op, algorithm:
         raise ValueError(
             f"allreduce: expected a NumPy array and an algorithm of roundelay's, got {algorithm!r}"
         )
-    chosen = _choose(service, _wanted(call, algorithm, reproducible=True), call)
+    chosen = _choose(service, _wanted(call, algorithm, reproducible=True, background=True), call)
     assert chosen is not None
     return _execution(service, chosen, call)
 

@@ -15,6 +15,7 @@ from .schedule import Schedule
 
 OPERATIONS = ("allreduce", "reduce_scatter", "allgather", "bcast", "reduce")
 NATIVE = "native"
+SHARED_MEMORY = "shared-memory"
 
 # Parts that a long message is cut into, to reduce one while the next is under way.
 _SEGMENTS = (1, 4, 16)
@@ -42,13 +43,15 @@ class Setting(NamedTuple):
 class Algorithm(NamedTuple):
     """One member of a family: its name, its parameters as a person reads them, and its schedule.
 
-    `ordered` tells that it reduces in the order of the ranks, as an operation needs that does not commute.
+    `ordered` tells that it reduces in the order of the ranks, as an operation needs that does not commute;
+    `shares_memory`, that its messages go through memory that all ranks see.
     """
 
     name: str
     parameters: str
     build: Callable[[], Schedule]
     ordered: bool
+    shares_memory: bool = False
 
     def __str__(self) -> str:
         return f"{self.name} {self.parameters}".strip()
@@ -92,7 +95,7 @@ def members(operation: str, setting: Setting, name: str | None = None) -> list[A
             f"{operation}: unknown algorithm {name!r}; expected one of {', '.join(algorithms(operation))}"
         )
     return [
-        Algorithm(family, parameters, build, _is_ordered(operation, family, setting))
+        Algorithm(family, parameters, build, _is_ordered(operation, family, setting), family == SHARED_MEMORY)
         for family in (families if name is None else (name,))
         for parameters, build in families[family](setting)
     ]
@@ -208,6 +211,17 @@ def _direct(setting: Setting) -> Members:
 @_family("direct-parts", "allreduce")
 def _direct_parts(setting: Setting) -> Members:
     yield "", partial(factors.reduce_scatter_allgather, setting.ranks, (setting.ranks,))
+
+
+@_family(SHARED_MEMORY, "allreduce")
+def _shared_memory(setting: Setting) -> Members:
+    """The direct exchanges, on one node: all ranks are in each of their steps, as its barriers need."""
+    if len(setting.nodes) == 1:
+        for text, build in (
+            ("whole", factors.recursive_multiplying),
+            ("by parts", factors.reduce_scatter_allgather),
+        ):
+            yield text, partial(build, setting.ranks, (setting.ranks,))
 
 
 @_family("recursive-multiplying", "allreduce")

@@ -23,6 +23,7 @@ from .figures import BETWEEN_NODES, SAME_NODE, TYPICAL, Curve, Figures, PairClas
 from .nodes import Nodes, host_class, hosts_of, nodes_of, placement
 from .sampling import Run, Sampler, Seconds, longest, taking_part, typically
 from .selection import rank_candidates
+from .shared import SharedMemory
 from .table import library
 
 # Called with what comes next, and how much of the whole is done, from 0 to 1.
@@ -39,7 +40,7 @@ ROUNDS = 7
 LEAST_PER_BYTE = 1e-13
 
 # How many of the algorithms that are predicted to be the fastest for some size are tried.
-TRIALS = 6
+TRIALS = 8
 # How often each has its turn, and how many calls that takes at least.
 TURNS = 3
 CALLS = 5 * TURNS
@@ -213,8 +214,9 @@ class _Measurement:
     def _try(self, operation: str) -> None:
         """Time the algorithms predicted to be the fastest for some size, and the library's own, in turn."""
         promising = _promising(operation, self.nodes, self.result)
+        memory = SharedMemory(self.comm) if any(each.shares_memory for each in promising) else None
         ways: dict[str, Callable[[int], Run]] = {
-            str(algorithm): partial(probes.schedule, self.comm, algorithm.build()) for algorithm in promising
+            str(algorithm): partial(probes.schedule, self.comm, algorithm, memory) for algorithm in promising
         }
         ways[NATIVE] = partial(probes.collective, self.comm, operation)
         curves: dict[str, Curve] = {name: [] for name in ways}

@@ -6,16 +6,18 @@ Each function returns a `Run`, which does its work so many times and returns the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from math import nan
 from time import perf_counter
 
 import numpy as np
 
 from ..datatypes.plain import MPI
+from .catalogue import Algorithm
 from .execute import Execution, bind, even_bounds
 from .plan import make_plan
 from .sampling import Run
-from .schedule import Schedule
+from .shared import SharedMemory, bind_shared, run_shared
 
 SMALL_BYTES = 8
 BURST = 16
@@ -189,18 +191,26 @@ def collective(comm: MPI.Intracomm, operation: str, nbytes: int) -> Run:
     return run
 
 
-def schedule(comm: MPI.Intracomm, algorithm: Schedule, nbytes: int) -> Run:
-    """An allreduce on float64 by a schedule."""
+def schedule(comm: MPI.Intracomm, algorithm: Algorithm, memory: SharedMemory | None, nbytes: int) -> Run:
+    """An allreduce on float64 by an algorithm of roundelay's."""
     own = np.ones(nbytes // 8)
     result = np.zeros_like(own)
-    plan = make_plan(algorithm, comm.rank, False, range(algorithm.chunks))
-    bound = bind(plan, even_bounds(own.size, algorithm.chunks))
+    steps = algorithm.build()
+    plan = make_plan(steps, comm.rank, False, range(steps.chunks))
+    bound = bind(plan, even_bounds(own.size, steps.chunks))
+    shared = cache(lambda count: bind_shared(plan, even_bounds(count, steps.chunks)))
+
+    def call() -> None:
+        if memory is not None and algorithm.shares_memory:
+            run_shared(shared, memory, own, result, np.add)
+        else:
+            Execution(bound, comm, own, result, np.add).run()
 
     def run(count: int) -> float:
         comm.Barrier()
         start = perf_counter()
         for _ in range(count):
-            Execution(bound, comm, own, result, np.add).run()
+            call()
         return (perf_counter() - start) / count
 
     return run

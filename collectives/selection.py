@@ -33,6 +33,7 @@ def rank_candidates(
     table: Table,
     name: str | None = None,
     ordered: bool = False,
+    background: bool = False,
 ) -> list[Candidate]:
     """Candidates for an operation, the fastest first; the library's own among them where it was measured.
 
@@ -50,6 +51,8 @@ def rank_candidates(
         Only algorithms of this name.
     ordered : bool
         Only those that keep the operands in the order of the ranks.
+    background : bool
+        Only those that can go on while the program does something else.
 
     Raises
     ------
@@ -61,7 +64,7 @@ def rank_candidates(
     found = []
     tried = table.trial_seconds(operation, setting.nodes, nbytes) if name is None else None
     for algorithm in members(operation, setting, name):
-        if ordered and not algorithm.ordered:
+        if (ordered and not algorithm.ordered) or (background and algorithm.shares_memory):
             continue
         if tried is None:
             found.append(Candidate(algorithm, predict(algorithm, setting, nbytes, table)))

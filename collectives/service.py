@@ -16,6 +16,7 @@ from .execute import Bound, bind, even_bounds
 from .nodes import nodes_of
 from .plan import Plan, make_plan
 from .selection import Candidate, rank_candidates
+from .shared import SharedBound, SharedMemory, bind_shared
 from .table import Table, load
 
 INFO_KEY = "roundelay_allreduce"
@@ -26,7 +27,9 @@ _TAGS = 512
 _LANES = 64
 _BOUNDS_KEPT = 64
 _READY_KEPT = 4096
-_SIGNATURE = "(operation, bytes, root, algorithm, keeps order, reproducible, count, datatype, op)"
+_SIGNATURE = (
+    "(operation, bytes, root, algorithm, keeps order, reproducible, in the background, count, datatype, op)"
+)
 
 
 class _Key(NamedTuple):
@@ -38,6 +41,7 @@ class _Key(NamedTuple):
     name: str
     ordered: bool
     reproducible: bool
+    background: bool
 
 
 class Chosen:
@@ -58,6 +62,23 @@ class Chosen:
         self._rank, self._operation, self._root = rank, operation, root
         self._plans: dict[bool, Plan] = {}
         self._bounds: dict[tuple[bool, Any], Bound] = {}
+        self._shared_bounds: dict[tuple[bool, int], SharedBound] = {}
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether it is run through shared memory."""
+        return self.candidate.algorithm is not None and self.candidate.algorithm.shares_memory
+
+    def bind_shared(self, in_place: bool, count: int) -> SharedBound:
+        """The plan for so many elements, to be run through shared memory."""
+        key = (in_place, count)
+        found = self._shared_bounds.get(key)
+        if found is None:
+            if len(self._shared_bounds) >= _BOUNDS_KEPT:
+                self._shared_bounds.clear()
+            bounds = even_bounds(count, self._schedule.chunks)
+            found = self._shared_bounds[key] = bind_shared(self._plan(in_place), bounds)
+        return found
 
     def bind(self, count: int, in_place: bool, counts: tuple[int, ...] | None = None) -> Bound:
         """The plan for so many elements; `counts` has those of each rank, where that is not evenly shared."""
@@ -118,6 +139,7 @@ class Service:
         self.ready: dict[Any, Any] = {}
         self._choices: dict[_Key, Chosen | None] = {}
         self._own: MPI.Intracomm | None = None
+        self._memory: SharedMemory | None = None
         self._sequence = 0
 
     def knows(self, *wanted: Any) -> bool:
@@ -142,12 +164,13 @@ class Service:
         name: str = AUTO,
         ordered: bool = False,
         reproducible: bool = False,
+        background: bool = False,
     ) -> Chosen | None:
         """What an operation on so many bytes is left to; None for the library's own collective.
 
         Raises `ValueError` for a name that is unknown, or that cannot be had.
         """
-        key = _key(operation, nbytes, root, name, ordered, reproducible)
+        key = _key(operation, nbytes, root, name, ordered, reproducible, background)
         if key not in self._choices:
             self._choices[key] = self._decide(key)
         return self._choices[key]
@@ -165,7 +188,9 @@ class Service:
         setting = self._setting(key.root)
         if name is None and not key.reproducible and not self._is_measured(key):
             return None
-        ranked = rank_candidates(key.operation, setting, key.size, self.table, name, key.ordered)
+        ranked = rank_candidates(
+            key.operation, setting, key.size, self.table, name, key.ordered, key.background
+        )
         if key.reproducible:
             # What the library does is not known.
             ranked = [candidate for candidate in ranked if candidate.algorithm is not None]
@@ -187,6 +212,13 @@ class Service:
         return self._own is not None
 
     @property
+    def memory(self) -> SharedMemory:
+        """The memory that all ranks see; made when first needed, which is on all ranks at once."""
+        if self._memory is None:
+            self._memory = SharedMemory(self.comm)
+        return self._memory
+
+    @property
     def comm(self) -> MPI.Intracomm:
         """The communicator of the messages; made when first needed, which is on all ranks at once."""
         if self._own is None:
@@ -198,13 +230,16 @@ class Service:
         self._sequence = (self._sequence + 1) % _TAGS
         return self._sequence * _LANES
 
-    def setting_for(self, ordered: bool) -> str:
-        """What the setting asks for; the library's own where that does not keep an order that is needed."""
+    def setting_for(self, ordered: bool, background: bool = False) -> str:
+        """What the setting asks for; the library's own where that cannot be had."""
         name = str(self.forced)
-        if not ordered or name in (AUTO, NATIVE):
+        if name in (AUTO, NATIVE):
             return name
-        kept = any(each.ordered for each in members("allreduce", self._setting(0), name))
-        return name if kept else NATIVE
+        usable = any(
+            (each.ordered or not ordered) and not (each.shares_memory and background)
+            for each in members("allreduce", self._setting(0), name)
+        )
+        return name if usable else NATIVE
 
     def remember(self, arrays: Any, what: Any) -> None:
         """Keep what is run for arrays of some kind."""
@@ -223,14 +258,15 @@ class Service:
 
     def free(self) -> None:
         """Free what was made for the communicator."""
+        self._memory = None
         if self._own is not None:
             self._own.Free()
             self._own = None
 
 
-def _key(operation: str, nbytes: int, root: int, name: str, ordered: bool, reproducible: bool) -> _Key:
+def _key(operation: str, nbytes: int, *rest: Any) -> _Key:
     nearest = 1 << max(0, (nbytes + (nbytes >> 1)).bit_length() - 1)
-    return _Key(operation, nearest, root, name, ordered, reproducible)
+    return _Key(operation, nearest, *rest)
 
 
 _services: dict[int, Service] = {}

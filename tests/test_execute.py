@@ -1,5 +1,7 @@
 """Every member of the catalogue, executed over MPI, beside mpi4py's own result."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from mpi4py import MPI
@@ -9,6 +11,7 @@ from roundelay.collectives.catalogue import OPERATIONS, Setting, members
 from roundelay.collectives.execute import Execution, bind, even_bounds
 from roundelay.collectives.plan import make_plan
 from roundelay.collectives.reduction import array_reduction, local_reduction
+from roundelay.collectives.shared import PIECE_BYTES, SharedMemory, bind_shared, run_shared
 
 pytestmark = pytest.mark.mpi
 
@@ -114,6 +117,28 @@ def test_members(comm, operation, nodes):
                     assert_array_equal(run(case, algorithm, vector, False)[part], expected, str(algorithm))
                     assert_array_equal(vector, kept, f"{algorithm}: the send buffer is changed")
                 assert_array_equal(run(case, algorithm, vector, True)[part], expected, str(algorithm))
+
+
+@pytest.mark.parametrize("count", [*COUNTS, 3 * PIECE_BYTES // 8 + 5])
+def test_shared_memory(comm, count):
+    plain = MPI.Intracomm(comm)
+    memory = SharedMemory(plain)
+    for algorithm in members("allreduce", Setting(comm.size, 0, (tuple(range(comm.size)),)), "shared-memory"):
+        schedule = algorithm.build()
+        for in_place in (False, True):
+            plan = make_plan(schedule, comm.rank, in_place, range(schedule.chunks))
+            vector, expected = contribution(comm.rank, count), np.zeros(count, np.int64)
+            plain.Allreduce(vector, expected)
+            for _ in range(3):
+                own = vector.copy()
+                result = own if in_place else np.full(count, -9)
+                bind_piece = partial(bind_in_chunks, plan, schedule.chunks)
+                run_shared(bind_piece, memory, own, result, np.add)
+                assert_array_equal(result, expected, str(algorithm))
+
+
+def bind_in_chunks(plan, chunks, count):
+    return bind_shared(plan, even_bounds(count, chunks))
 
 
 def test_order_is_kept(comm):
