@@ -118,6 +118,20 @@ def test_unmodified_program_prints_the_same_both_ways(ranks):
     assert "total kept: True" in outputs[0]
 
 
+@pytest.mark.parametrize("ranks", RANKS)
+def test_train_digits(tmp_path, ranks):
+    """1500 digits in batches of 64: neither the last batch nor a share of it is like the others."""
+    pytest.importorskip("sklearn")
+    picture = tmp_path / "loss.png"
+    command = [EXAMPLES / "train_digits.py", "--epochs", 4, "--batch", 64, "--output", picture]
+    output = run_well(*command, ranks=ranks)
+    assert "the losses are those of one rank" in output
+    rightly = re.search(r"not trained on: ([0-9.]+) %", output)
+    assert rightly is not None
+    assert float(rightly[1]) > 85
+    assert imread(picture).shape[0] > 100
+
+
 # What `roundelay run` runs
 
 PROGRAM = """
