@@ -17,6 +17,7 @@ from ..comm.elements import Elements, elements
 from ..comm.settings import checks_bounds
 from ..comm.substitute import named_like
 from ..datatypes.plain import MPI
+from .catalogue import NATIVE
 from .execute import Execution
 from .progress import is_possible
 from .reduction import (
@@ -29,7 +30,16 @@ from .reduction import (
     operation_name,
 )
 from .requests import prepare, start
-from .service import AUTO, INFO_KEY, NATIVE, Chosen, Service, check_name, known_service, service_of
+from .service import (
+    AUTO,
+    INFO_KEY,
+    Chosen,
+    Service,
+    check_name,
+    environment_setting,
+    known_service,
+    service_of,
+)
 from .shared import run_shared
 
 _SUM = MPI.SUM
@@ -310,7 +320,12 @@ def execution_in_place(comm: MPI.Intracomm, array: Array, op: MPI.Op, algorithm:
 
 
 def install() -> None:
-    """Put ours in the place of mpi4py's methods, in roundelay's communicators."""
+    """Put ours in the place of mpi4py's methods, in roundelay's communicators.
+
+    Not where the environment asks for the library's own: ranks without roundelay can then take part, too.
+    """
+    if environment_setting() == NATIVE:
+        return
     forms = {
         "Allreduce": named_like(_Intracomm.Allreduce)(_quick_allreduce),
         "Iallreduce": staged("Iallreduce", serve_iallreduce(_Intracomm.Iallreduce)),

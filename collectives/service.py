@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from ..datatypes.plain import MPI
-from .catalogue import NATIVE, OPERATIONS, Setting, algorithms, members
+from .catalogue import NATIVE, Setting, algorithms, members
 from .execute import Bound, bind, even_bounds
 from .nodes import nodes_of
 from .plan import Plan, make_plan
@@ -52,7 +52,8 @@ class Chosen:
     candidate : Candidate
         What was chosen; not the library's own.
     rank : int
-    in_place : bool
+    operation : str
+    root : int
     """
 
     def __init__(self, candidate: Candidate, rank: int, operation: str, root: int) -> None:
@@ -131,7 +132,7 @@ class Service:
     def __init__(self, comm: MPI.Intracomm) -> None:
         self._plain = MPI.Intracomm(comm)
         self.rank, self.ranks = self._plain.rank, self._plain.size
-        mine = (load() or Table(), os.environ.get(_VARIABLE, AUTO)) if self.rank == 0 else None
+        mine = (load() or Table(), environment_setting()) if self.rank == 0 else None
         self.table, self.forced = self._plain.bcast(mine)
         self.nodes = nodes_of(self._plain)
         check_name("allreduce", self.forced)
@@ -302,11 +303,13 @@ def _keyval() -> int:
     return MPI.Comm.Create_keyval(delete_fn=forget)
 
 
+def environment_setting() -> str:
+    """The algorithm that the environment asks for."""
+    return os.environ.get(_VARIABLE, AUTO)
+
+
 def check_name(operation: str, name: str) -> None:
     """Raise `ValueError` for a name that is no algorithm of an operation."""
     known = [AUTO, *algorithms(operation)]
     if name not in known:
         raise ValueError(f"{operation}: unknown algorithm {name!r}; expected one of {', '.join(known)}")
-
-
-__all__ = ["AUTO", "NATIVE", "OPERATIONS", "Chosen", "Service", "check_name", "service_of"]
