@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import NamedTuple
 
 from .catalogue import NATIVE, Algorithm, Setting, members
-from .execute import even_bounds
 from .figures import Table
-from .simulate import simulate
+from .simulate import chunk_sizes, simulate
 
 # By how much another algorithm must be faster than the library's own: what is measured is no surer.
 _MARGIN = 1.05
@@ -83,8 +81,7 @@ def rank_candidates(
 def predict(algorithm: Algorithm, setting: Setting, nbytes: int, table: Table) -> float:
     """Seconds that an algorithm takes by the model of the links."""
     schedule = algorithm.build()
-    bounds = even_bounds(max(1, nbytes // 8), schedule.chunks)
-    sizes = [8 * (end - begin) for begin, end in pairwise(bounds)]
+    sizes = chunk_sizes(8 * max(1, nbytes // 8), schedule.chunks, itemsize=8)
     steps = sum(1 for _ in schedule)
     links = table.links(setting.nodes, nbytes)
     return simulate(schedule, sizes, links).seconds + table.step * steps

@@ -62,7 +62,7 @@ class Chosen:
         self._schedule = candidate.algorithm.build()
         self._rank, self._operation, self._root = rank, operation, root
         self._plans: dict[bool, Plan] = {}
-        self._bounds: dict[tuple[bool, Any], Bound] = {}
+        self._bounds: dict[tuple[bool, int], Bound] = {}
         self._shared_bounds: dict[tuple[bool, int], SharedBound] = {}
 
     @property
@@ -81,14 +81,14 @@ class Chosen:
             found = self._shared_bounds[key] = bind_shared(self._plan(in_place), bounds)
         return found
 
-    def bind(self, count: int, in_place: bool, counts: tuple[int, ...] | None = None) -> Bound:
-        """The plan for so many elements; `counts` has those of each rank, where that is not evenly shared."""
-        key = (in_place, count if counts is None else counts)
+    def bind(self, count: int, in_place: bool) -> Bound:
+        """The plan for so many elements, to be run by messages."""
+        key = (in_place, count)
         found = self._bounds.get(key)
         if found is None:
             if len(self._bounds) >= _BOUNDS_KEPT:
                 self._bounds.clear()
-            bounds = _bounds(count, self._schedule.chunks, counts)
+            bounds = even_bounds(count, self._schedule.chunks)
             found = self._bounds[key] = bind(self._plan(in_place), bounds)
         return found
 
@@ -108,17 +108,6 @@ def _wanted(operation: str, chunks: int, ranks: int, rank: int, root: int) -> ra
         each = chunks // ranks
         return range(rank * each, (rank + 1) * each)
     return range(chunks if operation != "reduce" or rank == root else 0)
-
-
-def _bounds(count: int, chunks: int, counts: tuple[int, ...] | None) -> tuple[int, ...]:
-    if counts is None:
-        return even_bounds(count, chunks)
-    each = chunks // len(counts)
-    bounds, first = [0], 0
-    for number in counts:
-        bounds += [first + end for end in even_bounds(number, each)[1:]]
-        first += number
-    return tuple(bounds)
 
 
 class Service:
@@ -175,12 +164,6 @@ class Service:
         if key not in self._choices:
             self._choices[key] = self._decide(key)
         return self._choices[key]
-
-    def candidates(
-        self, operation: str, nbytes: int, root: int = 0, ordered: bool = False
-    ) -> list[Candidate]:
-        """All that could be chosen, the fastest first."""
-        return rank_candidates(operation, self._setting(root), nbytes, self.table, ordered=ordered)
 
     def _decide(self, key: _Key) -> Chosen | None:
         if self.ranks == 1 and not key.reproducible:
