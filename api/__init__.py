@@ -10,8 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import MPI
-    from .collectives.calls import allreduce
     from .collectives.catalogue import algorithms
+    from .collectives.functions import (
+        allgather,
+        allgatherv,
+        allreduce,
+        bcast,
+        reduce,
+        reduce_scatter,
+        reduce_scatter_block,
+    )
     from .collectives.fusion import allreduce_many
     from .collectives.progressive import ProgressiveAllreduce
     from .datatypes.canonical import canonicalize, equivalent
@@ -25,12 +33,18 @@ __all__ = [
     "ProgressiveAllreduce",
     "UnsupportedDatatype",
     "algorithms",
+    "allgather",
+    "allgatherv",
     "allreduce",
     "allreduce_many",
+    "bcast",
     "canonicalize",
     "equivalent",
     "pack",
     "pack_size",
+    "reduce",
+    "reduce_scatter",
+    "reduce_scatter_block",
     "unpack",
 ]
 
@@ -42,7 +56,18 @@ _HOMES = {
     "ProgressiveAllreduce": "collectives.progressive",
     "UnsupportedDatatype": "datatypes.decode",
     "algorithms": "collectives.catalogue",
-    "allreduce": "collectives.calls",
+    **dict.fromkeys(
+        (
+            "allgather",
+            "allgatherv",
+            "allreduce",
+            "bcast",
+            "reduce",
+            "reduce_scatter",
+            "reduce_scatter_block",
+        ),
+        "collectives.functions",
+    ),
     "allreduce_many": "collectives.fusion",
     "canonicalize": "datatypes.canonical",
     "equivalent": "datatypes.canonical",

@@ -7,8 +7,8 @@ or, on an emulated cluster,
     python -m benchmarks.netlab --hosts 8 -- python -m benchmarks.allreduce --name netlab
 
 All ways are timed in turn within one run, in changing order. A sample is so many calls in a row that it takes
-some 300 microseconds, and at least one; its time is that of the last rank to finish since the moment when all
-were to start. On one machine, of which an emulated cluster is a part, the ranks' clocks are the same.
+some 300 microseconds, and at least three; its time is that of the last rank to finish since the moment when
+all were to start. On one machine, of which an emulated cluster is a part, the ranks' clocks are the same.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import random
 import statistics
 from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 import click
@@ -30,20 +30,23 @@ from rich.table import Table
 import roundelay
 from benchmarks.measure import library_key, write_json
 from roundelay import MPI
+from roundelay.collectives.catalogue import Setting, members
 from roundelay.collectives.service import Chosen, service_of
 
 RESULTS = Path(__file__).parent / "results"
 WORLD, RANK = PLAIN.COMM_WORLD, PLAIN.COMM_WORLD.rank
-SAMPLE_SECONDS = 300e-6
+SAMPLE_SECONDS, CALLS = 300e-6, 3
 Floats = NDArray[np.float64]
 Way = Callable[[], Any]
 
 
 def sizes(largest: int) -> list[int]:
-    """From 8 B on, each four times the one before."""
-    return [8 << 2 * step for step in range(16) if 8 << 2 * step <= largest] + [largest] * (
-        largest == 16 << 20
-    )
+    """From 8 B on, each four times the one before, through 1 KiB and 1 MiB; and 8 MiB."""
+    return [
+        nbytes
+        for nbytes in (8, *(64 << 2 * step for step in range(9)), 8 << 20, 16 << 20)
+        if nbytes <= largest
+    ]
 
 
 def ways(own: Floats, result: Floats) -> dict[str, tuple[Way, float | None]]:
@@ -57,10 +60,13 @@ def ways(own: Floats, result: Floats) -> dict[str, tuple[Way, float | None]]:
             None if chosen is None else chosen.candidate.seconds,
         ),
     }
-    for name in roundelay.algorithms("allreduce"):
-        if name != "native" and (name != "hierarchical" or len(service.nodes) < WORLD.size):
-            best = service.choose("allreduce", own.nbytes, name=name)
-            found[name] = (way(name, own, result), None if best is None else best.candidate.seconds)
+    available = {each.name for each in members("allreduce", Setting(WORLD.size, nodes=service.nodes))}
+    if len(service.nodes) in (1, WORLD.size):
+        # There are no two levels.
+        available.discard("hierarchical")
+    for name in sorted(available):
+        best = service.choose("allreduce", own.nbytes, name=name)
+        found[name] = (way(name, own, result), None if best is None else best.candidate.seconds)
     return found
 
 
@@ -94,8 +100,9 @@ def check(name: str, run: Way, own: Floats, result: Floats) -> None:
 def sample(run: Way, count: int) -> float:
     """Seconds a call, on the rank that takes longest, since all were to start."""
     start = WORLD.bcast(perf_counter() + slack())
-    while perf_counter() < start:
-        pass
+    while (left := start - perf_counter()) > 0:
+        # Ranks that wait leave the processor to those that are still to know; a sleep ends some 60 us late.
+        sleep(max(0.0, left - 100e-6))
     for _ in range(count):
         run()
     spent = perf_counter() - start
@@ -123,7 +130,7 @@ def measure(nbytes: int, rounds: int) -> dict[str, Any]:
     counts = {}
     for name, (run, _) in compared.items():
         check(name, run, own, result)
-        counts[name] = max(1, int(WORLD.bcast(SAMPLE_SECONDS / max(sample(run, 3), 1e-7))))
+        counts[name] = max(CALLS, int(WORLD.bcast(SAMPLE_SECONDS / max(sample(run, 3), 1e-7))))
     samples: dict[str, list[float]] = {name: [] for name in compared}
     order = random.Random(0)
     for _ in range(rounds):

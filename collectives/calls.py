@@ -13,294 +13,203 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..comm.collective import Collective, staged
-from ..comm.elements import Elements, elements
+from ..comm.pool import give_back, take
 from ..comm.settings import checks_bounds
 from ..comm.substitute import named_like
 from ..datatypes.plain import MPI
-from .catalogue import NATIVE
+from . import arguments
+from .arguments import Call
+from .catalogue import NATIVE, OPERATIONS
+from .chosen import Chosen
 from .execute import Execution
 from .progress import is_possible
-from .reduction import (
-    MPI_CODES,
-    PREDEFINED,
-    Array,
-    Reduction,
-    array_reduction,
-    datatype_reduction,
-    operation_name,
-)
+from .reduction import PREDEFINED, Array
 from .requests import prepare, start
 from .service import (
     AUTO,
-    INFO_KEY,
-    Chosen,
+    Choice,
     Service,
     check_name,
-    environment_setting,
+    environment_settings,
+    info_key,
     known_service,
     service_of,
 )
 from .shared import run_shared
 
 _SUM = MPI.SUM
-# What is left to the library, among what is remembered.
-_LIBRARY = object()
+_Intracomm = MPI.Intracomm
+Library = Callable[[], Any]
 
 
-class _Call(NamedTuple):
-    """A reduction that a schedule may run: flat arrays, the same one twice in place, and the operation."""
+def _serve(
+    service: Service,
+    operation: str,
+    call: Call | None,
+    library: Library,
+    algorithm: str = "",
+    reproducible: bool = False,
+    kind: Any = None,
+) -> Choice | None:
+    """Run a blocking collective, and tell what it was left to; None where mpi4py read the arguments.
 
-    own: Array
-    result: Array
-    reduction: Reduction
-    datatype: str
-    op: str
-
-    @property
-    def in_place(self) -> bool:
-        return self.own is self.result
-
-
-def serve_allreduce(base: Callable[..., Any]) -> Callable[..., Any]:
-    """Allreduce by the chosen algorithm, in the place of mpi4py's `base`."""
-
-    def allreduce(
-        comm: Any,
-        sendbuf: Any,
-        recvbuf: Any,
-        op: MPI.Op = _SUM,
-        algorithm: str = "",
-        reproducible: bool = False,
-    ) -> Any:
-        service = service_of(comm)
-        repeats = recvbuf.__class__ is np.ndarray and not reproducible and not checks_bounds()
-        if repeats:
-            # What was done before with arrays of this size is done again, without asking what it is.
-            ready = service.ready.get(_kind(recvbuf, op, algorithm))
-            if ready not in (None, _LIBRARY) and _runs(ready, service, sendbuf, recvbuf):
-                return None
-        call = _read(sendbuf, recvbuf, op)
-        if call is None:
-            check_name("allreduce", algorithm or AUTO)
-            if checks_bounds():
-                service.compare(("allreduce", "arguments that are left to mpi4py"))
-            return base(comm, sendbuf, recvbuf, op)
-        name = algorithm or service.setting_for(not call.reduction.commutes)
-        chosen = _choose(service, _wanted(call, name, reproducible), call)
-        if repeats and op.handle in PREDEFINED:
-            service.remember(
-                _kind(recvbuf, op, algorithm),
-                _LIBRARY if chosen is None else (chosen, call.reduction.fold),
-            )
-        if chosen is None:
-            return base(comm, sendbuf, recvbuf, op)
-        _run(service, chosen, call.own, call.result, call.reduction.fold)
+    What is left to the library is remembered for calls of the same kind, if there is one.
+    """
+    if call is None or not 0 <= call.root < service.ranks:
+        check_name(operation, algorithm or AUTO)
+        if checks_bounds():
+            service.compare((operation, "arguments that are left to mpi4py"))
+        library()
         return None
+    name = algorithm or service.setting_for(operation, ordered=not call.commutes)
+    choice = _choose(service, _wanted(call, name, reproducible), call)
+    choice.run(lambda chosen: library() if chosen is None else _run(service, chosen, call))
+    if kind is not None and not algorithm and not reproducible and not checks_bounds():
+        service.remember(kind, choice)
+    return choice
 
-    return allreduce
+
+def _wanted(call: Call, name: str, reproducible: bool = False, background: bool = False) -> tuple[Any, ...]:
+    """What the service is asked for; the library is not asked for what it does not have."""
+    ours = reproducible or not call.is_of_mpi
+    return call.operation, call.nbytes, call.root, name, not call.commutes, ours, background
 
 
-def _kind(result: Array, op: MPI.Op, algorithm: str) -> tuple[Any, ...]:
+def _choose(service: Service, wanted: tuple[Any, ...], call: Call) -> Choice:
+    """What the call is left to, after all ranks have said that they call the same."""
+    if checks_bounds() or not service.knows(*wanted):
+        check_name(call.operation, wanted[3])
+        service.compare((*wanted, call.division, call.elements, call.op))
+    return service.choose(*wanted)
+
+
+def _run(service: Service, chosen: Chosen, call: Call) -> None:
+    block = take(call.nbytes) if call.result is None else None
+    result = call.result
+    if block is not None:
+        result = block.array[: call.nbytes].view(call.like.dtype)
+    assert result is not None
+    for part, source in call.before:
+        result[part] = source
+    fold = None if call.reduction is None else call.reduction.fold
+    _run_on(service, chosen, call.own, result, call.division, fold)
+    for target, part in call.after:
+        target[:] = result[part]
+    if block is not None:
+        give_back(block)
+
+
+def _run_on(
+    service: Service, chosen: Chosen, own: Array | None, result: Array, division: Any, fold: Any
+) -> None:
+    in_place = own is None
+    contributed = result if own is None else own
+    if chosen.shares_memory:
+        run_shared(partial(chosen.bind_shared, in_place), service.memory, contributed, result, fold)
+        return
+    bound = chosen.bind(division, in_place)
+    Execution(bound, service.comm, contributed, result, fold, service.next_tag()).run()
+
+
+# Allreduce, in all its forms.
+
+
+def _kind(result: Array, op: MPI.Op, algorithm: str = "") -> tuple[Any, ...]:
     """What calls have in common that are left to the same."""
     return result.nbytes, result.dtype.num, op.handle, algorithm
+
+
+def _allreduce(
+    comm: Any,
+    sendbuf: Any,
+    recvbuf: Any,
+    op: MPI.Op = _SUM,
+    algorithm: str = "",
+    reproducible: bool = False,
+) -> None:
+    service = service_of(comm)
+    repeats = recvbuf.__class__ is np.ndarray and not reproducible and not checks_bounds()
+    if repeats:
+        # What was done before with arrays of this size is done again, without asking what it is.
+        ready = service.ready.get(_kind(recvbuf, op, algorithm))
+        if ready is not None and _runs(ready, service, sendbuf, recvbuf):
+            return
+    call = arguments.read_allreduce(sendbuf, recvbuf, op)
+    library = partial(_Intracomm.Allreduce, comm, sendbuf, recvbuf, op)
+    choice = _serve(service, "allreduce", call, library, algorithm, reproducible)
+    if repeats and call is not None and call.reduction is not None and op.handle in PREDEFINED:
+        service.remember(_kind(recvbuf, op, algorithm), (choice, call.reduction.fold))
 
 
 def _quick_allreduce(comm: Any, sendbuf: Any, recvbuf: Any, op: MPI.Op = _SUM) -> Any:
     """Allreduce, with a short way for what is known to be left to the library."""
     service = known_service(comm)
-    if (
-        service is not None
-        and recvbuf.__class__ is np.ndarray
-        and service.ready.get((recvbuf.nbytes, recvbuf.dtype.num, op.handle, "")) is _LIBRARY
-    ):
-        try:
-            return _Intracomm.Allreduce(comm, sendbuf, recvbuf, op)
-        except BufferError:
-            pass
+    if service is not None and recvbuf.__class__ is np.ndarray:
+        ready = service.ready.get((recvbuf.nbytes, recvbuf.dtype.num, op.handle, ""))
+        if ready is not None and ready[0].current is None and ready[0].left > 0:
+            try:
+                _Intracomm.Allreduce(comm, sendbuf, recvbuf, op)
+            except BufferError:
+                pass
+            else:
+                ready[0].left -= 1
+                return None
     return _staged_allreduce(comm, sendbuf, recvbuf, op)
 
 
-def _runs(ready: tuple[Chosen, Any], service: Service, sendbuf: Any, recvbuf: Array) -> bool:
+def _runs(ready: tuple[Choice, Any], service: Service, sendbuf: Any, recvbuf: Array) -> bool:
     """Run a schedule that was run before; False where the arguments must be read first."""
     in_place = sendbuf is MPI.IN_PLACE
     own = recvbuf if in_place else sendbuf
+    choice, fold = ready
+    if choice.current is None or not choice.left > 0:
+        return False
     if own.__class__ is not np.ndarray or own.dtype != recvbuf.dtype or own.size != recvbuf.size:
         return False
     if own.ndim != 1 or recvbuf.ndim != 1 or not recvbuf.flags.behaved:
         return False
     if not own.flags.forc or not recvbuf.flags.forc:
         return False
-    chosen, fold = ready
-    _run(service, chosen, own, recvbuf, fold)
+    choice.left -= 1
+    _run_on(service, choice.current, None if in_place else own, recvbuf, recvbuf.size, fold)
     return True
 
 
-def serve_iallreduce(base: Callable[..., Any]) -> Callable[..., Any]:
+def _iallreduce(comm: Any, sendbuf: Any, recvbuf: Any, op: MPI.Op = _SUM) -> Any:
     """Nonblocking allreduce; by a schedule once a blocking one has made a communicator for messages."""
-
-    def iallreduce(comm: Any, sendbuf: Any, recvbuf: Any, op: MPI.Op = _SUM) -> Any:
-        service = known_service(comm)
-        ready = service is not None and service.is_ready and is_possible()
-        call = _read(sendbuf, recvbuf, op) if ready else None
-        chosen = None
-        if service is not None and call is not None:
-            name = service.setting_for(not call.reduction.commutes, background=True)
-            chosen = service.choose(*_wanted(call, name, background=True))
-        if service is None or call is None or chosen is None:
-            return base(comm, sendbuf, recvbuf, op)
-        return start(partial(_execution, service, chosen, call))
-
-    return iallreduce
+    service = known_service(comm)
+    ready = service is not None and service.is_ready and is_possible()
+    call = arguments.read_allreduce(sendbuf, recvbuf, op) if ready else None
+    chosen = None
+    if service is not None and call is not None:
+        name = service.setting_for("allreduce", not call.commutes, background=True)
+        chosen = service.choose(*_wanted(call, name, background=True)).current
+    if service is None or call is None or chosen is None:
+        return _Intracomm.Iallreduce(comm, sendbuf, recvbuf, op)
+    return start(partial(_execution, service, chosen, call))
 
 
-def serve_allreduce_init(base: Callable[..., Any]) -> Callable[..., Any]:
+def _allreduce_init(
+    comm: Any, sendbuf: Any, recvbuf: Any, op: MPI.Op = _SUM, info: MPI.Info = MPI.INFO_NULL
+) -> Any:
     """Persistent allreduce by the chosen algorithm."""
-
-    def allreduce_init(
-        comm: Any, sendbuf: Any, recvbuf: Any, op: MPI.Op = _SUM, info: MPI.Info = MPI.INFO_NULL
-    ) -> Any:
-        service = service_of(comm)
-        call = _read(sendbuf, recvbuf, op) if is_possible() else None
-        chosen = None
-        if call is not None:
-            name = service.setting_for(not call.reduction.commutes, background=True)
-            chosen = _choose(service, _wanted(call, name, background=True), call)
-        if call is None or chosen is None:
-            return base(comm, sendbuf, recvbuf, op, info)
-        return prepare(partial(_execution, service, chosen, call))
-
-    return allreduce_init
+    service = service_of(comm)
+    call = arguments.read_allreduce(sendbuf, recvbuf, op) if is_possible() else None
+    chosen = None
+    if call is not None:
+        name = service.setting_for("allreduce", not call.commutes, background=True)
+        chosen = _choose(service, _wanted(call, name, background=True), call).current
+    if call is None or chosen is None:
+        return _Intracomm.Allreduce_init(comm, sendbuf, recvbuf, op, info)
+    return prepare(partial(_execution, service, chosen, call))
 
 
-def serve_set_info(base: Callable[..., Any]) -> Callable[..., Any]:
-    """Take the name of an algorithm from the info; MPI libraries forget keys that they do not know."""
-
-    def set_info(comm: Any, info: MPI.Info) -> None:
-        base(comm, info)
-        name = info.Get(INFO_KEY)
-        if name is not None:
-            service_of(comm).force(name)
-
-    return set_info
-
-
-def _wanted(call: _Call, name: str, reproducible: bool = False, background: bool = False) -> tuple[Any, ...]:
-    """What the service is asked for; the library is not asked for what it does not have."""
-    ours = reproducible or call.result.dtype.char not in MPI_CODES + "V"
-    return "allreduce", call.result.nbytes, 0, name, not call.reduction.commutes, ours, background
-
-
-def _choose(service: Service, wanted: tuple[Any, ...], call: _Call) -> Chosen | None:
-    """What the call is left to, after all ranks have said that they call the same."""
-    if checks_bounds() or not service.knows(*wanted):
-        check_name("allreduce", wanted[3])
-        service.compare((*wanted, call.result.size, call.datatype, call.op))
-    return service.choose(*wanted)
-
-
-def _run(service: Service, chosen: Chosen, own: Array, result: Array, fold: Any) -> None:
-    in_place = own is result
-    if chosen.shares_memory:
-        run_shared(partial(chosen.bind_shared, in_place), service.memory, own, result, fold)
-        return
-    bound = chosen.bind(result.size, in_place)
-    Execution(bound, service.comm, own, result, fold, service.next_tag()).run()
-
-
-def _execution(service: Service, chosen: Chosen, call: _Call) -> Execution:
-    bound = chosen.bind(call.result.size, call.in_place)
-    return Execution(bound, service.comm, call.own, call.result, call.reduction.fold, service.next_tag())
-
-
-def _read(sendbuf: Any, recvbuf: Any, op: MPI.Op) -> _Call | None:
-    """The two arguments of an allreduce; None where mpi4py shall read them, or say what is wrong."""
-    in_place = sendbuf is MPI.IN_PLACE or sendbuf is None
-    found = _read_arrays(recvbuf if in_place else sendbuf, recvbuf, op)
-    if found is not None:
-        return found
-    result = elements(recvbuf, receiving=True)
-    own = result if in_place else elements(sendbuf, receiving=False)
-    if own is None or result is None or (own.count, own.datatype) != (result.count, result.datatype):
-        return None
-    reduction = datatype_reduction(op, result.datatype)
-    flat, name = _typed(result, reduction), operation_name(op)
-    return _Call(
-        flat if own is result else _typed(own, reduction), flat, reduction, result.datatype.name, name
-    )
-
-
-def _read_arrays(own: Any, result: Any, op: MPI.Op) -> _Call | None:
-    """Arrays of one dtype, which MPI need not know."""
-    if own.__class__ is not np.ndarray or result.__class__ is not np.ndarray:
-        return None
-    if own.dtype != result.dtype or own.size != result.size or not result.flags.writeable:
-        return None
-    if not own.flags.forc or not result.flags.forc:
-        return None
-    reduction = array_reduction(op, result.dtype)
-    if reduction is None:
-        return None
-    flat = result.reshape(-1, order="A")
-    return _Call(
-        flat if own is result else own.reshape(-1, order="A"),
-        flat,
-        reduction,
-        str(result.dtype),
-        operation_name(op),
-    )
-
-
-def _typed(part: Elements, reduction: Reduction) -> Array:
-    array: Array = part.memory.view(reduction.dtype)
-    return array
-
-
-_Intracomm = MPI.Intracomm
-_staged_allreduce = staged("Allreduce", serve_allreduce(_Intracomm.Allreduce))
-
-
-def allreduce(
-    comm: MPI.Intracomm,
-    sendbuf: Any,
-    recvbuf: Any,
-    op: MPI.Op = MPI.SUM,
-    algorithm: str = AUTO,
-    reproducible: bool = False,
-) -> None:
-    """Reduce the arrays of all ranks, element by element, to an array on each of them.
-
-    Parameters
-    ----------
-    comm : Intracomm
-        Communicator, roundelay's or mpi4py's; all its ranks call with the same count, dtype and operation.
-    sendbuf, recvbuf : array or buffer specification
-        As `Allreduce` takes them, with gaps, too, and of dtypes that MPI lacks (float16, those of ml_dtypes).
-        `MPI.IN_PLACE` as `sendbuf` reduces in place.
-    op : MPI.Op
-        Any predefined or own operation. What does not commute is reduced in the order of the ranks.
-    algorithm : str
-        A name from `roundelay.algorithms("allreduce")`, or "auto" for the one predicted to be the fastest
-        where `roundelay measure` has measured, else the MPI library's own.
-    reproducible : bool
-        Whether all ranks and all runs on as many ranks must get the same bits; the MPI library's own
-        algorithm is then not used. Costs time where that would be the fastest.
-
-    Raises
-    ------
-    ValueError
-        Unknown algorithm, no algorithm of that name for these ranks or operation, or ranks that disagree;
-        on all ranks.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from roundelay import MPI
-    >>> total = np.empty(3)
-    >>> allreduce(MPI.COMM_WORLD, np.ones(3), total, algorithm="ring")
-    >>> bool((total == MPI.COMM_WORLD.size).all())
-    True
-    """
-    _staged_allreduce(comm, sendbuf, recvbuf, op, algorithm, reproducible)
+def _execution(service: Service, chosen: Chosen, call: Call) -> Execution:
+    assert call.result is not None
+    assert call.reduction is not None
+    own = call.result if call.own is None else call.own
+    bound = chosen.bind(call.division, call.own is None)
+    return Execution(bound, service.comm, own, call.result, call.reduction.fold, service.next_tag())
 
 
 def execution_in_place(comm: MPI.Intracomm, array: Array, op: MPI.Op, algorithm: str) -> Execution:
@@ -309,28 +218,182 @@ def execution_in_place(comm: MPI.Intracomm, array: Array, op: MPI.Op, algorithm:
     Raises `ValueError` where there is no schedule for it.
     """
     service = service_of(comm)
-    call = _read(MPI.IN_PLACE, array, op)
+    call = arguments.read_allreduce(MPI.IN_PLACE, array, op)
     if call is None or algorithm == NATIVE:
         raise ValueError(
             f"allreduce: expected a NumPy array and an algorithm of roundelay's, got {algorithm!r}"
         )
-    chosen = _choose(service, _wanted(call, algorithm, reproducible=True, background=True), call)
+    wanted = _wanted(call, algorithm, reproducible=True, background=True)
+    chosen = _choose(service, wanted, call).current
     assert chosen is not None
     return _execution(service, chosen, call)
+
+
+# The other operations.
+
+
+def _reduce(
+    comm: Any,
+    sendbuf: Any,
+    recvbuf: Any,
+    op: MPI.Op = _SUM,
+    root: int = 0,
+    algorithm: str = "",
+    reproducible: bool = False,
+) -> None:
+    service = service_of(comm)
+    call = arguments.read_reduce(sendbuf, recvbuf, op, root, service.rank)
+    library = partial(_Intracomm.Reduce, comm, sendbuf, recvbuf, op, root)
+    kind = _reduce_kind(sendbuf, recvbuf, op, root)
+    _serve(service, "reduce", call, library, algorithm, reproducible, kind)
+
+
+def _reduce_scatter_block(
+    comm: Any,
+    sendbuf: Any,
+    recvbuf: Any,
+    op: MPI.Op = _SUM,
+    algorithm: str = "",
+    reproducible: bool = False,
+) -> None:
+    service = service_of(comm)
+    call = arguments.read_reduce_scatter_block(sendbuf, recvbuf, op, service.rank, service.ranks)
+    library = partial(_Intracomm.Reduce_scatter_block, comm, sendbuf, recvbuf, op)
+    kind = _block_kind(sendbuf, recvbuf, op)
+    _serve(service, "reduce_scatter", call, library, algorithm, reproducible, kind)
+
+
+def _reduce_scatter(
+    comm: Any,
+    sendbuf: Any,
+    recvbuf: Any,
+    recvcounts: Any = None,
+    op: MPI.Op = _SUM,
+    algorithm: str = "",
+    reproducible: bool = False,
+) -> None:
+    service = service_of(comm)
+    counts = service.counts_of_all(recvbuf) if recvcounts is None else [int(each) for each in recvcounts]
+    call = arguments.read_reduce_scatter(sendbuf, recvbuf, counts, op, service.rank)
+    library = partial(_Intracomm.Reduce_scatter, comm, sendbuf, recvbuf, recvcounts, op)
+    _serve(service, "reduce_scatter", call, library, algorithm, reproducible)
+
+
+def _allgather(comm: Any, sendbuf: Any, recvbuf: Any, algorithm: str = "") -> None:
+    service = service_of(comm)
+    call = arguments.read_allgather(sendbuf, recvbuf, service.rank, service.ranks)
+    library = partial(_Intracomm.Allgather, comm, sendbuf, recvbuf)
+    _serve(service, "allgather", call, library, algorithm, kind=_allgather_kind(sendbuf, recvbuf))
+
+
+def _allgatherv(comm: Any, sendbuf: Any, recvbuf: Any, algorithm: str = "") -> None:
+    service = service_of(comm)
+    call = arguments.read_allgatherv(sendbuf, recvbuf, service.rank, service.ranks)
+    library = partial(_Intracomm.Allgatherv, comm, sendbuf, recvbuf)
+    _serve(service, "allgather", call, library, algorithm)
+
+
+def _bcast(comm: Any, buf: Any, root: int = 0, algorithm: str = "") -> None:
+    service = service_of(comm)
+    call = arguments.read_bcast(buf, root, service.rank)
+    library = partial(_Intracomm.Bcast, comm, buf, root)
+    _serve(service, "bcast", call, library, algorithm, kind=_bcast_kind(buf, root))
+
+
+# What calls have in common that are left to the same; None where a look at the arguments does not tell.
+
+
+def _is_dense(buffer: Any) -> bool:
+    return buffer.__class__ is np.ndarray and bool(buffer.flags.forc)
+
+
+def _reduce_kind(sendbuf: Any, _recvbuf: Any, op: MPI.Op = _SUM, root: int = 0) -> Any:
+    return ("reduce", sendbuf.nbytes, sendbuf.dtype.num, op.handle, root) if _is_dense(sendbuf) else None
+
+
+def _block_kind(sendbuf: Any, recvbuf: Any, op: MPI.Op = _SUM) -> Any:
+    if not _is_dense(sendbuf) or not _is_dense(recvbuf):
+        return None
+    return "reduce_scatter", recvbuf.nbytes, recvbuf.dtype.num, op.handle
+
+
+def _allgather_kind(_sendbuf: Any, recvbuf: Any) -> Any:
+    return ("allgather", recvbuf.nbytes) if _is_dense(recvbuf) else None
+
+
+def _bcast_kind(buf: Any, root: int = 0) -> Any:
+    return ("bcast", buf.nbytes, root) if _is_dense(buf) else None
+
+
+def _no_kind(*_arguments: Any, **_named: Any) -> Any:
+    return None
+
+
+class _DropIn(NamedTuple):
+    """Ours for a method of mpi4py, the operation that it is one form of, and the kind of a call."""
+
+    ours: Callable[..., Any]
+    operation: str
+    kind: Callable[..., Any]
+
+
+_DROP_INS = {
+    "Reduce": _DropIn(_reduce, "reduce", _reduce_kind),
+    "Reduce_scatter_block": _DropIn(_reduce_scatter_block, "reduce_scatter", _block_kind),
+    "Reduce_scatter": _DropIn(_reduce_scatter, "reduce_scatter", _no_kind),
+    "Allgather": _DropIn(_allgather, "allgather", _allgather_kind),
+    "Allgatherv": _DropIn(_allgatherv, "allgather", _no_kind),
+    "Bcast": _DropIn(_bcast, "bcast", _bcast_kind),
+}
+
+
+def _method(form: str, drop_in: _DropIn) -> Callable[..., Any]:
+    """The method of that name, with a short way for what is left to the library."""
+    before, base = getattr(Collective, form), getattr(_Intracomm, form)
+    ours, operation, kind_of = staged(form, drop_in.ours), drop_in.operation, drop_in.kind
+
+    @named_like(base)
+    def method(comm: Any, *arguments: Any, **named: Any) -> Any:
+        service = service_of(comm)
+        if operation in service.left:
+            return before(comm, *arguments, **named)
+        choice = service.ready.get(kind_of(*arguments, **named))
+        if choice is not None and choice.current is None and choice.left > 0:
+            choice.left -= 1
+            return base(comm, *arguments, **named)
+        return ours(comm, *arguments, **named)
+
+    return method
+
+
+def _set_info(comm: Any, info: MPI.Info) -> None:
+    """Take names of algorithms from the info; MPI libraries forget keys that they do not know."""
+    _Intracomm.Set_info(comm, info)
+    for operation in OPERATIONS:
+        name = info.Get(info_key(operation))
+        if name is not None:
+            service_of(comm).force(operation, name)
+
+
+_staged_allreduce = staged("Allreduce", _allreduce)
+SERVED = {"Allreduce": _staged_allreduce} | {
+    form: staged(form, each.ours) for form, each in _DROP_INS.items()
+}
 
 
 def install() -> None:
     """Put ours in the place of mpi4py's methods, in roundelay's communicators.
 
-    Not where the environment asks for the library's own: ranks without roundelay can then take part, too.
+    Not where the environment asks for the library's own: ranks without roundelay can then take part.
     """
-    if environment_setting() == NATIVE:
-        return
-    forms = {
-        "Allreduce": named_like(_Intracomm.Allreduce)(_quick_allreduce),
-        "Iallreduce": staged("Iallreduce", serve_iallreduce(_Intracomm.Iallreduce)),
-        "Allreduce_init": staged("Allreduce_init", serve_allreduce_init(_Intracomm.Allreduce_init)),
-        "Set_info": named_like(_Intracomm.Set_info)(serve_set_info(_Intracomm.Set_info)),
-    }
+    settings = environment_settings()
+    forms: dict[str, Callable[..., Any]] = {"Set_info": named_like(_Intracomm.Set_info)(_set_info)}
+    if settings["allreduce"] != NATIVE:
+        forms["Allreduce"] = named_like(_Intracomm.Allreduce)(_quick_allreduce)
+        forms["Iallreduce"] = staged("Iallreduce", _iallreduce)
+        forms["Allreduce_init"] = staged("Allreduce_init", _allreduce_init)
+    for form, drop_in in _DROP_INS.items():
+        if settings[drop_in.operation] != NATIVE:
+            forms[form] = _method(form, drop_in)
     for form, method in forms.items():
         setattr(Collective, form, method)

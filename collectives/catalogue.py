@@ -366,7 +366,9 @@ def _scatter_allgather(setting: Setting) -> Members:
 
 @_family("hierarchical", "bcast")
 def _hierarchical_bcast(setting: Setting) -> Members:
-    if _is_hierarchy(setting.nodes):
+    if not _is_hierarchy(setting.nodes):
+        yield "of one level", partial(trees.tree_bcast, setting.ranks, setting.root)
+    else:
         for name, across in (("star", star.star_bcast), ("tree", trees.tree_bcast)):
             yield (
                 f"{name}, tree",
@@ -405,7 +407,9 @@ def _scatter_gather(setting: Setting) -> Members:
 
 @_family("hierarchical", "reduce")
 def _hierarchical_reduce(setting: Setting) -> Members:
-    if _is_hierarchy(setting.nodes):
+    if not _is_hierarchy(setting.nodes):
+        yield "of one level", partial(trees.tree_reduce, setting.ranks, setting.root)
+    else:
         for name, across in (("star", star.star_reduce), ("tree", trees.tree_reduce)):
             yield (
                 f"tree, {name}",

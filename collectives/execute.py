@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -130,11 +131,13 @@ class Execution:
         if len(self._bound.lanes) == 1:
             self._run_one_lane()
             return
-        while not self.advance(wait=True):
-            pass
+        while not self.advance():
+            # MPICH 5.0 has calls that wait for any of several requests, but they keep the processor from
+            # ranks that share it.
+            os.sched_yield()
 
-    def advance(self, wait: bool = False) -> bool:
-        """Go on as far as messages have arrived, or with `wait` at least by one; tell whether it is done."""
+    def advance(self) -> bool:
+        """Go on as far as messages have arrived; tell whether it is done."""
         if self._done:
             return True
         if not self._begun:
@@ -146,8 +149,7 @@ class Execution:
             for lane in range(len(self._bound.lanes)):
                 self._enter(lane)
         elif self._requests:
-            complete = MPI.Request.Waitsome if wait else MPI.Request.Testsome
-            for index in self._completed(complete(self._requests) or ()):
+            for index in self._completed(MPI.Request.Testsome(self._requests) or ()):
                 self._open[index] -= 1
                 if not self._open[index]:
                     self._leave(index)

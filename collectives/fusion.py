@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..comm.pool import give_back, take
 from ..datatypes.plain import MPI
-from .calls import allreduce
+from .functions import allreduce
 from .service import AUTO
 
 Array = NDArray[Any]

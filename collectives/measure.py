@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
 from typing import NamedTuple
@@ -177,19 +178,23 @@ class _Measurement:
         return _Pairs(pairs, small, per_byte, spread)
 
     def _crowded(self, figures: Figures, pair_class: PairClass, seconds: float) -> Figures:
-        """The figures with the cost of a byte while all ranks of the class exchange."""
+        """The figures with the costs of a message and of a byte while all ranks of the class exchange."""
         destinations, sources, flows = _flows(self.comm.rank, self.nodes, pair_class)
         samples = self.sampler.ascend(
             lambda nbytes: probes.exchange(self.comm, destinations, sources, nbytes), MESSAGE_SIZES, seconds
         )
         times = {nbytes: longest(each) for nbytes, each in samples.items()}
         small = times.pop(probes.SMALL_BYTES)[0]
+        if flows > 1:
+            # Many small messages to and from many ranks take their turns in more places than one port.
+            alone = figures.latency + 2 * figures.overhead
+            figures = replace(figures, gap=max(figures.gap, (small - alone) / (flows - 1)))
         if not times:
             return figures
         through = {nbytes * flows: np.array([time]) for nbytes, (time, _) in times.items()}
         crowded = float(_slope(np.array([small]), through)[0])
         spread = figures.spread | {"per_byte_crowded": times[max(times)][1]}
-        return Figures(figures.latency, figures.per_byte, figures.overhead, figures.gap, crowded, spread)
+        return replace(figures, per_byte_crowded=crowded, spread=spread)
 
     def _keep_pairs(self, found: _Pairs, figures: Figures) -> None:
         hosts = hosts_of(self.comm, self.nodes)

@@ -7,26 +7,36 @@ on the communicator brings from rank 0. Messages go over a communicator of their
 from __future__ import annotations
 
 import os
-from functools import cache
+from collections import Counter
+from dataclasses import replace
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
+from ..comm.elements import elements
+from ..comm.settings import checks_bounds
 from ..datatypes.plain import MPI
-from .catalogue import NATIVE, Setting, algorithms, members
-from .execute import Bound, bind, even_bounds
-from .nodes import nodes_of
-from .plan import Plan, make_plan
+from .catalogue import NATIVE, OPERATIONS, Setting, algorithms, members
+from .chosen import Chosen
+from .nodes import Nodes, nodes_of
 from .selection import Candidate, rank_candidates
-from .shared import SharedBound, SharedMemory, bind_shared
+from .shared import SharedMemory
 from .table import Table, load
+from .watched import SAMPLES, Watched
 
-INFO_KEY = "roundelay_allreduce"
-_VARIABLE = "ROUNDELAY_ALLREDUCE"
+# None stands for the library's own.
+Choice = Watched[Chosen | None]
 AUTO = "auto"
 # Operations under way at the same time on one communicator, and lanes of one of them.
 _TAGS = 512
 _LANES = 64
-_BOUNDS_KEPT = 64
 _READY_KEPT = 4096
+# How many times slower than the best a candidate may be predicted to be, and be tried; how many are.
+NEAR = 4.0
+_OF_ONE_FAMILY = 3
+_MOST = 12
+# Share of the time that watching may cost, and the fewest and the most calls between two looks.
+_COST = 0.01
+_PERIODS = (32, 2000)
 _SIGNATURE = (
     "(operation, bytes, root, algorithm, keeps order, reproducible, in the background, count, datatype, op)"
 )
@@ -44,72 +54,6 @@ class _Key(NamedTuple):
     background: bool
 
 
-class Chosen:
-    """A schedule that was chosen for an operation, as this rank runs it.
-
-    Parameters
-    ----------
-    candidate : Candidate
-        What was chosen; not the library's own.
-    rank : int
-    operation : str
-    root : int
-    """
-
-    def __init__(self, candidate: Candidate, rank: int, operation: str, root: int) -> None:
-        assert candidate.algorithm is not None
-        self.candidate = candidate
-        self._schedule = candidate.algorithm.build()
-        self._rank, self._operation, self._root = rank, operation, root
-        self._plans: dict[bool, Plan] = {}
-        self._bounds: dict[tuple[bool, int], Bound] = {}
-        self._shared_bounds: dict[tuple[bool, int], SharedBound] = {}
-
-    @property
-    def shares_memory(self) -> bool:
-        """Whether it is run through shared memory."""
-        return self.candidate.algorithm is not None and self.candidate.algorithm.shares_memory
-
-    def bind_shared(self, in_place: bool, count: int) -> SharedBound:
-        """The plan for so many elements, to be run through shared memory."""
-        key = (in_place, count)
-        found = self._shared_bounds.get(key)
-        if found is None:
-            if len(self._shared_bounds) >= _BOUNDS_KEPT:
-                self._shared_bounds.clear()
-            bounds = even_bounds(count, self._schedule.chunks)
-            found = self._shared_bounds[key] = bind_shared(self._plan(in_place), bounds)
-        return found
-
-    def bind(self, count: int, in_place: bool) -> Bound:
-        """The plan for so many elements, to be run by messages."""
-        key = (in_place, count)
-        found = self._bounds.get(key)
-        if found is None:
-            if len(self._bounds) >= _BOUNDS_KEPT:
-                self._bounds.clear()
-            bounds = even_bounds(count, self._schedule.chunks)
-            found = self._bounds[key] = bind(self._plan(in_place), bounds)
-        return found
-
-    def _plan(self, in_place: bool) -> Plan:
-        found = self._plans.get(in_place)
-        if found is None:
-            wanted = _wanted(
-                self._operation, self._schedule.chunks, self._schedule.ranks, self._rank, self._root
-            )
-            found = self._plans[in_place] = make_plan(self._schedule, self._rank, in_place, wanted)
-        return found
-
-
-def _wanted(operation: str, chunks: int, ranks: int, rank: int, root: int) -> range:
-    """The chunks that a rank must end with."""
-    if operation == "reduce_scatter":
-        each = chunks // ranks
-        return range(rank * each, (rank + 1) * each)
-    return range(chunks if operation != "reduce" or rank == root else 0)
-
-
 class Service:
     """Choices of one communicator. Made by all its ranks together.
 
@@ -121,13 +65,16 @@ class Service:
     def __init__(self, comm: MPI.Intracomm) -> None:
         self._plain = MPI.Intracomm(comm)
         self.rank, self.ranks = self._plain.rank, self._plain.size
-        mine = (load() or Table(), environment_setting()) if self.rank == 0 else None
+        mine = (load() or Table(), environment_settings()) if self.rank == 0 else None
         self.table, self.forced = self._plain.bcast(mine)
-        self.nodes = nodes_of(self._plain)
-        check_name("allreduce", self.forced)
-        # What is run for arrays like some that were reduced before.
+        for operation, name in self.forced.items():
+            check_name(operation, name)
+        # Operations that are left to the library, unless a call asks for something else.
+        self.left = frozenset(filter(self._is_left, OPERATIONS))
+        # What is run for arrays like some that were there before.
         self.ready: dict[Any, Any] = {}
-        self._choices: dict[_Key, Chosen | None] = {}
+        self._choices: dict[_Key, Choice] = {}
+        self._chosen: dict[tuple[str, int, str], Chosen] = {}
         self._own: MPI.Intracomm | None = None
         self._memory: SharedMemory | None = None
         self._sequence = 0
@@ -155,35 +102,65 @@ class Service:
         ordered: bool = False,
         reproducible: bool = False,
         background: bool = False,
-    ) -> Chosen | None:
+    ) -> Choice:
         """What an operation on so many bytes is left to; None for the library's own collective.
 
-        Raises `ValueError` for a name that is unknown, or that cannot be had.
+        It is watched if it may change. Raises `ValueError` for a name that is unknown, or that cannot be had.
         """
         key = _key(operation, nbytes, root, name, ordered, reproducible, background)
         if key not in self._choices:
             self._choices[key] = self._decide(key)
         return self._choices[key]
 
-    def _decide(self, key: _Key) -> Chosen | None:
+    def _decide(self, key: _Key) -> Choice:
         if self.ranks == 1 and not key.reproducible:
-            return None
-        name = None if key.name == AUTO else key.name
-        setting = self._setting(key.root)
-        if name is None and not key.reproducible and not self._is_measured(key):
-            return None
-        ranked = rank_candidates(
-            key.operation, setting, key.size, self.table, name, key.ordered, key.background
-        )
+            return Watched(self._plain, None)
+        native = self.table.native_seconds(key.operation, self.nodes, key.size)
+        if key.name == AUTO and not key.reproducible and native is None:
+            # What is not measured here is not believed to be slow.
+            return Watched(self._plain, None)
+        ranked = self._rank(key, self.table)
         if key.reproducible:
             # What the library does is not known.
             ranked = [candidate for candidate in ranked if candidate.algorithm is not None]
-        best = ranked[0]
-        return None if best.algorithm is None else Chosen(best, self.rank, key.operation, key.root)
+        best = self._as_chosen(ranked[0], key)
+        if key.name != AUTO or key.reproducible or key.background or native is None:
+            return Watched(self._plain, best)
+        expected = native if best is None else best.seconds
+        period = self._period(key.operation, expected)
+        return Watched(self._plain, best, expected, period, lambda: self._others(key))
 
-    def _is_measured(self, key: _Key) -> bool:
-        """Whether the library's own time is known; what is not measured here is not believed to be slow."""
-        return self.table.native_seconds(key.operation, self.nodes, key.size) is not None
+    def _rank(self, key: _Key, table: Table) -> list[Candidate]:
+        name = None if key.name == AUTO else key.name
+        setting = self._setting(key.root)
+        return rank_candidates(key.operation, setting, key.size, table, name, key.ordered, key.background)
+
+    def _others(self, key: _Key) -> list[Chosen | None]:
+        """What may be faster than was thought: the library's own, and some of each family, as other hubs."""
+        ranked = self._rank(key, replace(self.table, trials={}))
+        near = [each for each in ranked if each.seconds < NEAR * ranked[0].seconds]
+        families: Counter[str] = Counter()
+        found: list[Chosen | None] = [None]
+        for candidate in near:
+            family = NATIVE if candidate.algorithm is None else candidate.algorithm.name
+            families[family] += 1
+            if family != NATIVE and families[family] <= _OF_ONE_FAMILY and len(found) < _MOST:
+                found.append(self._as_chosen(candidate, key))
+        return found
+
+    def _as_chosen(self, candidate: Candidate, key: _Key) -> Chosen | None:
+        """The same object for the same algorithm."""
+        if candidate.algorithm is None:
+            return None
+        name = (key.operation, key.root, str(candidate.algorithm))
+        if name not in self._chosen:
+            self._chosen[name] = Chosen(candidate.algorithm, candidate.seconds, self.rank, *name[:2])
+        return self._chosen[name]
+
+    def _period(self, operation: str, seconds: float) -> int:
+        """Calls between two looks, that these take a small part of the time: some synchronizations each."""
+        once = self.table.native_seconds("allreduce", self.nodes, 8) or seconds
+        return min(max(_PERIODS[0], int((SAMPLES + 1) * once / (_COST * seconds))), _PERIODS[1])
 
     def _setting(self, root: int) -> Setting:
         first = sorted(self.nodes, key=lambda ranks: root not in ranks)
@@ -214,16 +191,38 @@ class Service:
         self._sequence = (self._sequence + 1) % _TAGS
         return self._sequence * _LANES
 
-    def setting_for(self, ordered: bool, background: bool = False) -> str:
+    def setting_for(self, operation: str, ordered: bool = False, background: bool = False) -> str:
         """What the setting asks for; the library's own where that cannot be had."""
-        name = str(self.forced)
+        name: str = self.forced[operation]
         if name in (AUTO, NATIVE):
             return name
         usable = any(
             (each.ordered or not ordered) and not (each.shares_memory and background)
-            for each in members("allreduce", self._setting(0), name)
+            for each in members(operation, self._setting(0), name)
         )
         return name if usable else NATIVE
+
+    def _is_left(self, operation: str) -> bool:
+        name = self.forced[operation]
+        if checks_bounds():
+            return False
+        if name in (AUTO, NATIVE) and (name == NATIVE or not self.table.native.get(operation)):
+            return True
+        # What is not measured with these nodes is not believed to be slow.
+        return self.ranks == 1 or (
+            name == AUTO and self.table.native_seconds(operation, self.nodes, 8) is None
+        )
+
+    @cached_property
+    def nodes(self) -> Nodes:
+        """The ranks of each node; found out when first needed, which is on all ranks at once."""
+        return nodes_of(self._plain)
+
+    def counts_of_all(self, recvbuf: Any) -> list[int]:
+        """Elements that each rank receives; collective."""
+        received = elements(recvbuf, receiving=True)
+        counts: list[int] = self._plain.allgather(-1 if received is None else received.count)
+        return counts
 
     def remember(self, arrays: Any, what: Any) -> None:
         """Keep what is run for arrays of some kind."""
@@ -231,13 +230,14 @@ class Service:
             self.ready.clear()
         self.ready[arrays] = what
 
-    def force(self, name: str) -> None:
+    def force(self, operation: str, name: str) -> None:
         """Let `name` be the algorithm of all calls that ask for none; on all ranks together.
 
         Raises `ValueError` for an unknown name.
         """
-        check_name("allreduce", name)
-        self.forced = name
+        check_name(operation, name)
+        self.forced[operation] = name
+        self.left = frozenset(filter(self._is_left, OPERATIONS))
         self.ready.clear()
 
     def free(self) -> None:
@@ -286,9 +286,14 @@ def _keyval() -> int:
     return MPI.Comm.Create_keyval(delete_fn=forget)
 
 
-def environment_setting() -> str:
-    """The algorithm that the environment asks for."""
-    return os.environ.get(_VARIABLE, AUTO)
+def info_key(operation: str) -> str:
+    """The key of a communicator's info that names an operation's algorithm."""
+    return f"roundelay_{operation}"
+
+
+def environment_settings() -> dict[str, str]:
+    """For each operation the algorithm that the environment asks for."""
+    return {operation: os.environ.get(f"ROUNDELAY_{operation.upper()}", AUTO) for operation in OPERATIONS}
 
 
 def check_name(operation: str, name: str) -> None:

@@ -20,7 +20,7 @@ from .strided import stage_array
 from .substitute import named_like
 
 
-def _array_only(_buffer: Any, _receiving: bool, _blocks: int) -> Stage | None:
+def _array_only(_buffer: Any, _receiving: bool, _blocks: int, _forced: bool) -> Stage | None:
     return None
 
 
@@ -30,9 +30,9 @@ class _Side(NamedTuple):
     read: Reader
     blocks: Callable[[Any], int]
 
-    def find(self, comm: Any, buffer: Any, receiving: bool) -> Stage | None:
+    def find(self, comm: Any, buffer: Any, receiving: bool, forced: bool) -> Stage | None:
         """Stage for such an argument, if it needs one."""
-        return find_stage(self.read, buffer, receiving, self.blocks(comm))
+        return find_stage(self.read, buffer, receiving, self.blocks(comm), forced)
 
 
 class _Kind(NamedTuple):
@@ -64,7 +64,7 @@ def _per_destination(comm: Any) -> int:
     return int(comm.outdegree)
 
 
-def _collective(base: Any, run: Runner, kind: _Kind) -> Any:
+def _collective(base: Any, run: Runner, kind: _Kind, forced: bool = False) -> Any:
     base = direct(base, run)
 
     @named_like(base)
@@ -72,8 +72,8 @@ def _collective(base: Any, run: Runner, kind: _Kind) -> Any:
         if _is_plain(sendbuf) and _is_plain(recvbuf):
             return base(self, sendbuf, recvbuf, *rest, **named)
         sending, receiving = _counting(self, kind, rest, named)
-        send = kind.send.find(self, sendbuf, receiving=False) if sending else None
-        receive = kind.receive.find(self, recvbuf, receiving=True) if receiving else None
+        send = kind.send.find(self, sendbuf, False, forced) if sending else None
+        receive = kind.receive.find(self, recvbuf, True, forced) if receiving else None
         if send is receive is None:
             try:
                 return base(self, sendbuf, recvbuf, *rest, **named)
@@ -104,24 +104,24 @@ def _counting(comm: Any, kind: _Kind, rest: tuple[Any, ...], named: dict[str, An
     return kind.only_root != "send" or at_root, kind.only_root != "receive" or at_root
 
 
-def _broadcast(base: Any, run: Runner) -> Any:
+def _broadcast(base: Any, run: Runner, forced: bool = False) -> Any:
     base = direct(base, run)
 
     @named_like(base)
-    def method(self: Any, buf: Any, root: int = 0, **named: Any) -> Any:
+    def method(self: Any, buf: Any, root: int = 0, *rest: Any, **named: Any) -> Any:
         if _is_plain(buf):
-            return base(self, buf, root, **named)
+            return base(self, buf, root, *rest, **named)
         receiving = self.Get_rank() != root
-        stage = find_stage(stage_one, buf, receiving)
+        stage = find_stage(stage_one, buf, receiving, forced=forced)
         if stage is None:
             try:
-                return base(self, buf, root, **named)
+                return base(self, buf, root, *rest, **named)
             except BufferError:
                 stage = stage_array(buf, receiving)
                 if stage is None:
                     raise
         loads = [stage] if stage.partial or not receiving else []
-        return run(lambda: base(self, stage.spec, root, **named), loads, [stage] if receiving else [])
+        return run(lambda: base(self, stage.spec, root, *rest, **named), loads, [stage] if receiving else [])
 
     return method
 
@@ -185,9 +185,14 @@ for _form, _run in _forms("Bcast"):
 
 
 def staged(form: str, base: Any) -> Any:
-    """Make a form of a collective that stages arrays with gaps and calls `base` in the place of mpi4py's own.
+    """Make a form of a collective that stages what has gaps and calls `base` in the place of mpi4py's own.
 
-    Forms are such as "Allreduce", "Iallreduce" and "Allreduce_init".
+    Forms are such as "Allreduce", "Iallreduce" and "Allreduce_init". What ranks call must not depend on the
+    datatypes that each of them has chosen: nothing is left to the MPI library here.
     """
-    ((name, run),) = ((name, run) for name in _KINDS for each, run in _forms(name) if each == form)
-    return _collective(named_like(getattr(MPI.Intracomm, form))(base), run, _KINDS[name])
+    base = named_like(getattr(MPI.Intracomm, form))(base)
+    for name, kind in _KINDS.items():
+        for each, run in _forms(name):
+            if each == form:
+                return _collective(base, run, kind, forced=True)
+    return _broadcast(base, dict(_forms("Bcast"))[form], forced=True)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..datatypes.arrays import as_numpy
+from ..datatypes.known import known_datatype
 from ..datatypes.plain import MPI
-from .specification import read_one
+from .specification import read_one, read_vector
+
+Bytes = NDArray[np.uint8]
+_NOTHING = np.zeros(0, np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,33 +30,108 @@ class Elements:
     count : int
     """
 
-    memory: NDArray[np.uint8]
+    memory: Bytes
     datatype: MPI.Datatype
     count: int
+
+
+class Blocks(NamedTuple):
+    """Contiguous bytes for each rank, in one memory.
+
+    Attributes
+    ----------
+    memory : uint8 array
+    places : list of slices
+        Each rank's bytes in it.
+    """
+
+    memory: Bytes
+    places: list[slice]
 
 
 def elements(buffer: Any, receiving: bool) -> Elements | None:
     """Find the elements behind a buffer argument; None where mpi4py shall read or refuse it."""
     if isinstance(buffer, list | tuple):
-        return _listed(buffer, receiving)
+        found = read_one(_with_datatype(buffer), receiving)
+        if found is None:
+            return _no_elements(buffer)
+        datatype, address, count, extent = found
+        if not datatype.is_predefined:
+            return None
+        return Elements(_at(address, count * extent, receiving), datatype, count)
+    array = _dense_array(buffer, receiving)
+    known = None if array is None else MPI._typedict.get(array.dtype.char)
+    if array is None or known is None or not array.dtype.isnative:
+        return None
+    return Elements(_as_bytes(array), known, array.size)
+
+
+def flat_bytes(buffer: Any, receiving: bool) -> Bytes | None:
+    """Find the bytes behind a buffer argument without gaps; None where mpi4py shall read or refuse it."""
+    if not isinstance(buffer, list | tuple):
+        array = _dense_array(buffer, receiving)
+        return None if array is None or array.dtype.char not in MPI._typedict else _as_bytes(array)
+    found = read_one(_with_datatype(buffer), receiving)
+    if found is None:
+        empty = _no_elements(buffer)
+        return None if empty is None else empty.memory
+    datatype, address, count, _ = found
+    known = known_datatype(datatype)
+    if known is None or known.layout is None or not known.is_run(count):
+        return None
+    first = known.layout.repeat(count).bounds()[0]
+    return _at(address + first, count * known.size, receiving)
+
+
+def flat_blocks(buffer: Any, ranks: int) -> Blocks | None:
+    """Find the bytes that each rank's block is received into; None where mpi4py shall read or refuse them."""
+    spec = _with_datatype(buffer if isinstance(buffer, list | tuple) else [buffer, None])
+    found = read_vector(spec, True, ranks)
+    if found is None or not found[0].contiguous:
+        return None
+    known, address, counts, displacements = found
+    begins = [each * known.extent for each in displacements]
+    places = [slice(begin, begin + count * known.size) for begin, count in zip(begins, counts, strict=True)]
+    return Blocks(_at(address, max((place.stop for place in places), default=0), True), places)
+
+
+def _dense_array(buffer: Any, receiving: bool) -> NDArray[Any] | None:
     try:
-        array = buffer if isinstance(buffer, np.ndarray) else np.asarray(memoryview(buffer))
+        array = as_numpy(buffer)
     except (TypeError, ValueError, BufferError):
         return None
-    datatype = MPI._typedict.get(array.dtype.char)
-    usable = array.flags.forc and array.dtype.isnative and (array.flags.writeable or not receiving)
-    if datatype is None or not usable:
-        return None
-    return Elements(array.reshape(-1, order="A").view(np.uint8), datatype, array.size)
+    return array if array.flags.forc and (array.flags.writeable or not receiving) else None
 
 
-def _listed(buffer: Any, receiving: bool) -> Elements | None:
-    found = read_one(buffer, receiving)
-    if found is None:
+def _as_bytes(array: NDArray[Any]) -> Bytes:
+    return array.reshape(-1, order="A").view(np.uint8)
+
+
+def _at(address: int, nbytes: int, receiving: bool) -> Bytes:
+    if nbytes == 0:
+        return _NOTHING
+    memory = MPI.buffer.fromaddress(address, nbytes, readonly=not receiving)
+    return np.asarray(memoryview(memory))  # type: ignore[arg-type]
+
+
+def _with_datatype(buffer: Sequence[Any]) -> Sequence[Any]:
+    """A list as it is, or with the datatype that mpi4py takes for the array in it."""
+    if not buffer or isinstance(buffer[-1], MPI.Datatype | str):
+        return buffer
+    try:
+        datatype = MPI._typedict.get(as_numpy(buffer[0]).dtype.char)
+    except (TypeError, ValueError, BufferError):
+        return buffer
+    return buffer if datatype is None else [*buffer, datatype]
+
+
+def _no_elements(buffer: Sequence[Any]) -> Elements | None:
+    """Nothing at all, where that is what a list asks for."""
+    spec = _with_datatype(buffer)
+    datatype = spec[-1] if spec else None
+    if isinstance(datatype, str):
+        datatype = MPI._typedict.get(datatype)
+    if not isinstance(datatype, MPI.Datatype) or len(spec) < 3:
         return None
-    datatype, address, count, extent = found
-    if not datatype.is_predefined:
-        return None
-    memory = MPI.buffer.fromaddress(address, count * extent, readonly=not receiving)
-    view = memoryview(memory)  # type: ignore[arg-type]
-    return Elements(np.asarray(view), datatype, count)
+    count = spec[1][0] if isinstance(spec[1], list | tuple) and spec[1] else spec[1]
+    return Elements(_NOTHING, datatype, 0) if isinstance(count, int) and count == 0 else None

@@ -29,7 +29,7 @@ def _arrange(buffer: Any, peer: int, receiving: bool, forced: bool = False) -> t
         return buffer, None
     if buffer.__class__ is _ndarray and not buffer.flags.forc:
         return arrange_array(buffer, receiving, forced)
-    stage = find_stage(partial(stage_one, forced=forced), buffer, receiving)
+    stage = find_stage(stage_one, buffer, receiving, forced=forced)
     return (buffer, None) if stage is None else (stage.spec, stage)
 
 

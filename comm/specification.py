@@ -28,7 +28,7 @@ from .strided import stage_array
 _Datatype = MPI.Datatype
 _ANY_SIZE = 1 << 61
 
-Reader = Callable[[Sequence[Any], bool, int], Stage | None]
+Reader = Callable[[Sequence[Any], bool, int, bool], Stage | None]
 
 
 class _Memory(NamedTuple):
@@ -58,15 +58,18 @@ def is_left(buffer: Sequence[Any]) -> bool:
     return known is not None and not checks_bounds() and _is_left(buffer, known, 1)
 
 
-def find_stage(read: Reader, buffer: Any, receiving: bool, blocks: int = 1) -> Stage | None:
+def find_stage(
+    read: Reader, buffer: Any, receiving: bool, blocks: int = 1, forced: bool = False
+) -> Stage | None:
     """Stage for a buffer argument, if it has a datatype that is packed here or a NumPy array with gaps.
 
     `read` is one of the functions below, for the kind of argument that the operation takes; `blocks` is
-    the number of ranks among which a collective divides it.
+    the number of ranks among which a collective divides it. With `forced`, nothing that has gaps is left to
+    the MPI library.
     """
     owner = buffer
     if buffer.__class__ is list or buffer.__class__ is tuple:
-        stage = read(buffer, receiving, blocks)
+        stage = read(buffer, receiving, blocks, forced)
         if stage is not None or not buffer:
             return stage
         owner = buffer[0]
@@ -79,18 +82,27 @@ def read_one(buffer: Sequence[Any], receiving: bool) -> tuple[MPI.Datatype, int,
     """Datatype, address, count and extent of one block; None for what mpi4py shall read or refuse."""
     known = _known(buffer)
     memory = None if known is None else _host_memory(buffer[0], receiving)
-    if known is None or memory is None or memory.nbytes is None:
+    if known is None or memory is None:
         return None
     datatype = MPI._typedict[buffer[-1]] if isinstance(buffer[-1], str) else buffer[-1]
     count, offset = _count_and_offset(buffer, known, memory, 1)
     return (datatype, memory.address + offset, count, known.extent) if count > 0 else None
 
 
-def stage_one(buffer: Sequence[Any], receiving: bool, blocks: int = 1, forced: bool = False) -> Stage | None:
-    """Stage for one count of a datatype, which a collective may make for each of `blocks` ranks.
+def read_vector(
+    buffer: Sequence[Any], receiving: bool, blocks: int
+) -> tuple[KnownDatatype, int, list[int], list[int]] | None:
+    """Datatype, address, counts and displacements of blocks; None for what mpi4py shall read or refuse."""
+    known = _known(buffer)
+    memory = None if known is None else _host_memory(buffer[0], receiving)
+    if known is None or memory is None:
+        return None
+    found = _counts_and_displacements(buffer, known, memory, blocks)
+    return None if found is None else (known, memory.address, *found)
 
-    With `forced`, nothing that has gaps is left to the MPI library.
-    """
+
+def stage_one(buffer: Sequence[Any], receiving: bool, blocks: int = 1, forced: bool = False) -> Stage | None:
+    """Stage for one count of a datatype, which a collective may make for each of `blocks` ranks."""
     known = _known(buffer)
     if known is None or (not checks_bounds() and not forced and _is_left(buffer, known, blocks)):
         return None
@@ -115,7 +127,7 @@ def stage_one(buffer: Sequence[Any], receiving: bool, blocks: int = 1, forced: b
     return stage
 
 
-def stage_vector(buffer: Sequence[Any], receiving: bool, blocks: int) -> Stage | None:
+def stage_vector(buffer: Sequence[Any], receiving: bool, blocks: int, forced: bool = False) -> Stage | None:
     """Stage for a count and a displacement for each of `blocks` ranks, of one datatype."""
     known = _known(buffer)
     if known is None or (known.contiguous and not checks_bounds()):
@@ -128,19 +140,21 @@ def stage_vector(buffer: Sequence[Any], receiving: bool, blocks: int) -> Stage |
         return None
     counts, displacements = found
     pairs = zip(counts, displacements, strict=True)
-    stage = _stage(buffer, memory, [_Place(known, n, displ * known.extent) for n, displ in pairs], receiving)
+    stage = _stage(
+        buffer, memory, [_Place(known, n, displ * known.extent) for n, displ in pairs], receiving, forced
+    )
     if stage is not None:
         stage.spec = [stage.memory, counts, _starts(counts), dense_type(known)]
     return stage
 
 
-def stage_each(buffer: Sequence[Any], receiving: bool, blocks: int) -> Stage | None:
+def stage_each(buffer: Sequence[Any], receiving: bool, blocks: int, forced: bool = False) -> Stage | None:
     """Stage for a count, a displacement in bytes and a datatype for each of `blocks` ranks."""
     found = _split_each(buffer, blocks)
     memory = None if found is None else _host_memory(buffer[0], receiving)
     if found is None or memory is None:
         return None
-    stage = _stage(buffer, memory, found, receiving)
+    stage = _stage(buffer, memory, found, receiving, forced)
     if stage is not None:
         counts = [place.count for place in found]
         starts = _starts([place.count * place.known.size for place in found])
@@ -259,7 +273,9 @@ def _split_each(buffer: Sequence[Any], blocks: int) -> list[_Place] | None:
         return None
 
 
-def _stage(buffer: Sequence[Any], memory: _Memory, places: list[_Place], receiving: bool) -> Stage | None:
+def _stage(
+    buffer: Sequence[Any], memory: _Memory, places: list[_Place], receiving: bool, forced: bool
+) -> Stage | None:
     """Stage for all places together, if one of them is worth it and MPI allows all of them."""
     full = [place for place in places if place.count]
     if any(place.known.layout is None for place in full):
@@ -269,7 +285,8 @@ def _stage(buffer: Sequence[Any], memory: _Memory, places: list[_Place], receivi
             _check_bounds(memory, place)
     nbytes = sum(place.count * place.known.size for place in full)
     # With one rank, Open MPI 5.0's Alltoallw takes displacements for extents and writes elsewhere.
-    if len(places) > 1 and library_moves(nbytes, all(place.known.regular for place in full)):
+    left = len(places) > 1 and not forced
+    if left and library_moves(nbytes, all(place.known.regular for place in full)):
         return None
     if all(place.known.is_run(place.count) for place in full) or not has_mover():
         return None

@@ -1,0 +1,87 @@
+"""A schedule that was chosen for an operation, bound to the data that it is called with."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+from .catalogue import Algorithm
+from .execute import Bound, bind, even_bounds
+from .plan import Plan, make_plan
+from .shared import SharedBound, bind_shared
+
+# Elements that the chunks share evenly, or where each rank's block of them begins, and the last one ends.
+Division = int | tuple[int, ...]
+
+_BOUNDS_KEPT = 64
+
+
+class Chosen:
+    """An algorithm as one rank runs it.
+
+    Parameters
+    ----------
+    algorithm : Algorithm
+    seconds : float
+        What it is expected to take.
+    rank : int
+    operation : str
+    root : int
+    """
+
+    def __init__(self, algorithm: Algorithm, seconds: float, rank: int, operation: str, root: int) -> None:
+        self.algorithm, self.seconds = algorithm, seconds
+        self._schedule = algorithm.build()
+        self._rank, self._operation, self._root = rank, operation, root
+        self._plans: dict[bool, Plan] = {}
+        self._bounds: dict[tuple[bool, Division], Any] = {}
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether it is run through shared memory."""
+        return self.algorithm.shares_memory
+
+    def bind(self, division: Division, in_place: bool) -> Bound:
+        """The plan for so many elements, to be run by messages."""
+        found: Bound = self._bound(bind, division, in_place)
+        return found
+
+    def bind_shared(self, in_place: bool, count: int) -> SharedBound:
+        """The plan for so many elements, to be run through shared memory."""
+        found: SharedBound = self._bound(bind_shared, count, in_place)
+        return found
+
+    def _bound(self, how: Any, division: Division, in_place: bool) -> Any:
+        key = (in_place, division)
+        found = self._bounds.get(key)
+        if found is None:
+            if len(self._bounds) >= _BOUNDS_KEPT:
+                self._bounds.clear()
+            found = self._bounds[key] = how(self._plan(in_place), self._chunk_bounds(division))
+        return found
+
+    def _chunk_bounds(self, division: Division) -> tuple[int, ...]:
+        chunks = self._schedule.chunks
+        if isinstance(division, int):
+            return even_bounds(division, chunks)
+        each = chunks // (len(division) - 1)
+        begins = (
+            begin + bound
+            for begin, end in pairwise(division)
+            for bound in even_bounds(end - begin, each)[:-1]
+        )
+        return (*begins, division[-1])
+
+    def _plan(self, in_place: bool) -> Plan:
+        found = self._plans.get(in_place)
+        if found is None:
+            found = self._plans[in_place] = make_plan(self._schedule, self._rank, in_place, self._wanted())
+        return found
+
+    def _wanted(self) -> range:
+        """The chunks that the rank must end with."""
+        chunks = self._schedule.chunks
+        if self._operation == "reduce_scatter":
+            each = chunks // self._schedule.ranks
+            return range(self._rank * each, (self._rank + 1) * each)
+        return range(chunks if self._operation != "reduce" or self._rank == self._root else 0)

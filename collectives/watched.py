@@ -1,0 +1,137 @@
+"""Watching a choice: whether it still takes the time that it should, and what is done when it does not.
+
+Now and then some calls are timed, begun together. When they take far longer or shorter than they should, for
+long, the next calls are left to one candidate after another, and the fastest one takes those that follow.
+Every rank counts the same calls and is told the same times, so that all change together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from math import inf
+from statistics import median
+from time import perf_counter
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from ..datatypes.plain import MPI
+
+Candidate = TypeVar("Candidate")
+# Advanced by the seconds of each call that it asks to be timed.
+_Course = Generator[None, float, Candidate]
+
+# Calls that are timed in a row, of which the median counts.
+SAMPLES = 5
+# How many times longer or shorter than it should a call may take, and how often in a row it may be more.
+FAR = 1.5
+PATIENCE = 3
+# Calls until the next look, after one that found the time far off.
+SOON = 8
+# How often a candidate is tried, and how many times longer than the best it may take to be tried again.
+TURNS = 7
+SLOW = 2.0
+# By how much another candidate must be faster than the one that has the calls.
+MARGIN = 1.05
+# Looks until candidates are tried again, after a change: what was slow may have recovered.
+RETRY = 16
+
+
+class Watched(Generic[Candidate]):
+    """What runs the calls of one kind on a communicator.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Intracomm
+        Plain communicator on which nobody else calls collectives meanwhile.
+    current : object
+        What runs them first.
+    expected : float, optional
+        Seconds that it should take. Without them, it is not watched.
+    period : int
+        Calls between two looks.
+    candidates : callable, optional
+        Gives what may run them instead, with or without `current`; asked for when it is needed.
+
+    Examples
+    --------
+    >>> watched = Watched(MPI.COMM_SELF, "ring", expected=1e-6, period=2, candidates=lambda: ["ring", "star"])
+    >>> called = []
+    >>> for _ in range(4):
+    ...     watched.run(called.append)
+    >>> called
+    ['ring', 'ring', 'ring', 'ring']
+    """
+
+    def __init__(
+        self,
+        comm: MPI.Intracomm,
+        current: Candidate,
+        expected: float | None = None,
+        period: int = 0,
+        candidates: Callable[[], Sequence[Candidate]] = list,
+    ) -> None:
+        self._comm = comm
+        self.current = current
+        # Calls until one is timed.
+        self.left = inf
+        if expected is not None:
+            self._course = self._watch(expected, period, candidates)
+            next(self._course)
+
+    def run(self, call: Callable[[Candidate], object]) -> None:
+        """Run a call of all ranks by the current candidate."""
+        if self.left > 0:
+            self.left -= 1
+            call(self.current)
+            return
+        self._comm.Barrier()
+        start = perf_counter()
+        call(self.current)
+        self._course.send(perf_counter() - start)
+
+    def _watch(
+        self, expected: float, period: int, candidates: Callable[[], Sequence[Candidate]]
+    ) -> _Course[None]:
+        first, off, patience, looks = self.current, 0, PATIENCE, 0
+        while True:
+            self.left = SOON if off else period
+            seconds = median((yield from self._turn([self.current] * SAMPLES)))
+            off = 0 if expected / FAR < seconds < expected * FAR else off + 1
+            looks += 1
+            if off < patience and (self.current is first or looks < RETRY):
+                continue
+            before = self.current
+            expected = yield from self._try([before, *(each for each in candidates() if each is not before)])
+            # Times that stray by themselves shall not have it tried for ever.
+            patience = 2 * patience if self.current is before else PATIENCE
+            off = looks = 0
+
+    def _turn(self, tried: Sequence[Candidate]) -> _Course[list[float]]:
+        """Time a call by each of some candidates, on the rank where it takes longest."""
+        times = np.empty(len(tried))
+        for place, candidate in enumerate(tried):
+            self.current = candidate
+            times[place] = yield
+        self._comm.Allreduce(MPI.IN_PLACE, times, MPI.MAX)
+        return [float(each) for each in times]
+
+    def _try(self, tried: Sequence[Candidate]) -> _Course[float]:
+        """Give the calls to the fastest of some candidates; the first one has them now. Return its time."""
+        now = tried[0]
+        # The first time, plans and connections are made.
+        yield from self._turn(tried)
+        samples: list[tuple[Candidate, list[float]]] = [(each, []) for each in tried]
+        for _ in range(TURNS):
+            times = yield from self._turn([each for each, _ in samples])
+            for (_, found), seconds in zip(samples, times, strict=True):
+                found.append(seconds)
+            least = min(min(found) for _, found in samples)
+            samples = [each for each in samples if min(each[1]) < SLOW * least]
+        medians = [(median(found), each) for each, found in samples]
+        seconds, best = min(medians, key=lambda pair: pair[0])
+        for other, each in medians:
+            if each is now and other <= MARGIN * seconds:
+                seconds, best = other, each
+        self.current = best
+        return seconds
