@@ -31,7 +31,8 @@ import roundelay
 from benchmarks.measure import library_key, write_json
 from roundelay import MPI
 from roundelay.collectives.catalogue import Setting, members
-from roundelay.collectives.service import Chosen, service_of
+from roundelay.collectives.selection import rank_candidates
+from roundelay.collectives.service import service_of
 
 RESULTS = Path(__file__).parent / "results"
 WORLD, RANK = PLAIN.COMM_WORLD, PLAIN.COMM_WORLD.rank
@@ -50,23 +51,21 @@ def sizes(largest: int) -> list[int]:
 
 
 def ways(own: Floats, result: Floats) -> dict[str, tuple[Way, float | None]]:
-    """What is compared, and how long it is predicted to take."""
+    """What is compared, and how long the model of the links, or what was measured, has it take."""
     service = service_of(MPI.COMM_WORLD)
-    chosen = service.choose("allreduce", own.nbytes)
+    native = service.table.native_seconds("allreduce", service.nodes, own.nbytes)
     found: dict[str, tuple[Way, float | None]] = {
-        "native": (lambda: WORLD.Allreduce(own, result), native_seconds(own.nbytes)),
-        "auto": (
-            lambda: MPI.COMM_WORLD.Allreduce(own, result),
-            None if chosen is None else chosen.candidate.seconds,
-        ),
+        "native": (lambda: WORLD.Allreduce(own, result), native),
+        "auto": (lambda: MPI.COMM_WORLD.Allreduce(own, result), None),
     }
-    available = {each.name for each in members("allreduce", Setting(WORLD.size, nodes=service.nodes))}
+    setting = Setting(WORLD.size, nodes=service.nodes)
+    available = {each.name for each in members("allreduce", setting)}
     if len(service.nodes) in (1, WORLD.size):
         # There are no two levels.
         available.discard("hierarchical")
     for name in sorted(available):
-        best = service.choose("allreduce", own.nbytes, name=name)
-        found[name] = (way(name, own, result), None if best is None else best.candidate.seconds)
+        best = rank_candidates("allreduce", setting, own.nbytes, service.table, name)[0]
+        found[name] = (way(name, own, result), best.seconds)
     return found
 
 
@@ -75,16 +74,10 @@ def way(name: str, own: Floats, result: Floats) -> Way:
     return lambda: roundelay.allreduce(MPI.COMM_WORLD, own, result, algorithm=name)
 
 
-def native_seconds(nbytes: int) -> float | None:
-    """What was measured of the library's own."""
-    service = service_of(MPI.COMM_WORLD)
-    return service.table.native_seconds("allreduce", service.nodes, nbytes)
-
-
 def chosen_name(nbytes: int) -> str:
     """Name of what is chosen for a size."""
-    chosen: Chosen | None = service_of(MPI.COMM_WORLD).choose("allreduce", nbytes)
-    return "native" if chosen is None else str(chosen.candidate.algorithm)
+    chosen = service_of(MPI.COMM_WORLD).choose("allreduce", nbytes).current
+    return "native" if chosen is None else str(chosen.algorithm)
 
 
 def check(name: str, run: Way, own: Floats, result: Floats) -> None:

@@ -22,15 +22,13 @@ class Chosen:
     Parameters
     ----------
     algorithm : Algorithm
-    seconds : float
-        What it is expected to take.
     rank : int
     operation : str
     root : int
     """
 
-    def __init__(self, algorithm: Algorithm, seconds: float, rank: int, operation: str, root: int) -> None:
-        self.algorithm, self.seconds = algorithm, seconds
+    def __init__(self, algorithm: Algorithm, rank: int, operation: str, root: int) -> None:
+        self.algorithm = algorithm
         self._schedule = algorithm.build()
         self._rank, self._operation, self._root = rank, operation, root
         self._plans: dict[bool, Plan] = {}

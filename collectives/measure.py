@@ -7,10 +7,8 @@ ranks. Times are medians.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import zip_longest
 from typing import NamedTuple
 
@@ -19,11 +17,11 @@ from numpy.typing import NDArray
 
 from ..datatypes.plain import MPI
 from . import probes
-from .catalogue import NATIVE, Algorithm, Setting
+from .catalogue import NATIVE, Setting
 from .figures import BETWEEN_NODES, SAME_NODE, TYPICAL, Curve, Figures, PairClass, Table
 from .nodes import Nodes, host_class, hosts_of, nodes_of, placement
 from .sampling import Run, Sampler, Seconds, longest, taking_part, typically
-from .selection import rank_candidates
+from .selection import Candidate, promising, rank_candidates
 from .shared import SharedMemory
 from .table import library
 
@@ -40,14 +38,14 @@ ROUNDS = 7
 # Faster than any memory: what a difference of two times is taken for where noise has made it negative.
 LEAST_PER_BYTE = 1e-13
 
-# How many of the algorithms that are predicted to be the fastest for some size are tried.
+# How many of the algorithms that are predicted to be the fastest for a size are tried.
 TRIALS = 8
 # How often each has its turn, and how many calls that takes at least.
 TURNS = 3
-CALLS = 5 * TURNS
+CALLS = 2 * TURNS
 
-_SHARES = {"links": 0.2, "flows": 0.08, "additions": 0.04, "trials": 0.36}
-_NATIVE_SHARES = {"allreduce": 0.08, "reduce_scatter": 0.06, "allgather": 0.06, "bcast": 0.06, "reduce": 0.06}
+_SHARES = {"links": 0.18, "flows": 0.08, "additions": 0.04}
+_TRIAL_SHARES = {"allreduce": 0.3, "reduce_scatter": 0.1, "allgather": 0.1, "bcast": 0.1, "reduce": 0.1}
 
 
 class _Pairs(NamedTuple):
@@ -112,10 +110,8 @@ class _Measurement:
             self._measure_classes()
         self._measure_host(self._begin("reductions", _SHARES["additions"]))
         if self.comm.size > 1:
-            for operation, share in _NATIVE_SHARES.items():
-                curve = self._native(operation, self._begin(f"{operation} of the MPI library", share))
-                self.result.native[operation] = {placement(self.nodes): curve}
-            self._try("allreduce")
+            for operation, share in _TRIAL_SHARES.items():
+                self._try(operation, self._begin(operation, share))
         self._report("done", 1.0)
         return self.result
 
@@ -186,9 +182,11 @@ class _Measurement:
         times = {nbytes: longest(each) for nbytes, each in samples.items()}
         small = times.pop(probes.SMALL_BYTES)[0]
         if flows > 1:
-            # Many small messages to and from many ranks take their turns in more places than one port.
+            # Small messages of all to all wait for one another in more places than their ports. The model has
+            # one gap for them and for those of one rank: the mean is the least wrong for both.
             alone = figures.latency + 2 * figures.overhead
-            figures = replace(figures, gap=max(figures.gap, (small - alone) / (flows - 1)))
+            crowded_gap = (small - alone) / (flows - 1)
+            figures = replace(figures, gap=max(figures.gap, (figures.gap + crowded_gap) / 2))
         if not times:
             return figures
         through = {nbytes * flows: np.array([time]) for nbytes, (time, _) in times.items()}
@@ -216,33 +214,44 @@ class _Measurement:
             ]
         self.result.step = typically(self.sampler.sample(probes.empty_step(self.comm), 0.2 * seconds))[0]
 
-    def _try(self, operation: str) -> None:
-        """Time the algorithms predicted to be the fastest for some size, and the library's own, in turn."""
-        promising = _promising(operation, self.nodes, self.result)
-        memory = SharedMemory(self.comm) if any(each.shares_memory for each in promising) else None
-        ways: dict[str, Callable[[int], Run]] = {
-            str(algorithm): partial(probes.schedule, self.comm, algorithm, memory) for algorithm in promising
-        }
-        ways[NATIVE] = partial(probes.collective, self.comm, operation)
-        curves: dict[str, Curve] = {name: [] for name in ways}
-        end = self.sampler.elapsed + self._begin(
-            f"{operation} by {len(promising)} algorithms", _SHARES["trials"]
-        )
-        for place, nbytes in enumerate(NATIVE_SIZES):
+    def _try(self, operation: str, seconds: float) -> None:
+        """Time the library's own beside the algorithms predicted to be the fastest, for each size."""
+        # Each rank has as many elements of what is scattered or gathered.
+        unit = 8 * self.comm.size if operation in ("reduce_scatter", "allgather") else 8
+        sizes = sorted({max(unit, nbytes // unit * unit) for nbytes in NATIVE_SIZES})
+        curves: dict[str, Curve] = {NATIVE: []}
+        end = self.sampler.elapsed + seconds
+        memory = None
+        for place, nbytes in enumerate(sizes):
+            candidates = self._promising(operation, nbytes)
             left = end - self.sampler.elapsed
-            slowest = max((curve[-1][1] for curve in curves.values() if curve), default=0.0)
-            if CALLS * len(ways) * slowest > left:
+            if curves[NATIVE] and CALLS * self._expected(curves[NATIVE], candidates, nbytes) > left:
                 break
-            each = left / (len(NATIVE_SIZES) - place) / (TURNS * len(ways))
-            for name, seconds in self._in_turn(
-                {name: way(nbytes) for name, way in ways.items()}, each
-            ).items():
-                curves[name].append([nbytes, seconds])
+            if memory is None and any(each.algorithm and each.algorithm.shares_memory for each in candidates):
+                memory = SharedMemory(self.comm)
+            runs = {str(each.algorithm): self._run(operation, each, memory, nbytes) for each in candidates}
+            runs[NATIVE] = probes.collective(self.comm, operation, nbytes)
+            each = left / (len(sizes) - place) / (TURNS * len(runs))
+            for name, found in self._in_turn(runs, each).items():
+                curves.setdefault(name, []).append([nbytes, found])
         where = placement(self.nodes)
-        self.result.native[operation][where] = curves.pop(NATIVE) + _beyond(
-            self.result.native[operation][where], curves
-        )
-        self.result.trials[operation] = {where: curves}
+        self.result.native[operation] = {where: curves.pop(NATIVE)}
+        if curves:
+            self.result.trials[operation] = {where: curves}
+
+    def _promising(self, operation: str, nbytes: int) -> list[Candidate]:
+        setting = Setting(self.comm.size, nodes=self.nodes)
+        figures = replace(self.result, native={}, trials={})
+        return promising(rank_candidates(operation, setting, nbytes, figures), of_a_family=1, most=TRIALS)
+
+    def _expected(self, native: Curve, candidates: Sequence[Candidate], nbytes: int) -> float:
+        """Seconds of one call by each."""
+        size, seconds = native[-1]
+        return seconds * nbytes / size + sum(each.seconds for each in candidates)
+
+    def _run(self, operation: str, candidate: Candidate, memory: SharedMemory | None, nbytes: int) -> Run:
+        assert candidate.algorithm is not None
+        return probes.schedule(self.comm, operation, candidate.algorithm, memory, nbytes)
 
     def _in_turn(self, runs: dict[str, Run], seconds: float) -> dict[str, float]:
         """Seconds of each run; each has several turns, for a machine may be slower for a while."""
@@ -251,38 +260,6 @@ class _Measurement:
             for name, run in runs.items():
                 samples[name].append(self.sampler.sample(run, seconds))
         return {name: longest(np.vstack(found))[0] for name, found in samples.items()}
-
-    def _native(self, operation: str, seconds: float) -> Curve:
-        """Seconds of the library's own collective by bytes of the whole vector."""
-        # Each rank has as many elements of what is scattered or gathered.
-        unit = 8 * self.comm.size if operation in ("reduce_scatter", "allgather") else 8
-        sizes = sorted({max(unit, nbytes // unit * unit) for nbytes in NATIVE_SIZES})
-        samples = self.sampler.ascend(
-            lambda nbytes: probes.collective(self.comm, operation, nbytes), sizes, seconds
-        )
-        return [[nbytes, longest(each)[0]] for nbytes, each in samples.items()]
-
-
-def _beyond(curve: Curve, curves: dict[str, Curve]) -> Curve:
-    """The part of a curve beyond the sizes of others."""
-    last = max(found[-1][0] for found in curves.values())
-    return [point for point in curve if point[0] > last]
-
-
-def _promising(operation: str, nodes: Nodes, table: Table) -> list[Algorithm]:
-    """The algorithms with the best places over all sizes, where only the best of each family has one."""
-    points: Counter[str] = Counter()
-    found: dict[str, Algorithm] = {}
-    setting = Setting(sum(map(len, nodes)), nodes=nodes)
-    for nbytes in NATIVE_SIZES:
-        seen: set[str] = set()
-        for candidate in rank_candidates(operation, setting, nbytes, table):
-            if candidate.algorithm is None or candidate.algorithm.name in seen:
-                continue
-            seen.add(candidate.algorithm.name)
-            found[candidate.name] = candidate.algorithm
-            points[candidate.name] += max(0, TRIALS - len(seen))
-    return [found[text] for text, _ in points.most_common(TRIALS)]
 
 
 def _rounds(nodes: Nodes, every: bool) -> dict[PairClass, list[Round]]:

@@ -6,7 +6,7 @@ Each function returns a `Run`, which does its work so many times and returns the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import partial
 from math import nan
 from time import perf_counter
 
@@ -14,10 +14,10 @@ import numpy as np
 
 from ..datatypes.plain import MPI
 from .catalogue import Algorithm
-from .execute import Execution, bind, even_bounds
-from .plan import make_plan
+from .chosen import Chosen, Division
+from .execute import Execution, even_bounds
 from .sampling import Run
-from .shared import SharedMemory, bind_shared, run_shared
+from .shared import SharedMemory, run_shared
 
 SMALL_BYTES = 8
 BURST = 16
@@ -160,21 +160,46 @@ def empty_step(comm: MPI.Intracomm) -> Run:
 
 
 def collective(comm: MPI.Intracomm, operation: str, nbytes: int) -> Run:
-    """The library's own collective on float64, for a whole vector of a multiple of 8 bytes times the ranks.
-
-    Ranks of an allreduce and its like cannot run ahead of one another; a broadcast and a reduction are
-    begun together after a barrier, which is not timed.
-    """
+    """The library's own collective on float64, for a vector of a multiple of 8 bytes times the ranks."""
     whole, part = np.ones(nbytes // 8), np.ones(max(1, nbytes // 8 // comm.size))
     result = np.zeros_like(whole)
-    calls: dict[str, tuple[Callable[[], None], bool]] = {
-        "allreduce": (lambda: comm.Allreduce(whole, result), False),
-        "reduce_scatter": (lambda: comm.Reduce_scatter_block(whole, part), False),
-        "allgather": (lambda: comm.Allgather(part, result), False),
-        "bcast": (lambda: comm.Bcast(whole), True),
-        "reduce": (lambda: comm.Reduce(whole, result), True),
+    calls: dict[str, Callable[[], None]] = {
+        "allreduce": lambda: comm.Allreduce(whole, result),
+        "reduce_scatter": lambda: comm.Reduce_scatter_block(whole, part),
+        "allgather": lambda: comm.Allgather(part, result),
+        "bcast": lambda: comm.Bcast(whole),
+        "reduce": lambda: comm.Reduce(whole, result),
     }
-    call, apart = calls[operation]
+    return _repeated(comm, operation, calls[operation])
+
+
+def schedule(
+    comm: MPI.Intracomm, operation: str, algorithm: Algorithm, memory: SharedMemory | None, nbytes: int
+) -> Run:
+    """A collective on float64 by an algorithm of roundelay's; rank 0 is the root."""
+    whole = np.ones(nbytes // 8)
+    in_place = operation in ("allgather", "bcast")
+    result = whole if in_place else np.zeros_like(whole)
+    division: Division = whole.size
+    if operation in ("allgather", "reduce_scatter"):
+        division = even_bounds(whole.size, comm.size)
+    chosen = Chosen(algorithm, comm.rank, operation, 0)
+
+    def call() -> None:
+        if memory is not None and chosen.shares_memory:
+            run_shared(partial(chosen.bind_shared, in_place), memory, whole, result, np.add)
+        else:
+            Execution(chosen.bind(division, in_place), comm, whole, result, np.add).run()
+
+    return _repeated(comm, operation, call)
+
+
+def _repeated(comm: MPI.Intracomm, operation: str, call: Callable[[], None]) -> Run:
+    """Ranks of an allreduce and its like cannot run ahead of one another; those with a root begin together.
+
+    The barrier before is not timed.
+    """
+    apart = operation in ("bcast", "reduce")
 
     def run(count: int) -> float:
         comm.Barrier()
@@ -187,30 +212,5 @@ def collective(comm: MPI.Intracomm, operation: str, nbytes: int) -> Run:
             if apart:
                 total += perf_counter() - start
         return (total if apart else perf_counter() - start) / count
-
-    return run
-
-
-def schedule(comm: MPI.Intracomm, algorithm: Algorithm, memory: SharedMemory | None, nbytes: int) -> Run:
-    """An allreduce on float64 by an algorithm of roundelay's."""
-    own = np.ones(nbytes // 8)
-    result = np.zeros_like(own)
-    steps = algorithm.build()
-    plan = make_plan(steps, comm.rank, False, range(steps.chunks))
-    bound = bind(plan, even_bounds(own.size, steps.chunks))
-    shared = cache(lambda count: bind_shared(plan, even_bounds(count, steps.chunks)))
-
-    def call() -> None:
-        if memory is not None and algorithm.shares_memory:
-            run_shared(shared, memory, own, result, np.add)
-        else:
-            Execution(bound, comm, own, result, np.add).run()
-
-    def run(count: int) -> float:
-        comm.Barrier()
-        start = perf_counter()
-        for _ in range(count):
-            call()
-        return (perf_counter() - start) / count
 
     return run

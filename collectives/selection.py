@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from .catalogue import NATIVE, Algorithm, Setting, members
@@ -10,6 +12,8 @@ from .simulate import chunk_sizes, simulate
 
 # By how much another algorithm must be faster than the library's own: what is measured is no surer.
 _MARGIN = 1.05
+# How many times slower than the best of them a candidate is predicted to be that is not worth trying.
+FAR_BEHIND = 4.0
 
 
 class Candidate(NamedTuple):
@@ -76,6 +80,29 @@ def rank_candidates(
         wanted = "that keeps the order of the ranks" if ordered else "for these nodes"
         raise ValueError(f"{operation}: no algorithm {name!r} {wanted}")
     return sorted(found, key=lambda candidate: candidate.seconds)
+
+
+def promising(ranked: Sequence[Candidate], of_a_family: int, most: int) -> list[Candidate]:
+    """Roundelay's own among ranked candidates that are not far behind the first.
+
+    Parameters
+    ----------
+    ranked : sequence of Candidate
+        The fastest first.
+    of_a_family : int
+        How many there may be that differ in parameters only.
+    most : int
+        How many in all.
+    """
+    found: list[Candidate] = []
+    families: Counter[str] = Counter()
+    for candidate in ranked:
+        if candidate.algorithm is None or candidate.seconds > FAR_BEHIND * ranked[0].seconds:
+            continue
+        families[candidate.algorithm.name] += 1
+        if families[candidate.algorithm.name] <= of_a_family and len(found) < most:
+            found.append(candidate)
+    return found
 
 
 def predict(algorithm: Algorithm, setting: Setting, nbytes: int, table: Table) -> float:

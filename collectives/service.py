@@ -7,7 +7,6 @@ on the communicator brings from rank 0. Messages go over a communicator of their
 from __future__ import annotations
 
 import os
-from collections import Counter
 from dataclasses import replace
 from functools import cache, cached_property
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from ..datatypes.plain import MPI
 from .catalogue import NATIVE, OPERATIONS, Setting, algorithms, members
 from .chosen import Chosen
 from .nodes import Nodes, nodes_of
-from .selection import Candidate, rank_candidates
+from .selection import Candidate, promising, rank_candidates
 from .shared import SharedMemory
 from .table import Table, load
 from .watched import SAMPLES, Watched
@@ -30,9 +29,8 @@ AUTO = "auto"
 _TAGS = 512
 _LANES = 64
 _READY_KEPT = 4096
-# How many times slower than the best a candidate may be predicted to be, and be tried; how many are.
-NEAR = 4.0
-_OF_ONE_FAMILY = 3
+# Candidates that are tried when a choice is slow: of one family, as stars with other hubs, and in all.
+_OF_A_FAMILY = 3
 _MOST = 12
 # Share of the time that watching may cost, and the fewest and the most calls between two looks.
 _COST = 0.01
@@ -126,7 +124,7 @@ class Service:
         best = self._as_chosen(ranked[0], key)
         if key.name != AUTO or key.reproducible or key.background or native is None:
             return Watched(self._plain, best)
-        expected = native if best is None else best.seconds
+        expected = native if best is None else ranked[0].seconds
         period = self._period(key.operation, expected)
         return Watched(self._plain, best, expected, period, lambda: self._others(key))
 
@@ -138,15 +136,7 @@ class Service:
     def _others(self, key: _Key) -> list[Chosen | None]:
         """What may be faster than was thought: the library's own, and some of each family, as other hubs."""
         ranked = self._rank(key, replace(self.table, trials={}))
-        near = [each for each in ranked if each.seconds < NEAR * ranked[0].seconds]
-        families: Counter[str] = Counter()
-        found: list[Chosen | None] = [None]
-        for candidate in near:
-            family = NATIVE if candidate.algorithm is None else candidate.algorithm.name
-            families[family] += 1
-            if family != NATIVE and families[family] <= _OF_ONE_FAMILY and len(found) < _MOST:
-                found.append(self._as_chosen(candidate, key))
-        return found
+        return [None, *(self._as_chosen(each, key) for each in promising(ranked, _OF_A_FAMILY, _MOST))]
 
     def _as_chosen(self, candidate: Candidate, key: _Key) -> Chosen | None:
         """The same object for the same algorithm."""
@@ -154,7 +144,7 @@ class Service:
             return None
         name = (key.operation, key.root, str(candidate.algorithm))
         if name not in self._chosen:
-            self._chosen[name] = Chosen(candidate.algorithm, candidate.seconds, self.rank, *name[:2])
+            self._chosen[name] = Chosen(candidate.algorithm, self.rank, *name[:2])
         return self._chosen[name]
 
     def _period(self, operation: str, seconds: float) -> int:

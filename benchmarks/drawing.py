@@ -1,0 +1,72 @@
+"""What the pictures and tables of the benchmarks have in common: the JSON files, colours and labels."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+RESULTS = Path(__file__).parent / "results"
+LIBRARIES = ("mpich", "openmpi")
+
+# Colours that people who do not see all colours can tell apart.
+BLUE, ORANGE, GREEN, PINK, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#777777"
+LINES = (BLUE, ORANGE, GREEN, PINK)
+MARKS = "os^D"
+
+Results = dict[str, Any]
+
+
+def read(benchmark: str) -> list[Results]:
+    """Results of a benchmark, one for each MPI library it was run with."""
+    paths = [RESULTS / f"{benchmark}-{library}.json" for library in LIBRARIES]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
+
+
+def library_of(results: Results) -> str:
+    """Name and version of the MPI library."""
+    return re.sub(r"\s+(?:Version:\s*|v)(?=\d)", " ", results["environment"]["library"])
+
+
+def title_of(results: Results) -> str:
+    """What a panel is a measurement of."""
+    environment = results["environment"]
+    return f"{library_of(results)}, mpi4py {environment['mpi4py']}, {environment['processor']}"
+
+
+def label_bytes(axes: Axes, sizes: list[float]) -> None:
+    """Mark sizes in bytes along a logarithmic axis."""
+    axes.xaxis.set_major_locator(FixedLocator(sizes))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: in_bytes(value)))
+
+
+def in_bytes(value: float) -> str:
+    """Write a number of bytes; below one byte stands for none."""
+    size = round(value) if value >= 1 else 0
+    for unit, factor in (("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if size >= factor:
+            return f"{size / factor:g} {unit}"
+    return f"{size} B"
+
+
+def label_ratios(axes: Axes, which: str) -> None:
+    """Mark ratios along a logarithmic axis."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
+    ticks = [tick for tick in (0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64) if low / 1.5 <= tick <= high * 1.5]
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def table(head: str, rows: dict[str, Callable[[Results], str]], runs: list[Results]) -> str:
+    """Markdown table with a column for each library."""
+    lines = [f"| {head} | {' | '.join(map(library_of, runs))} |", "|---" + "|---:" * len(runs) + "|"]
+    lines += [f"| {name} | {' | '.join(map(figure, runs))} |" for name, figure in rows.items()]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,155 @@
+"""Pictures and tables of the allreduces: times over sizes, predictions, and a choice that changes."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.drawing import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PINK,
+    Results,
+    in_bytes,
+    label_bytes,
+    library_of,
+    read,
+    table,
+    title_of,
+)
+
+SKY, YELLOW, BLACK = "#56B4E9", "#E69F00", "#000000"
+STYLES = {
+    "native": (BLACK, "s"),
+    "ring": (BLUE, "o"),
+    "bidirectional-ring": (SKY, "o"),
+    "star": (ORANGE, "*"),
+    "direct": (GREEN, "^"),
+    "direct-parts": (PINK, "v"),
+    "shared-memory": (YELLOW, "D"),
+    "recursive-multiplying": (GREEN, "x"),
+    "reduce-scatter-allgather": (PINK, "x"),
+    "tree": (GREY, "1"),
+    "double-tree": (GREY, "2"),
+}
+
+
+def draw_times(runs: list[Results]) -> Figure:
+    """Time of each allreduce over its size, and which one is chosen."""
+    figure = Figure(figsize=(6 * len(runs), 6), layout="constrained")
+    for axes, results in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs, strict=True):
+        rows = results["rows"]
+        for name, (colour, mark) in STYLES.items():
+            shown = [row for row in rows if name in row["seconds"]]
+            axes.plot(
+                [row["bytes"] for row in shown],
+                [1e6 * row["seconds"][name] for row in shown],
+                color=colour,
+                marker=mark,
+                linewidth=2 if name == "native" else 1,
+                label=name,
+            )
+        axes.plot(
+            [row["bytes"] for row in rows],
+            [1e6 * row["seconds"]["auto"] for row in rows],
+            linestyle="none",
+            marker="o",
+            markersize=13,
+            markerfacecolor="none",
+            markeredgecolor=BLACK,
+            label="chosen",
+        )
+        axes.set(xscale="log", yscale="log", xlabel="array", ylabel="µs")
+        label_bytes(axes, [row["bytes"] for row in rows][::2])
+        axes.set_title(f"{library_of(results)}, {results['ranks']} ranks")
+        axes.grid(alpha=0.3)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=6)
+    return figure
+
+
+def draw_predictions(runs: list[Results]) -> Figure:
+    """What the model of the links predicts, in parts of what was measured."""
+    figure = Figure(figsize=(6 * len(runs), 5), layout="constrained")
+    for axes, results in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs, strict=True):
+        axes.axhspan(0.75, 1.25, color=GREEN, alpha=0.12, label="within 25 %")
+        for name, (colour, mark) in STYLES.items():
+            shown = [row for row in results["rows"] if name != "native" and name in row["seconds"]]
+            if shown:
+                ratios = [row["predicted"][name] / row["seconds"][name] for row in shown]
+                axes.plot([row["bytes"] for row in shown], ratios, color=colour, marker=mark, label=name)
+        axes.axhline(1, color=GREY, linewidth=1)
+        axes.set(xscale="log", ylim=(0, 2), xlabel="array", ylabel="predicted / measured")
+        label_bytes(axes, [row["bytes"] for row in results["rows"]][::2])
+        axes.set_title(f"{title_of(results)}, {results['ranks']} ranks", fontsize="small")
+        axes.grid(alpha=0.3)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=6)
+    return figure
+
+
+def draw_watching(runs: list[Results]) -> Figure:
+    """One call after another, while a link becomes slow, in a colour for each choice."""
+    figure = Figure(figsize=(10, 3.5 * len(runs)), layout="constrained")
+    for axes, results in zip(figure.subplots(len(runs), 1, squeeze=False)[:, 0], runs, strict=True):
+        _draw_calls(axes, results["calls"])
+        axes.axvline(len(results["calls"]["seconds"]) // 4, color=BLACK, linestyle="--", linewidth=1)
+        axes.set_title(
+            f"{library_of(results)}, {in_bytes(results['bytes'])}; at the dashed line the way between"
+            f" two hosts becomes slower ({results['change']})",
+            fontsize="small",
+        )
+    return figure
+
+
+def _draw_calls(axes: Axes, calls: dict[str, list[Any]]) -> None:
+    names = list(dict.fromkeys(calls["choice"]))
+    counted = sorted(names, key=lambda name: -calls["choice"].count(name))
+    for name in names:
+        places = [place for place, each in enumerate(calls["choice"]) if each == name]
+        colour = (BLUE, ORANGE)[counted.index(name)] if counted.index(name) < 2 else GREY
+        label = name if counted.index(name) < 2 else None
+        seconds = [1e3 * calls["seconds"][place] for place in places]
+        axes.scatter(places, seconds, s=4, color=colour, label=label)
+    axes.scatter([], [], s=4, color=GREY, label="tried in between")
+    axes.set(xlabel="call", ylabel="ms", ylim=(0, None))
+    axes.legend(fontsize="small", loc="upper right")
+
+
+def gains_table(setting: str) -> str:
+    """How many times as fast as the MPI library's own what is chosen is, by size."""
+    runs = read(f"allreduce-{setting}")
+
+    def of(place: int) -> Callable[[Results], str]:
+        def figure(run: Results) -> str:
+            if place >= len(run["rows"]):
+                return ""
+            row = run["rows"][place]
+            return f"{row['native/auto']:.2f} ({row['chosen']})"
+
+        return figure
+
+    rows = max((run["rows"] for run in runs), key=len, default=[])
+    named = {in_bytes(row["bytes"]): of(place) for place, row in enumerate(rows)}
+    named["regret, mean"] = lambda run: f"{100 * statistics.mean(row['regret'] for row in run['rows']):.1f} %"
+    return table("array", named, runs)
+
+
+PLOTS = {
+    "allreduce-node-2": (draw_times, "allreduce-node-2"),
+    "allreduce-node-4": (draw_times, "allreduce-node-4"),
+    "allreduce-netlab": (draw_times, "allreduce-netlab-8"),
+    "prediction": (draw_predictions, "allreduce-netlab-8"),
+    "watching": (draw_watching, "watching-link-1024"),
+}
+TABLES = {
+    "allreduce-node-2": lambda: gains_table("node-2"),
+    "allreduce-node-4": lambda: gains_table("node-4"),
+    "allreduce-netlab": lambda: gains_table("netlab-8"),
+}
