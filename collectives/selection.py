@@ -11,7 +11,7 @@ from .figures import Table
 from .simulate import chunk_sizes, simulate
 
 # By how much another algorithm must be faster than the library's own: what is measured is no surer.
-_MARGIN = 1.05
+_MARGIN = 1.1
 # How many times slower than the best of them a candidate is predicted to be that is not worth trying.
 FAR_BEHIND = 4.0
 

@@ -32,9 +32,10 @@ _READY_KEPT = 4096
 # Candidates that are tried when a choice is slow: of one family, as stars with other hubs, and in all.
 _OF_A_FAMILY = 3
 _MOST = 12
-# Share of the time that watching may cost, and the fewest and the most calls between two looks.
+# Share of the time that watching may cost, what Python takes for it, and least and most calls between looks.
 _COST = 0.01
-_PERIODS = (32, 2000)
+_LOOK_SECONDS = 20e-6
+_PERIODS = (32, 10000)
 _SIGNATURE = (
     "(operation, bytes, root, algorithm, keeps order, reproducible, in the background, count, datatype, op)"
 )
@@ -63,8 +64,8 @@ class Service:
     def __init__(self, comm: MPI.Intracomm) -> None:
         self._plain = MPI.Intracomm(comm)
         self.rank, self.ranks = self._plain.rank, self._plain.size
-        mine = (load() or Table(), environment_settings()) if self.rank == 0 else None
-        self.table, self.forced = self._plain.bcast(mine)
+        mine = (load() or Table(), environment_settings(), os.cpu_count() or 1) if self.rank == 0 else None
+        self.table, self.forced, self.cores = self._plain.bcast(mine)
         for operation, name in self.forced.items():
             check_name(operation, name)
         # Operations that are left to the library, unless a call asks for something else.
@@ -122,7 +123,9 @@ class Service:
             # What the library does is not known.
             ranked = [candidate for candidate in ranked if candidate.algorithm is not None]
         best = self._as_chosen(ranked[0], key)
-        if key.name != AUTO or key.reproducible or key.background or native is None:
+        # Ranks that share cores are timed together with those that they wait for.
+        steady = max(map(len, self.nodes)) <= self.cores
+        if key.name != AUTO or key.reproducible or key.background or native is None or not steady:
             return Watched(self._plain, best)
         expected = native if best is None else ranked[0].seconds
         period = self._period(key.operation, expected)
@@ -149,7 +152,7 @@ class Service:
 
     def _period(self, operation: str, seconds: float) -> int:
         """Calls between two looks, that these take a small part of the time: some synchronizations each."""
-        once = self.table.native_seconds("allreduce", self.nodes, 8) or seconds
+        once = _LOOK_SECONDS + (self.table.native_seconds("allreduce", self.nodes, 8) or seconds)
         return min(max(_PERIODS[0], int((SAMPLES + 1) * once / (_COST * seconds))), _PERIODS[1])
 
     def _setting(self, root: int) -> Setting:

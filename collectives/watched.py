@@ -23,8 +23,10 @@ _Course = Generator[None, float, Candidate]
 
 # Calls that are timed in a row, of which the median counts.
 SAMPLES = 5
-# How many times longer or shorter than it should a call may take, and how often in a row it may be more.
-FAR = 1.5
+# How many times longer or shorter than it should a call may take, and by how many seconds, for clocks and
+# caches; and how often in a row it may be more. What is expected at first was measured of calls in a row.
+FAR, FAR_AT_FIRST = 1.5, 3.0
+GRAIN = 10e-6
 PATIENCE = 3
 # Calls until the next look, after one that found the time far off.
 SOON = 8
@@ -93,16 +95,19 @@ class Watched(Generic[Candidate]):
     def _watch(
         self, expected: float, period: int, candidates: Callable[[], Sequence[Candidate]]
     ) -> _Course[None]:
-        first, off, patience, looks = self.current, 0, PATIENCE, 0
+        first, off, patience, looks, far = self.current, 0, PATIENCE, 0, FAR_AT_FIRST
         while True:
             self.left = SOON if off else period
             seconds = median((yield from self._turn([self.current] * SAMPLES)))
-            off = 0 if expected / FAR < seconds < expected * FAR else off + 1
+            off = off + 1 if _is_far(seconds, expected, far) else 0
             looks += 1
+            if far == FAR_AT_FIRST and not off:
+                expected, far = seconds, FAR
             if off < patience and (self.current is first or looks < RETRY):
                 continue
             before = self.current
             expected = yield from self._try([before, *(each for each in candidates() if each is not before)])
+            far = FAR
             # Times that stray by themselves shall not have it tried for ever.
             patience = 2 * patience if self.current is before else PATIENCE
             off = looks = 0
@@ -135,3 +140,7 @@ class Watched(Generic[Candidate]):
                 seconds, best = other, each
         self.current = best
         return seconds
+
+
+def _is_far(seconds: float, expected: float, factor: float) -> bool:
+    return seconds > factor * expected + GRAIN or factor * seconds + GRAIN < expected

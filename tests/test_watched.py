@@ -44,6 +44,8 @@ def test_steady(plain, monkeypatch):
     assert calls(1000) == "ring"
     calls.seconds["ring"] = 1.4
     assert calls(1000) == "ring"
+    calls.seconds["ring"] = 0.7
+    assert calls(1000) == "ring"
     assert set(calls.run) == {"ring"}
 
 
@@ -55,6 +57,15 @@ def test_the_slowest_rank_counts(plain, monkeypatch):
     assert calls(enough) == "star"
     assert calls.run[:PERIOD] == ["ring"] * PERIOD
     assert calls(500) == "star"
+
+
+def test_expectations_are_adjusted(plain, monkeypatch):
+    """The first look may find twice what was expected, and that is expected from then on."""
+    calls = Calls(plain, monkeypatch, ring=1.0, star=0.1)
+    calls.seconds["ring"] = 2.0
+    assert calls(1000) == "ring"
+    calls.seconds["ring"] = 3.5
+    assert calls(1000) == "star"
 
 
 def test_a_short_disturbance(plain, monkeypatch):
@@ -84,8 +95,10 @@ def test_in_vain(plain, monkeypatch):
     assert calls.run.count("star") < 6 * TURNS
 
 
-def measured(comm, star):
-    """Give a service that finds the star to be the best, and believes in so many seconds of it."""
+def measured(comm, monkeypatch, star):
+    """Give a service that believes the star to be the best, to take so many seconds, and looks often."""
+    monkeypatch.setattr(module, "GRAIN", 0.0)
+    monkeypatch.setattr("roundelay.collectives.service._PERIODS", (32, 32))
     nodes = (tuple(range(comm.size)),)
     text = str(comm.size)
     table = Table(
@@ -94,15 +107,15 @@ def measured(comm, star):
     )
     service = service_of(comm)
     assert service.nodes == nodes
-    service.table = table
+    service.table, service.cores = table, comm.size
     service.force("allreduce", "auto")
     return service
 
 
 @pytest.mark.mpi(min_size=2)
-def test_allreduce_changes_and_stays_right(comm):
+def test_allreduce_changes_and_stays_right(comm, monkeypatch):
     """A star that was believed to take a nanosecond is found out; all sums are right meanwhile."""
-    service = measured(comm, star=1e-9)
+    service = measured(comm, monkeypatch, star=1e-9)
     choice = service.choose("allreduce", 800)
     assert str(choice.current.algorithm) == "star hub 0"
     seen = set()
@@ -118,9 +131,9 @@ def test_allreduce_changes_and_stays_right(comm):
 
 
 @pytest.mark.mpi(min_size=2)
-def test_forms_of_one_call_are_counted_together(comm):
+def test_forms_of_one_call_are_counted_together(comm, monkeypatch):
     """Ranks that pass other objects of the same size count, and change, as the others do."""
-    service = measured(comm, star=1e-9)
+    service = measured(comm, monkeypatch, star=1e-9)
     array = np.ones((10, 20))
     sends = [array[:, ::2], np.ones(100), [np.ones(100), MPI.DOUBLE], memoryview(np.ones(100)), MPI.IN_PLACE]
     for call in range(800):
@@ -138,3 +151,10 @@ def test_what_was_asked_for_is_not_watched(comm, name):
     service = service_of(comm)
     assert service.choose("allreduce", 800, name=name).left == float("inf")
     assert service.choose("allreduce", 800, reproducible=True).left == float("inf")
+
+
+@pytest.mark.mpi(min_size=2)
+def test_ranks_that_share_cores_are_not_watched(comm, monkeypatch):
+    service = measured(comm, monkeypatch, star=1e-9)
+    service.cores = comm.size - 1
+    assert service.choose("allreduce", 800).left == float("inf")
