@@ -41,7 +41,7 @@ LEAST_PER_BYTE = 1e-13
 # How many of the algorithms that are predicted to be the fastest for a size are tried.
 TRIALS = 8
 # How often each has its turn, and how many calls that takes at least.
-TURNS = 3
+TURNS = 5
 CALLS = 2 * TURNS
 
 _SHARES = {"links": 0.18, "flows": 0.08, "additions": 0.04}
@@ -254,12 +254,12 @@ class _Measurement:
         return probes.schedule(self.comm, operation, candidate.algorithm, memory, nbytes)
 
     def _in_turn(self, runs: dict[str, Run], seconds: float) -> dict[str, float]:
-        """Seconds of each run; each has several turns, for a machine may be slower for a while."""
-        samples: dict[str, list[Seconds]] = {name: [] for name in runs}
+        """Seconds of each run, the median of several turns, for a machine may be slower for a while."""
+        turns: dict[str, list[float]] = {name: [] for name in runs}
         for _ in range(TURNS):
             for name, run in runs.items():
-                samples[name].append(self.sampler.sample(run, seconds))
-        return {name: longest(np.vstack(found))[0] for name, found in samples.items()}
+                turns[name].append(longest(self.sampler.sample(run, seconds))[0])
+        return {name: float(np.median(found)) for name, found in turns.items()}
 
 
 def _rounds(nodes: Nodes, every: bool) -> dict[PairClass, list[Round]]:
