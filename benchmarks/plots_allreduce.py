@@ -141,6 +141,26 @@ def gains_table(setting: str) -> str:
     return table("array", named, runs)
 
 
+def watching_table() -> str:
+    """Milliseconds at the end, of what is chosen then, of what was chosen first, and of the library's own."""
+    cases = {
+        "1 KiB, a slow link": "watching-link-1024",
+        "256 KiB, a slow link": "watching-link-262144",
+        "16 KiB, a slow host": "watching-host-16384",
+    }
+    lines = ["| | | chosen at the end | chosen first | the library's own |", "|---|---|---:|---:|---:|"]
+    for case, benchmark in cases.items():
+        for run in read(benchmark):
+            seconds = run["seconds"]
+            shown = (
+                f"{1e3 * seconds['auto']:.1f} ms ({run['last']})",
+                f"{1e3 * seconds['static']:.1f} ms ({run['first']})",
+                f"{1e3 * seconds['native']:.1f} ms",
+            )
+            lines.append(f"| {case} | {library_of(run)} | {' | '.join(shown)} |")
+    return "\n".join(lines) + "\n"
+
+
 PLOTS = {
     "allreduce-node-2": (draw_times, "allreduce-node-2"),
     "allreduce-node-4": (draw_times, "allreduce-node-4"),
@@ -152,4 +172,5 @@ TABLES = {
     "allreduce-node-2": lambda: gains_table("node-2"),
     "allreduce-node-4": lambda: gains_table("node-4"),
     "allreduce-netlab": lambda: gains_table("netlab-8"),
+    "watching": watching_table,
 }

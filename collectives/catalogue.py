@@ -33,11 +33,14 @@ class Setting(NamedTuple):
         The rank that has the data, or gets it, in operations that have one; else 0.
     nodes : tuple of tuples of int
         The ranks of each node, the root's own first.
+    hosts : tuple of str
+        The name of each node, where links were measured pair by pair.
     """
 
     ranks: int
     root: int = 0
     nodes: tuple[tuple[int, ...], ...] = ()
+    hosts: tuple[str, ...] = ()
 
 
 class Algorithm(NamedTuple):

@@ -110,5 +110,5 @@ def predict(algorithm: Algorithm, setting: Setting, nbytes: int, table: Table) -
     schedule = algorithm.build()
     sizes = chunk_sizes(8 * max(1, nbytes // 8), schedule.chunks, itemsize=8)
     steps = sum(1 for _ in schedule)
-    links = table.links(setting.nodes, nbytes)
+    links = table.links(setting.nodes, nbytes, setting.hosts or None)
     return simulate(schedule, sizes, links).seconds + table.step * steps

@@ -16,7 +16,7 @@ from ..comm.settings import checks_bounds
 from ..datatypes.plain import MPI
 from .catalogue import NATIVE, OPERATIONS, Setting, algorithms, members
 from .chosen import Chosen
-from .nodes import Nodes, nodes_of
+from .nodes import Nodes, hosts_of, nodes_of
 from .selection import Candidate, promising, rank_candidates
 from .shared import SharedMemory
 from .table import Table, load
@@ -156,9 +156,16 @@ class Service:
         return min(max(_PERIODS[0], int((SAMPLES + 1) * once / (_COST * seconds))), _PERIODS[1])
 
     def _setting(self, root: int) -> Setting:
-        first = sorted(self.nodes, key=lambda ranks: root not in ranks)
-        nodes = tuple(tuple(sorted(ranks, key=lambda rank: (rank != root, rank))) for ranks in first)
-        return Setting(self.ranks, root, nodes)
+        order = sorted(range(len(self.nodes)), key=lambda node: root not in self.nodes[node])
+        nodes = tuple(
+            tuple(sorted(self.nodes[node], key=lambda rank: (rank != root, rank))) for node in order
+        )
+        return Setting(self.ranks, root, nodes, tuple(self._hosts[node] for node in order if self._hosts))
+
+    @cached_property
+    def _hosts(self) -> tuple[str, ...]:
+        """The name of each node, where links were measured pair by pair; found out as `nodes` is."""
+        return hosts_of(self._plain, self.nodes) if self.table.pairs else ()
 
     @property
     def is_ready(self) -> bool:

@@ -17,7 +17,9 @@ from mpi4py import MPI
 from roundelay.__main__ import main
 from roundelay.collectives import measure as measuring
 from roundelay.collectives import nodes, probes, sampling, table
+from roundelay.collectives.catalogue import Setting
 from roundelay.collectives.figures import BETWEEN_NODES, SAME_NODE, TYPICAL, Figures
+from roundelay.collectives.selection import rank_candidates
 from roundelay.information import information
 
 INSIDE = Figures(1e-6, 1e-10, 2e-7, 3e-7, 2e-10, {"latency": 0.1})
@@ -246,6 +248,21 @@ def test_links_of_named_hosts():
     assert links.latency[2, 0] == OUTSIDE.latency
     assert links.latency[0, 1] == INSIDE.latency
     assert np.ndim(filled().links([(0,), (1,)], hosts=["c", "d"]).latency) == 0
+
+
+def test_a_slow_link_is_avoided():
+    """With figures of each pair, the direct exchange gives way to a star with a hub at neither end of it."""
+    hosts = ("a", "b", "c", "d")
+    fast, slow = {"latency": 1e-3, "per_byte": 1e-9}, {"latency": 1e-2, "per_byte": 1e-9}
+    pairs = {one: {other: dict(fast) for other in hosts if other != one} for one in hosts}
+    nodes = tuple((rank,) for rank in range(4))
+    best = [
+        str(
+            rank_candidates("allreduce", Setting(4, 0, nodes, hosts), 8, table.Table(pairs=each))[0].algorithm
+        )
+        for each in (pairs, pairs | {"a": pairs["a"] | {"b": slow}, "b": pairs["b"] | {"a": slow}})
+    ]
+    assert best == ["direct", "star hub 2"]
 
 
 def test_links_of_the_placement_most_alike():
