@@ -118,7 +118,11 @@ def _draw_calls(axes: Axes, calls: dict[str, list[Any]]) -> None:
         seconds = [1e3 * calls["seconds"][place] for place in places]
         axes.scatter(places, seconds, s=4, color=colour, label=label)
     axes.scatter([], [], s=4, color=GREY, label="tried in between")
-    axes.set(xlabel="call", ylabel="ms", ylim=(0, None))
+    top = 1.5e3 * statistics.quantiles(calls["seconds"], n=200)[-1]
+    beyond = [1e3 * each for each in calls["seconds"] if 1e3 * each > top]
+    axes.set(xlabel="call", ylabel="ms", ylim=(0, top))
+    if beyond:
+        axes.text(0.01, 0.93, f"beyond: {len(beyond)}, up to {max(beyond):.0f} ms", transform=axes.transAxes)
     axes.legend(fontsize="small", loc="upper right")
 
 

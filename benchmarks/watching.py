@@ -34,7 +34,7 @@ def work(nbytes: int, calls: int) -> None:
 
     import roundelay
     from benchmarks.allreduce import CALLS, sample
-    from benchmarks.measure import environment
+    from benchmarks.measure import environment, library_key
     from roundelay import MPI
     from roundelay.collectives.service import service_of
 
@@ -54,7 +54,7 @@ def work(nbytes: int, calls: int) -> None:
             print(QUARTER, flush=True)
         start = perf_counter()
         comm.Allreduce(own, result)
-        times.append(perf_counter() - start)
+        times.append(round(perf_counter() - start, 6))
         names.append(chosen())
         assert (result == world.size * (world.size - 1) / 2).all()
     ways = {
@@ -69,6 +69,7 @@ def work(nbytes: int, calls: int) -> None:
     if world.rank == 0:
         found = {
             "environment": environment(),
+            "library": library_key(),
             "bytes": nbytes,
             "first": first,
             "last": chosen(),
@@ -136,9 +137,8 @@ def main(
     for name, each in seconds.items():
         print(f"  {name:7}{1e3 * each:8.2f} ms, {each / seconds['auto']:.2f} times as long as auto")
     kind = "host" if slow_host else "link"
-    library = found["environment"]["library"].split()[0].lower()
-    file = RESULTS / f"watching-{kind}-{nbytes}-{library}.json"
-    file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    file = RESULTS / f"watching-{kind}-{nbytes}-{found['library']}.json"
+    file.write_text(json.dumps(found) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
+from os import sched_yield
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -134,7 +134,7 @@ class Execution:
         while not self.advance():
             # MPICH 5.0 has calls that wait for any of several requests, but they keep the processor from
             # ranks that share it.
-            os.sched_yield()
+            sched_yield()
 
     def advance(self) -> bool:
         """Go on as far as messages have arrived; tell whether it is done."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os import sched_yield
 from typing import Any
 
 from numpy.typing import NDArray
@@ -102,3 +103,4 @@ class ProgressiveAllreduce:
         waiting = list(self._running.values())
         while waiting:
             waiting = [running for running in waiting if not running.advance()]
+            sched_yield()

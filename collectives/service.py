@@ -129,7 +129,7 @@ class Service:
             return Watched(self._plain, best)
         expected = native if best is None else ranked[0].seconds
         period = self._period(key.operation, expected)
-        return Watched(self._plain, best, expected, period, lambda: self._others(key))
+        return Watched(self._plain, best, expected, period, cache(lambda: self._others(key)))
 
     def _rank(self, key: _Key, table: Table) -> list[Candidate]:
         name = None if key.name == AUTO else key.name

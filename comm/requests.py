@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from operator import is_
+from os import sched_yield
 from typing import Any, ClassVar
 
 from ..datatypes.plain import MPI
@@ -127,7 +128,8 @@ def _unfinished(requests: Sequence[MPI.Request]) -> list[int]:
 def _finish_all(requests: Sequence[MPI.Request]) -> None:
     """Advance all operations, side by side because ranks may wait for them in different orders."""
     while _unfinished(requests):
-        pass
+        # Ranks and threads that share the processor must get on.
+        sched_yield()
 
 
 def _finished(requests: Sequence[MPI.Request]) -> list[MPI.Request]:
@@ -214,6 +216,7 @@ def _wait_any(test: Any, requests: Sequence[MPI.Request], status: MPI.Status | N
         index, flag, *message = test(_finished(requests), status)
         if flag and index >= 0:
             return (index, *message) if message else index
+        sched_yield()
 
 
 def _wait_some(test: Any, requests: Sequence[MPI.Request], statuses: Any) -> Any:
@@ -221,6 +224,7 @@ def _wait_some(test: Any, requests: Sequence[MPI.Request], statuses: Any) -> Any
         result = test(_finished(requests), statuses)
         if result[0] if isinstance(result, tuple) else result:
             return result
+        sched_yield()
 
 
 def _finish(completed: Iterable[tuple[MPI.Request, MPI.Status]]) -> None:

@@ -60,7 +60,11 @@ def as_numpy(array: Any) -> NDArray[Any]:
     except TypeError:
         pass
     if hasattr(array, "__dlpack__") and array.__dlpack_device__()[0] == _DLPACK_CPU:
-        return np.from_dlpack(array)
+        try:
+            return np.from_dlpack(array)
+        except SystemError as error:
+            # NumPy says no more of a capsule that it cannot read.
+            raise TypeError(f"{type(array).__name__}: NumPy cannot read its DLPack capsule") from error
     kind = type(array).__name__
     raise TypeError(
         f"array: {kind} has no host memory with an array interface, the buffer protocol or DLPack"

@@ -1,5 +1,6 @@
 """`roundelay.allreduce` and `Allreduce` by each algorithm, beside mpi4py's own."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 from mpi4py import MPI as PLAIN
@@ -105,11 +106,11 @@ def test_half_precision(comm, name):
     assert_array_equal(result, np.arange(5) * sum(range(1, comm.size + 1)))
 
 
-def test_brain_floats(comm):
-    ml_dtypes = pytest.importorskip("ml_dtypes")
+@pytest.mark.parametrize("name", NAMES)
+def test_brain_floats(comm, name):
     array = (np.arange(5) * (comm.rank + 1)).astype(ml_dtypes.bfloat16)
     result = np.zeros_like(array)
-    roundelay.allreduce(comm, array, result, algorithm="ring")
+    roundelay.allreduce(comm, array, result, algorithm=name)
     assert_array_equal(result.astype(float), np.arange(5) * sum(range(1, comm.size + 1)))
 
 

@@ -135,7 +135,7 @@ def test_forms_of_one_call_are_counted_together(comm, monkeypatch):
     """Ranks that pass other objects of the same size count, and change, as the others do."""
     service = measured(comm, monkeypatch, star=1e-9)
     array = np.ones((10, 20))
-    sends = [array[:, ::2], np.ones(100), [np.ones(100), MPI.DOUBLE], memoryview(np.ones(100)), MPI.IN_PLACE]
+    sends = [array[:, ::2], np.ones(100), [np.ones(100), MPI.DOUBLE], np.ones(100).data, MPI.IN_PLACE]
     for call in range(800):
         result = np.ones(100)
         received = [result, MPI.DOUBLE] if (call + comm.rank) % 3 == 0 else result
