@@ -137,7 +137,11 @@ def read_reduce_scatter_block(sendbuf: Any, recvbuf: Any, op: MPI.Op, rank: int,
 def read_bcast(buf: Any, root: int, rank: int) -> Call | None:
     """Arguments of a broadcast."""
     memory = flat_bytes(buf, rank != root)
-    return None if memory is None else Call("bcast", None, memory, memory, memory.size, root=root)
+    if memory is None:
+        return None
+    # Some algorithms send the root what it has; it may not be written there.
+    own, result = (memory, None) if rank == root else (None, memory)
+    return Call("bcast", own, result, memory, memory.size, root=root)
 
 
 def read_allgather(sendbuf: Any, recvbuf: Any, rank: int, ranks: int) -> Call | None:

@@ -82,4 +82,6 @@ class Chosen:
         if self._operation == "reduce_scatter":
             each = chunks // self._schedule.ranks
             return range(self._rank * each, (self._rank + 1) * each)
-        return range(chunks if self._operation != "reduce" or self._rank == self._root else 0)
+        at_root = self._rank == self._root
+        ends_with_nothing = {"reduce": not at_root, "bcast": at_root}
+        return range(0 if ends_with_nothing.get(self._operation, False) else chunks)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..datatypes.arrays import as_numpy
+from ..datatypes.arrays import DLPACK_CPU, as_numpy
 from ..datatypes.known import known_datatype
 from ..datatypes.plain import MPI
 from .specification import read_one, read_vector
@@ -59,18 +59,17 @@ def elements(buffer: Any, receiving: bool) -> Elements | None:
         if not datatype.is_predefined:
             return None
         return Elements(_at(address, count * extent, receiving), datatype, count)
-    array = _dense_array(buffer, receiving)
-    known = None if array is None else MPI._typedict.get(array.dtype.char)
-    if array is None or known is None or not array.dtype.isnative:
+    memory, code = _memory(buffer, receiving), _type_code(buffer)
+    if memory is None or not code:
         return None
-    return Elements(_as_bytes(array), known, array.size)
+    known = MPI._typedict[code]
+    return Elements(memory, known, memory.size // known.Get_size())
 
 
 def flat_bytes(buffer: Any, receiving: bool) -> Bytes | None:
     """Find the bytes behind a buffer argument without gaps; None where mpi4py shall read or refuse it."""
     if not isinstance(buffer, list | tuple):
-        array = _dense_array(buffer, receiving)
-        return None if array is None or array.dtype.char not in MPI._typedict else _as_bytes(array)
+        return _memory(buffer, receiving)
     found = read_one(_with_datatype(buffer), receiving)
     if found is None:
         empty = _no_elements(buffer)
@@ -95,34 +94,48 @@ def flat_blocks(buffer: Any, ranks: int) -> Blocks | None:
     return Blocks(_at(address, max((place.stop for place in places), default=0), True), places)
 
 
-def _dense_array(buffer: Any, receiving: bool) -> NDArray[Any] | None:
+def _memory(buffer: Any, receiving: bool) -> Bytes | None:
+    """The bytes of an object without gaps in the memory of the host."""
+    if isinstance(buffer, np.ndarray):
+        usable = buffer.flags.forc and (buffer.flags.writeable or not receiving)
+        return buffer.reshape(-1, order="A").view(np.uint8) if usable and _type_code(buffer) else None
+    if hasattr(buffer, "__cuda_array_interface__"):
+        return None
+    if hasattr(buffer, "__dlpack__") and buffer.__dlpack_device__()[0] != DLPACK_CPU:
+        return None
     try:
-        array = as_numpy(buffer)
+        # NumPy takes what comes by DLPack for read-only where mpi4py does not.
+        memory = MPI.buffer(buffer)
     except (TypeError, ValueError, BufferError):
         return None
-    return array if array.flags.forc and (array.flags.writeable or not receiving) else None
+    return None if receiving and memory.readonly else _viewed(memory)
 
 
-def _as_bytes(array: NDArray[Any]) -> Bytes:
-    return array.reshape(-1, order="A").view(np.uint8)
+def _type_code(buffer: Any) -> str:
+    """The code of the type of the elements; empty for one that is not MPI's, or of the other byte order."""
+    try:
+        dtype = as_numpy(buffer).dtype
+    except (TypeError, ValueError, BufferError):
+        return ""
+    return dtype.char if dtype.isnative and dtype.char in MPI._typedict else ""
+
+
+def _viewed(memory: MPI.buffer) -> Bytes:
+    return np.asarray(memoryview(memory))  # type: ignore[arg-type]
 
 
 def _at(address: int, nbytes: int, receiving: bool) -> Bytes:
     if nbytes == 0:
         return _NOTHING
-    memory = MPI.buffer.fromaddress(address, nbytes, readonly=not receiving)
-    return np.asarray(memoryview(memory))  # type: ignore[arg-type]
+    return _viewed(MPI.buffer.fromaddress(address, nbytes, readonly=not receiving))
 
 
 def _with_datatype(buffer: Sequence[Any]) -> Sequence[Any]:
     """A list as it is, or with the datatype that mpi4py takes for the array in it."""
     if not buffer or isinstance(buffer[-1], MPI.Datatype | str):
         return buffer
-    try:
-        datatype = MPI._typedict.get(as_numpy(buffer[0]).dtype.char)
-    except (TypeError, ValueError, BufferError):
-        return buffer
-    return buffer if datatype is None else [*buffer, datatype]
+    code = _type_code(buffer[0])
+    return [*buffer, MPI._typedict[code]] if code else buffer
 
 
 def _no_elements(buffer: Sequence[Any]) -> Elements | None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from .layout import Dense, Layout, Node, Stream
 from .plain import MPI
 
-_DLPACK_CPU = 1
+DLPACK_CPU = 1
 
 
 def strided_layout(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> Layout:
@@ -59,7 +59,7 @@ def as_numpy(array: Any) -> NDArray[Any]:
         return np.asarray(memoryview(array))
     except TypeError:
         pass
-    if hasattr(array, "__dlpack__") and array.__dlpack_device__()[0] == _DLPACK_CPU:
+    if hasattr(array, "__dlpack__") and array.__dlpack_device__()[0] == DLPACK_CPU:
         try:
             return np.from_dlpack(array)
         except SystemError as error:

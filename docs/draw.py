@@ -1,4 +1,4 @@
-"""Draws the two pictures of architecture.md: `python docs/draw.py`."""
+"""Draws the pictures of architecture.md, and the timelines of collectives.md: `python docs/draw.py`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
+
+from roundelay.collectives.catalogue import Setting, members
+from roundelay.collectives.links import Links
+from roundelay.collectives.simulate import chunk_sizes, simulate
+from roundelay.collectives.timeline import draw
 
 PICTURES = Path(__file__).parent / "pictures"
 OURS, INNER, THEIRS, LATER, ASKED = "#d7e8f7", "#f3f8fd", "#eeeeee", "#ffffff", "#fdf0d5"
@@ -111,11 +116,22 @@ def draw_way() -> Figure:
     return figure
 
 
+def draw_timeline(name: str) -> Figure:
+    """An allreduce of 64 KiB, as it is predicted for eight hosts with 2 ms and 300 Mbit/s between them."""
+    setting = Setting(8, nodes=tuple((rank,) for rank in range(8)))
+    schedule = members("allreduce", setting, name)[0].build()
+    links = Links(latency=2e-3, per_byte=8 / 300e6, overhead=10e-6, gap=50e-6)
+    prediction = simulate(schedule, chunk_sizes(64 << 10, schedule.chunks, 8), links, timeline=True)
+    return draw(prediction.timeline, schedule.ranks, f"{name}, 64 KiB")
+
+
 def main() -> None:
-    """Draw both."""
+    """Draw all."""
     PICTURES.mkdir(exist_ok=True)
     draw_folders().savefig(PICTURES / "folders.png", dpi=130)
     draw_way().savefig(PICTURES / "way-of-a-message.png", dpi=130)
+    for name in ("ring", "direct-parts"):
+        draw_timeline(name).savefig(PICTURES / f"timeline-{name}.png", dpi=100)
 
 
 if __name__ == "__main__":

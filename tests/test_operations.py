@@ -116,6 +116,7 @@ def test_bcast(comm, name):
         root = seed % comm.size
         array = drawn(comm, seed, sum(counts), dtype)
         expected = comm.bcast(array, root)
+        array.flags.writeable = comm.rank != root
         roundelay.bcast(comm, array, root, algorithm=name)
         assert_array_equal(array, expected)
 
