@@ -307,7 +307,7 @@ def _is_dense(buffer: Any) -> bool:
     return buffer.__class__ is np.ndarray and bool(buffer.flags.forc)
 
 
-def _reduce_kind(sendbuf: Any, _recvbuf: Any, op: MPI.Op = _SUM, root: int = 0) -> Any:
+def _reduce_kind(sendbuf: Any, recvbuf: Any, op: MPI.Op = _SUM, root: int = 0) -> Any:
     return ("reduce", sendbuf.nbytes, sendbuf.dtype.num, op.handle, root) if _is_dense(sendbuf) else None
 
 
@@ -317,7 +317,7 @@ def _block_kind(sendbuf: Any, recvbuf: Any, op: MPI.Op = _SUM) -> Any:
     return "reduce_scatter", recvbuf.nbytes, recvbuf.dtype.num, op.handle
 
 
-def _allgather_kind(_sendbuf: Any, recvbuf: Any) -> Any:
+def _allgather_kind(sendbuf: Any, recvbuf: Any) -> Any:
     return ("allgather", recvbuf.nbytes) if _is_dense(recvbuf) else None
 
 

@@ -128,7 +128,7 @@ class Service:
         if key.name != AUTO or key.reproducible or key.background or native is None or not steady:
             return Watched(self._plain, best)
         expected = native if best is None else ranked[0].seconds
-        period = self._period(key.operation, expected)
+        period = self._period(expected)
         return Watched(self._plain, best, expected, period, cache(lambda: self._others(key)))
 
     def _rank(self, key: _Key, table: Table) -> list[Candidate]:
@@ -150,7 +150,7 @@ class Service:
             self._chosen[name] = Chosen(candidate.algorithm, self.rank, *name[:2])
         return self._chosen[name]
 
-    def _period(self, operation: str, seconds: float) -> int:
+    def _period(self, seconds: float) -> int:
         """Calls between two looks, that these take a small part of the time: some synchronizations each."""
         once = _LOOK_SECONDS + (self.table.native_seconds("allreduce", self.nodes, 8) or seconds)
         return min(max(_PERIODS[0], int((SAMPLES + 1) * once / (_COST * seconds))), _PERIODS[1])

@@ -7,6 +7,9 @@ from numpy.testing import assert_array_equal
 
 import roundelay
 from roundelay import MPI
+from roundelay.collectives.catalogue import OPERATIONS
+from roundelay.collectives.figures import Table
+from roundelay.collectives.service import service_of
 
 pytestmark = pytest.mark.mpi
 
@@ -201,6 +204,38 @@ def test_methods_by_name(comm):
         assert_array_equal(part, comm.rank)
         comm.Reduce(mine, part, op=MPI.MAX, root=0)
         assert_array_equal(part, comm.size - 1 if comm.rank == 0 else comm.rank)
+
+
+@pytest.mark.parametrize("way", ["nothing measured", "library", "star"])
+def test_methods_called_with_names(comm, way):
+    """By mpi4py's names of the arguments, on all ways that a call may take."""
+    service = service_of(comm)
+    if way == "library":
+        # What was measured is so fast that it is taken, and remembered.
+        fast = {str(comm.size): [[8, 1e-12], [1 << 20, 1e-12]]}
+        service.table = Table(native=dict.fromkeys(OPERATIONS, fast))
+    for operation in OPERATIONS:
+        service.force(operation, "star" if way == "star" else "auto")
+    assert len(service.left) == (len(OPERATIONS) if comm.size == 1 or way == "nothing measured" else 0)
+    mine, part, all_of_it = np.full(1, float(comm.rank)), np.zeros(1), np.zeros(comm.size)
+    total, counts = sum(range(comm.size)), [1] * comm.size
+    for _ in range(3):
+        comm.Allreduce(sendbuf=mine, recvbuf=part, op=MPI.SUM)
+        assert part[0] == total
+        comm.Allgather(sendbuf=mine, recvbuf=all_of_it)
+        comm.Allgatherv(sendbuf=mine, recvbuf=[all_of_it, counts])
+        comm.Bcast(buf=all_of_it, root=0)
+        assert_array_equal(all_of_it, np.arange(comm.size))
+        comm.Reduce_scatter_block(sendbuf=all_of_it, recvbuf=part, op=MPI.SUM)
+        comm.Reduce_scatter(sendbuf=all_of_it, recvbuf=part, recvcounts=counts, op=MPI.SUM)
+        assert part[0] == comm.size * comm.rank
+        comm.Reduce(sendbuf=mine, recvbuf=part, op=MPI.MAX, root=0)
+        assert part[0] == (comm.size - 1 if comm.rank == 0 else comm.size * comm.rank)
+    if way == "library" and comm.size > 1:
+        assert all(
+            choice[0].current is None for choice in service.ready.values() if isinstance(choice, tuple)
+        )
+        assert {kind[0] for kind in service.ready if isinstance(kind[0], str)} == set(OPERATIONS[1:])
 
 
 def test_methods_with_gaps(comm):
