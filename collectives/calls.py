@@ -39,6 +39,7 @@ from .shared import run_shared
 
 _SUM = MPI.SUM
 _Intracomm = MPI.Intracomm
+_LISTS = (list, tuple)
 Library = Callable[[], Any]
 
 
@@ -276,7 +277,8 @@ def _reduce_scatter(
     counts = service.counts_of_all(recvbuf) if recvcounts is None else [int(each) for each in recvcounts]
     call = arguments.read_reduce_scatter(sendbuf, recvbuf, counts, op, service.rank)
     library = partial(_Intracomm.Reduce_scatter, comm, sendbuf, recvbuf, recvcounts, op)
-    _serve(service, "reduce_scatter", call, library, algorithm, reproducible)
+    kind = _reduce_scatter_kind(sendbuf, recvbuf, recvcounts, op)
+    _serve(service, "reduce_scatter", call, library, algorithm, reproducible, kind)
 
 
 def _allgather(comm: Any, sendbuf: Any, recvbuf: Any, algorithm: str = "") -> None:
@@ -290,7 +292,7 @@ def _allgatherv(comm: Any, sendbuf: Any, recvbuf: Any, algorithm: str = "") -> N
     service = service_of(comm)
     call = arguments.read_allgatherv(sendbuf, recvbuf, service.rank, service.ranks)
     library = partial(_Intracomm.Allgatherv, comm, sendbuf, recvbuf)
-    _serve(service, "allgather", call, library, algorithm)
+    _serve(service, "allgather", call, library, algorithm, kind=_allgatherv_kind(sendbuf, recvbuf))
 
 
 def _bcast(comm: Any, buf: Any, root: int = 0, algorithm: str = "") -> None:
@@ -325,8 +327,19 @@ def _bcast_kind(buf: Any, root: int = 0) -> Any:
     return ("bcast", buf.nbytes, root) if _is_dense(buf) else None
 
 
-def _no_kind(*_arguments: Any, **_named: Any) -> Any:
-    return None
+def _allgatherv_kind(sendbuf: Any, recvbuf: Any) -> Any:
+    if recvbuf.__class__ not in _LISTS or len(recvbuf) != 2 or not _is_dense(recvbuf[0]):
+        return None
+    array, counts = recvbuf
+    if counts.__class__ is tuple and len(counts) == 2:
+        counts = counts[0]
+    return ("allgather", sum(counts), array.dtype.num) if counts.__class__ in _LISTS else None
+
+
+def _reduce_scatter_kind(sendbuf: Any, recvbuf: Any, recvcounts: Any = None, op: MPI.Op = _SUM) -> Any:
+    if recvcounts.__class__ not in _LISTS or not _is_dense(sendbuf) or not _is_dense(recvbuf):
+        return None
+    return "reduce_scatter", "v", sendbuf.nbytes, sendbuf.dtype.num, op.handle
 
 
 class _DropIn(NamedTuple):
@@ -340,9 +353,9 @@ class _DropIn(NamedTuple):
 _DROP_INS = {
     "Reduce": _DropIn(_reduce, "reduce", _reduce_kind),
     "Reduce_scatter_block": _DropIn(_reduce_scatter_block, "reduce_scatter", _block_kind),
-    "Reduce_scatter": _DropIn(_reduce_scatter, "reduce_scatter", _no_kind),
+    "Reduce_scatter": _DropIn(_reduce_scatter, "reduce_scatter", _reduce_scatter_kind),
     "Allgather": _DropIn(_allgather, "allgather", _allgather_kind),
-    "Allgatherv": _DropIn(_allgatherv, "allgather", _no_kind),
+    "Allgatherv": _DropIn(_allgatherv, "allgather", _allgatherv_kind),
     "Bcast": _DropIn(_bcast, "bcast", _bcast_kind),
 }
 

@@ -208,6 +208,11 @@ class Table:
         curve = self.native.get(operation, {}).get(placement(nodes))
         return _on_curve(curve, nbytes) if curve else None
 
+    def is_tried(self, operation: str, nodes: Sequence[Sequence[int]]) -> bool:
+        """Whether the library's own was timed in this placement, and algorithms of ours beside it."""
+        where = placement(nodes)
+        return all(where in measured.get(operation, {}) for measured in (self.native, self.trials))
+
     def trial_seconds(
         self, operation: str, nodes: Sequence[Sequence[int]], nbytes: int
     ) -> dict[str, float] | None:

@@ -114,8 +114,8 @@ class Service:
     def _decide(self, key: _Key) -> Choice:
         if self.ranks == 1 and not key.reproducible:
             return Watched(self._plain, None)
-        native = self.table.native_seconds(key.operation, self.nodes, key.size)
-        if key.name == AUTO and not key.reproducible and native is None:
+        tried = self.table.is_tried(key.operation, self.nodes)
+        if key.name == AUTO and not key.reproducible and not tried:
             # What is not measured here is not believed to be slow.
             return Watched(self._plain, None)
         ranked = self._rank(key, self.table)
@@ -125,6 +125,7 @@ class Service:
         best = self._as_chosen(ranked[0], key)
         # Ranks that share cores are timed together with those that they wait for.
         steady = max(map(len, self.nodes)) <= self.cores
+        native = self.table.native_seconds(key.operation, self.nodes, key.size)
         if key.name != AUTO or key.reproducible or key.background or native is None or not steady:
             return Watched(self._plain, best)
         expected = native if best is None else ranked[0].seconds
@@ -206,12 +207,9 @@ class Service:
         name = self.forced[operation]
         if checks_bounds():
             return False
-        if name in (AUTO, NATIVE) and (name == NATIVE or not self.table.native.get(operation)):
+        if name == NATIVE or (name == AUTO and not self.table.trials.get(operation)):
             return True
-        # What is not measured with these nodes is not believed to be slow.
-        return self.ranks == 1 or (
-            name == AUTO and self.table.native_seconds(operation, self.nodes, 8) is None
-        )
+        return self.ranks == 1 or (name == AUTO and not self.table.is_tried(operation, self.nodes))
 
     @cached_property
     def nodes(self) -> Nodes:

@@ -212,8 +212,11 @@ def test_methods_called_with_names(comm, way):
     service = service_of(comm)
     if way == "library":
         # What was measured is so fast that it is taken, and remembered.
-        fast = {str(comm.size): [[8, 1e-12], [1 << 20, 1e-12]]}
-        service.table = Table(native=dict.fromkeys(OPERATIONS, fast))
+        fast, slow = [[8, 1e-12], [1 << 20, 1e-12]], [[8, 1.0], [1 << 20, 1.0]]
+        service.table = Table(
+            native={operation: {str(comm.size): fast} for operation in OPERATIONS},
+            trials={operation: {str(comm.size): {"star": slow}} for operation in OPERATIONS},
+        )
     for operation in OPERATIONS:
         service.force(operation, "star" if way == "star" else "auto")
     assert len(service.left) == (len(OPERATIONS) if comm.size == 1 or way == "nothing measured" else 0)
