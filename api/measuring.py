@@ -42,7 +42,7 @@ def measure_and_save(links: bool, budget: str, output: str | None) -> None:
         return
     if comm.size == 1:
         console.print("One rank has no links: only reductions were measured. Start more with mpiexec -n.")
-    _show(console, table)
+    show(console, table)
     file = Path(output) if output else path()
     try:
         save((load(file) or Table()).updated(table), file)
@@ -105,7 +105,8 @@ def _lines(console: Console) -> Report:
     return report
 
 
-def _show(console: Console, table: Table) -> None:
+def show(console: Console, table: Table) -> None:
+    """Print the figures."""
     grid = Grid(table.library, "", "spread", show_edge=False)
     for classes in table.figures.values():
         for pair_class, figures in classes.items():
@@ -120,19 +121,33 @@ def _show(console: Console, table: Table) -> None:
     grid.add_row("step without a message", _time(table.step), "")
     console.print(grid)
     if table.native:
-        console.print(_native(table))
+        console.print(_collectives(table))
 
 
-def _native(table: Table) -> Grid:
-    curves = [
-        {_size(nbytes): _time(seconds) for nbytes, seconds in curve}
-        for placements in table.native.values()
-        for curve in placements.values()
+def _collectives(table: Table) -> Grid:
+    """Seconds of the library's own collectives, and below them what is faster."""
+    columns = [
+        {
+            _size(nbytes): f"{_time(seconds)}\n{_faster(table, operation, where, nbytes, seconds)}"
+            for nbytes, seconds in curve
+        }
+        for operation, placements in table.native.items()
+        for where, curve in placements.items()
     ]
-    grid = Grid("the library's own", *table.native, show_edge=False)
-    for size in curves[0]:
-        grid.add_row(size, *(curve.get(size, "") for curve in curves))
+    grid = Grid("the library's own, and what is faster", *table.native, show_edge=False)
+    for size in columns[0]:
+        grid.add_row(size, *(column.get(size, "") for column in columns))
     return grid
+
+
+def _faster(table: Table, operation: str, where: str, nbytes: float, native: float) -> str:
+    """The fastest algorithm of ours for a size, if it is taken in the place of the library's own."""
+    from .collectives.selection import MARGIN
+
+    curves = table.trials.get(operation, {}).get(where, {})
+    tried = [(seconds, text) for text, curve in curves.items() for size, seconds in curve if size == nbytes]
+    seconds, text = min(tried, default=(native, ""))
+    return f"{text}: {native / seconds:.1f} times" if native > MARGIN * seconds else ""
 
 
 def _size(nbytes: float) -> str:

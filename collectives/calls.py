@@ -306,7 +306,7 @@ def _bcast(comm: Any, buf: Any, root: int = 0, algorithm: str = "") -> None:
 
 
 def _is_dense(buffer: Any) -> bool:
-    return buffer.__class__ is np.ndarray and bool(buffer.flags.forc)
+    return buffer.__class__ is np.ndarray and buffer.flags.forc
 
 
 def _reduce_kind(sendbuf: Any, recvbuf: Any, op: MPI.Op = _SUM, root: int = 0) -> Any:
@@ -364,12 +364,14 @@ def _method(form: str, drop_in: _DropIn) -> Callable[..., Any]:
     """The method of that name, with a short way for what is left to the library."""
     before, base = getattr(Collective, form), getattr(_Intracomm, form)
     ours, operation, kind_of = staged(form, drop_in.ours), drop_in.operation, drop_in.kind
+    last = 0 if form == "Bcast" else 1
 
     @named_like(base)
     def method(comm: Any, *arguments: Any, **named: Any) -> Any:
         service = service_of(comm)
         if operation in service.left:
-            return before(comm, *arguments, **named)
+            dense = len(arguments) > last and _is_dense(arguments[0]) and _is_dense(arguments[last])
+            return (base if dense else before)(comm, *arguments, **named)
         choice = service.ready.get(kind_of(*arguments, **named))
         if choice is not None and choice.current is None and choice.left > 0:
             choice.left -= 1

@@ -217,10 +217,9 @@ class Table:
         self, operation: str, nodes: Sequence[Sequence[int]], nbytes: int
     ) -> dict[str, float] | None:
         """Seconds of the algorithms that were tried, by their texts, or None where none was of this size."""
-        curves = self.trials.get(operation, {}).get(placement(nodes))
-        if not curves or nbytes > TRIED_BEYOND * max(curve[-1][0] for curve in curves.values()):
-            return None
-        return {text: _on_curve(curve, nbytes) for text, curve in curves.items()}
+        curves = self.trials.get(operation, {}).get(placement(nodes), {})
+        near = {text: curve for text, curve in curves.items() if nbytes <= TRIED_BEYOND * curve[-1][0]}
+        return {text: _on_curve(curve, nbytes) for text, curve in near.items()} or None
 
 
 def _merged(older: dict[str, dict[str, Any]], newer: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -228,11 +227,15 @@ def _merged(older: dict[str, dict[str, Any]], newer: dict[str, dict[str, Any]]) 
 
 
 def _on_curve(curve: Curve, nbytes: int) -> float:
-    """Interpolate between powers; past the last point the time grows as the bytes do."""
+    """Interpolate between powers; past the last point time grows as before, or half to all as bytes do."""
     sizes, seconds = zip(*curve, strict=True)
-    if nbytes >= sizes[-1]:
-        return float(seconds[-1] * nbytes / sizes[-1])
-    return float(np.exp(np.interp(log(max(nbytes, 1)), np.log(sizes), np.log(seconds))))
+    if nbytes < sizes[-1]:
+        return float(np.exp(np.interp(log(max(nbytes, 1)), np.log(sizes), np.log(seconds))))
+    per_byte = seconds[-1] / sizes[-1]
+    if len(curve) > 1:
+        slope = (seconds[-1] - seconds[-2]) / (sizes[-1] - sizes[-2])
+        per_byte = min(per_byte, max(slope, per_byte / 2))
+    return float(seconds[-1] + per_byte * (nbytes - sizes[-1]))
 
 
 def _most_alike(placements: Iterable[str], nodes: Sequence[Sequence[int]]) -> str:

@@ -11,7 +11,7 @@ from .figures import Table
 from .simulate import chunk_sizes, simulate
 
 # By how much another algorithm must be faster than the library's own: what is measured is no surer.
-_MARGIN = 1.1
+MARGIN = 1.1
 # How many times slower than the best of them a candidate is predicted to be that is not worth trying.
 FAR_BEHIND = 4.0
 
@@ -75,7 +75,7 @@ def rank_candidates(
             found.append(Candidate(algorithm, tried[str(algorithm)]))
     native = table.native_seconds(operation, setting.nodes, nbytes)
     if name is None and native is not None:
-        found.append(Candidate(None, native / _MARGIN))
+        found.append(Candidate(None, native / MARGIN))
     if not found:
         wanted = "that keeps the order of the ranks" if ordered else "for these nodes"
         raise ValueError(f"{operation}: no algorithm {name!r} {wanted}")
