@@ -6,7 +6,10 @@ import os
 import platform
 from importlib.metadata import version
 
-SWITCHES = ("ROUNDELAY_DISABLE", "ROUNDELAY_CHECK", "ROUNDELAY_ALLREDUCE", "ROUNDELAY_CACHE_DIR")
+from .collectives.catalogue import OPERATIONS
+
+_NAMED = tuple(f"ROUNDELAY_{operation.upper()}" for operation in OPERATIONS)
+SWITCHES = ("ROUNDELAY_DISABLE", "ROUNDELAY_CHECK", *_NAMED, "ROUNDELAY_CACHE_DIR")
 
 
 def information() -> dict[str, str]:

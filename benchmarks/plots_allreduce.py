@@ -141,7 +141,9 @@ def gains_table(setting: str) -> str:
 
     rows = max((run["rows"] for run in runs), key=len, default=[])
     named = {in_bytes(row["bytes"]): of(place) for place, row in enumerate(rows)}
-    named["longer than the best, mean"] = lambda run: f"{100 * statistics.mean(row['regret'] for row in run['rows']):.1f} %"
+    named["longer than the best, mean"] = lambda run: (
+        f"{100 * statistics.mean(row['regret'] for row in run['rows']):.1f} %"
+    )
     return table("array", named, runs)
 
 
