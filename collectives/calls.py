@@ -360,16 +360,21 @@ _DROP_INS = {
 }
 
 
-def _method(form: str, drop_in: _DropIn) -> Callable[..., Any]:
-    """The method of that name, with a short way for what is left to the library."""
+def _method(form: str, drop_in: _DropIn, asked: bool) -> Callable[..., Any]:
+    """The method of that name, with a short way for what is left to the library.
+
+    If the environment has `asked` for an algorithm, ranks agree on it in the first call. Else a
+    communicator's info may have; where there is no service, ranks without roundelay can take part.
+    """
+    find = service_of if asked else known_service
     before, base = getattr(Collective, form), getattr(_Intracomm, form)
     ours, operation, kind_of = staged(form, drop_in.ours), drop_in.operation, drop_in.kind
     last = 0 if form == "Bcast" else 1
 
     @named_like(base)
     def method(comm: Any, *arguments: Any, **named: Any) -> Any:
-        service = service_of(comm)
-        if operation in service.left:
+        service = find(comm)
+        if service is None or operation in service.left:
             dense = len(arguments) > last and _is_dense(arguments[0]) and _is_dense(arguments[last])
             return (base if dense else before)(comm, *arguments, **named)
         choice = service.ready.get(kind_of(*arguments, **named))
@@ -397,10 +402,7 @@ SERVED = {"Allreduce": _staged_allreduce} | {
 
 
 def install() -> None:
-    """Put ours in the place of mpi4py's methods, in roundelay's communicators.
-
-    Not where the environment asks for the library's own: ranks without roundelay can then take part.
-    """
+    """Put ours in the place of mpi4py's methods, in roundelay's communicators."""
     settings = environment_settings()
     forms: dict[str, Callable[..., Any]] = {"Set_info": named_like(_Intracomm.Set_info)(_set_info)}
     if settings["allreduce"] != NATIVE:
@@ -408,7 +410,6 @@ def install() -> None:
         forms["Iallreduce"] = staged("Iallreduce", _iallreduce)
         forms["Allreduce_init"] = staged("Allreduce_init", _allreduce_init)
     for form, drop_in in _DROP_INS.items():
-        if settings[drop_in.operation] != NATIVE:
-            forms[form] = _method(form, drop_in)
+        forms[form] = _method(form, drop_in, asked=settings[drop_in.operation] != NATIVE)
     for form, method in forms.items():
         setattr(Collective, form, method)

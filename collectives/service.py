@@ -12,7 +12,6 @@ from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 from ..comm.elements import elements
-from ..comm.settings import checks_bounds
 from ..datatypes.plain import MPI
 from .catalogue import NATIVE, OPERATIONS, Setting, algorithms, members
 from .chosen import Chosen
@@ -205,8 +204,6 @@ class Service:
 
     def _is_left(self, operation: str) -> bool:
         name = self.forced[operation]
-        if checks_bounds():
-            return False
         if name == NATIVE or (name == AUTO and not self.table.trials.get(operation)):
             return True
         return self.ranks == 1 or (name == AUTO and not self.table.is_tried(operation, self.nodes))
@@ -290,8 +287,17 @@ def info_key(operation: str) -> str:
 
 
 def environment_settings() -> dict[str, str]:
-    """For each operation the algorithm that the environment asks for."""
-    return {operation: os.environ.get(f"ROUNDELAY_{operation.upper()}", AUTO) for operation in OPERATIONS}
+    """For each operation the algorithm that the environment asks for.
+
+    If it does not, only allreduces are chosen: a choice begins with an agreement, in which ranks without
+    roundelay take no part.
+    """
+    return {
+        operation: os.environ.get(
+            f"ROUNDELAY_{operation.upper()}", AUTO if operation == "allreduce" else NATIVE
+        )
+        for operation in OPERATIONS
+    }
 
 
 def check_name(operation: str, name: str) -> None:
