@@ -225,7 +225,7 @@ class _Measurement:
         for place, nbytes in enumerate(sizes):
             candidates = self._promising(operation, nbytes)
             left = end - self.sampler.elapsed
-            if curves[NATIVE] and CALLS * self._expected(curves[NATIVE], candidates, nbytes) > left:
+            if curves[NATIVE] and CALLS * _expected(curves[NATIVE], candidates, nbytes) > left:
                 break
             if memory is None and any(each.algorithm and each.algorithm.shares_memory for each in candidates):
                 memory = SharedMemory(self.comm)
@@ -244,11 +244,6 @@ class _Measurement:
         figures = replace(self.result, native={}, trials={})
         return promising(rank_candidates(operation, setting, nbytes, figures), of_a_family=1, most=TRIALS)
 
-    def _expected(self, native: Curve, candidates: Sequence[Candidate], nbytes: int) -> float:
-        """Seconds of one call by each."""
-        size, seconds = native[-1]
-        return seconds * nbytes / size + sum(each.seconds for each in candidates)
-
     def _run(self, operation: str, candidate: Candidate, memory: SharedMemory | None, nbytes: int) -> Run:
         assert candidate.algorithm is not None
         return probes.schedule(self.comm, operation, candidate.algorithm, memory, nbytes)
@@ -260,6 +255,12 @@ class _Measurement:
             for name, run in runs.items():
                 turns[name].append(longest(self.sampler.sample(run, seconds))[0])
         return {name: float(np.median(found)) for name, found in turns.items()}
+
+
+def _expected(native: Curve, candidates: Sequence[Candidate], nbytes: int) -> float:
+    """Seconds of one call by each."""
+    size, seconds = native[-1]
+    return seconds * nbytes / size + sum(each.seconds for each in candidates)
 
 
 def _rounds(nodes: Nodes, every: bool) -> dict[PairClass, list[Round]]:

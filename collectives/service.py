@@ -72,6 +72,7 @@ class Service:
         # What is run for arrays like some that were there before.
         self.ready: dict[Any, Any] = {}
         self._choices: dict[_Key, Choice] = {}
+        self._usable: dict[tuple[str, str, bool, bool], bool] = {}
         self._chosen: dict[tuple[str, int, str], Chosen] = {}
         self._own: MPI.Intracomm | None = None
         self._memory: SharedMemory | None = None
@@ -196,11 +197,13 @@ class Service:
         name: str = self.forced[operation]
         if name in (AUTO, NATIVE):
             return name
-        usable = any(
-            (each.ordered or not ordered) and not (each.shares_memory and background)
-            for each in members(operation, self._setting(0), name)
-        )
-        return name if usable else NATIVE
+        key = (operation, name, ordered, background)
+        if key not in self._usable:
+            self._usable[key] = any(
+                (each.ordered or not ordered) and not (each.shares_memory and background)
+                for each in members(operation, self._setting(0), name)
+            )
+        return name if self._usable[key] else NATIVE
 
     def _is_left(self, operation: str) -> bool:
         name = self.forced[operation]

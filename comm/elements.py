@@ -52,9 +52,10 @@ class Blocks(NamedTuple):
 def elements(buffer: Any, receiving: bool) -> Elements | None:
     """Find the elements behind a buffer argument; None where mpi4py shall read or refuse it."""
     if isinstance(buffer, list | tuple):
-        found = read_one(_with_datatype(buffer), receiving)
+        spec = _with_datatype(buffer)
+        found = read_one(spec, receiving)
         if found is None:
-            return _no_elements(buffer)
+            return _no_elements(spec)
         datatype, address, count, extent = found
         if not datatype.is_predefined:
             return None
@@ -70,9 +71,10 @@ def flat_bytes(buffer: Any, receiving: bool) -> Bytes | None:
     """Find the bytes behind a buffer argument without gaps; None where mpi4py shall read or refuse it."""
     if not isinstance(buffer, list | tuple):
         return _memory(buffer, receiving)
-    found = read_one(_with_datatype(buffer), receiving)
+    spec = _with_datatype(buffer)
+    found = read_one(spec, receiving)
     if found is None:
-        empty = _no_elements(buffer)
+        empty = _no_elements(spec)
         return None if empty is None else empty.memory
     datatype, address, count, _ = found
     known = known_datatype(datatype)
@@ -138,9 +140,8 @@ def _with_datatype(buffer: Sequence[Any]) -> Sequence[Any]:
     return [*buffer, MPI._typedict[code]] if code else buffer
 
 
-def _no_elements(buffer: Sequence[Any]) -> Elements | None:
-    """Nothing at all, where that is what a list asks for."""
-    spec = _with_datatype(buffer)
+def _no_elements(spec: Sequence[Any]) -> Elements | None:
+    """Nothing at all, where that is what a list with a datatype asks for."""
     datatype = spec[-1] if spec else None
     if isinstance(datatype, str):
         datatype = MPI._typedict.get(datatype)
