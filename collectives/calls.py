@@ -62,7 +62,7 @@ def _serve(
             service.compare((operation, "arguments that are left to mpi4py"))
         library()
         return None
-    name = algorithm or service.setting_for(operation, ordered=not call.commutes)
+    name = algorithm or service.setting_for(operation, not call.commutes, root=call.root)
     choice = _choose(service, _wanted(call, name, reproducible), call)
     choice.run(lambda chosen: library() if chosen is None else _run(service, chosen, call))
     if kind is not None and not algorithm and not reproducible and not checks_bounds():

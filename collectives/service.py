@@ -72,7 +72,7 @@ class Service:
         # What is run for arrays like some that were there before.
         self.ready: dict[Any, Any] = {}
         self._choices: dict[_Key, Choice] = {}
-        self._usable: dict[tuple[str, str, bool, bool], bool] = {}
+        self._usable: dict[tuple[str, str, bool, bool, int], bool] = {}
         self._chosen: dict[tuple[str, int, str], Chosen] = {}
         self._own: MPI.Intracomm | None = None
         self._memory: SharedMemory | None = None
@@ -192,16 +192,18 @@ class Service:
         self._sequence = (self._sequence + 1) % _TAGS
         return self._sequence * _LANES
 
-    def setting_for(self, operation: str, ordered: bool = False, background: bool = False) -> str:
+    def setting_for(
+        self, operation: str, ordered: bool = False, background: bool = False, root: int = 0
+    ) -> str:
         """What the setting asks for; the library's own where that cannot be had."""
         name: str = self.forced[operation]
         if name in (AUTO, NATIVE):
             return name
-        key = (operation, name, ordered, background)
+        key = (operation, name, ordered, background, root)
         if key not in self._usable:
             self._usable[key] = any(
                 (each.ordered or not ordered) and not (each.shares_memory and background)
-                for each in members(operation, self._setting(0), name)
+                for each in members(operation, self._setting(root), name)
             )
         return name if self._usable[key] else NATIVE
 

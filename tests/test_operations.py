@@ -186,6 +186,23 @@ def test_own_operation(comm, commutes):
     op.Free()
 
 
+def test_setting_gives_way_to_the_order(comm):
+    """A tree keeps the order of the ranks for the first root only; for another one the setting gives way."""
+
+    def fold(inbuf, inoutbuf, _datatype):
+        left, right = (np.asarray(memoryview(each)).view(np.int64) for each in (inbuf, inoutbuf))
+        right[:] = left * 10 ** (np.floor(np.log10(right)).astype(int) + 1) + right
+
+    comm.Set_info(MPI.Info.Create({"roundelay_reduce": "tree"}))
+    op = MPI.Op.Create(fold, commute=False)
+    written = int("".join(str(rank + 1) for rank in range(comm.size)))
+    for root in range(comm.size):
+        result = np.zeros(3, np.int64)
+        comm.Reduce(np.full(3, comm.rank + 1), result, op, root)
+        assert_array_equal(result, written if comm.rank == root else 0)
+    op.Free()
+
+
 def test_methods_by_name(comm):
     """The key of each operation in the info, and what each method then gives."""
     keys = {f"roundelay_{operation}": names(operation)[0] for operation in ("bcast", "reduce", "allgather")}
