@@ -15,6 +15,7 @@ import numpy as np
 from ..comm.elements import elements, flat_blocks, flat_bytes
 from ..datatypes.plain import MPI
 from .chosen import Division
+from .memory import device_array, memory_of
 from .reduction import MPI_CODES, Array, Reduction, array_reduction, datatype_reduction, operation_name
 
 
@@ -212,7 +213,11 @@ def _operands(sendbuf: Any, recvbuf: Any, op: MPI.Op) -> tuple[_Operand | None, 
     own = None if in_place else _operand(sendbuf, False, op)
     if result is None or (own is None and not in_place):
         return None
-    return None if own is not None and own.elements != result.elements else (own, result)
+    if own is not None and (
+        own.elements != result.elements or memory_of(own.array) is not memory_of(result.array)
+    ):
+        return None
+    return own, result
 
 
 def _operand(buffer: Any, receiving: bool, op: MPI.Op) -> _Operand | None:
@@ -221,6 +226,10 @@ def _operand(buffer: Any, receiving: bool, op: MPI.Op) -> _Operand | None:
         reduction = array_reduction(op, buffer.dtype)
         if reduction is not None:
             return _Operand(buffer.reshape(-1, order="A"), reduction, _name(buffer.dtype, str(buffer.dtype)))
+    device = device_array(buffer, receiving)
+    if device is not None:
+        reduction = array_reduction(op, device.dtype, memory_of(device).library)
+        return None if reduction is None else _Operand(device, reduction, device.dtype.str)
     part = elements(buffer, receiving)
     if part is None:
         return None

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..comm.collective import Collective, staged
-from ..comm.pool import give_back, take
 from ..comm.settings import checks_bounds
 from ..comm.substitute import named_like
 from ..datatypes.plain import MPI
@@ -22,6 +21,7 @@ from .arguments import Call
 from .catalogue import NATIVE, OPERATIONS
 from .chosen import Chosen
 from .execute import Execution
+from .memory import memory_of
 from .progress import is_possible
 from .reduction import PREDEFINED, Array
 from .requests import prepare, start
@@ -85,7 +85,8 @@ def _choose(service: Service, wanted: tuple[Any, ...], call: Call) -> Choice:
 
 
 def _run(service: Service, chosen: Chosen, call: Call) -> None:
-    block = take(call.nbytes) if call.result is None else None
+    memory = memory_of(call.like)
+    block = memory.take(call.nbytes) if call.result is None else None
     result = call.result
     if block is not None:
         result = block.array[: call.nbytes].view(call.like.dtype)
@@ -96,8 +97,9 @@ def _run(service: Service, chosen: Chosen, call: Call) -> None:
     _run_on(service, chosen, call.own, result, call.division, fold)
     for target, part in call.after:
         target[:] = result[part]
+    memory.settle()
     if block is not None:
-        give_back(block)
+        memory.give_back(block)
 
 
 def _run_on(
@@ -222,7 +224,8 @@ def execution_in_place(comm: MPI.Intracomm, array: Array, op: MPI.Op, algorithm:
     call = arguments.read_allreduce(MPI.IN_PLACE, array, op)
     if call is None or algorithm == NATIVE:
         raise ValueError(
-            f"allreduce: expected a NumPy array and an algorithm of roundelay's, got {algorithm!r}"
+            "allreduce: expected an array of NumPy or CuPy and an algorithm of roundelay's, "
+            f"got {algorithm!r}"
         )
     wanted = _wanted(call, algorithm, reproducible=True, background=True)
     chosen = _choose(service, wanted, call).current

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..comm.pool import give_back, take
 from ..datatypes.plain import MPI
+from .memory import memory_of
 from .plan import Area, Place, Plan, PlanStep
 from .reduction import MPI_CODES
 
@@ -98,7 +98,7 @@ class Execution:
     comm : mpi4py.MPI.Intracomm
         Plain communicator on which nobody else uses the tags from `tag` on, one for each lane.
     own, result : arrays
-        Flat and contiguous, of one dtype; the same one to reduce in place.
+        Flat and contiguous, of one dtype, of NumPy or CuPy; the same one to reduce in place.
     fold : callable
         `fold(left, right, out=out)`, see `roundelay.collectives.reduction`.
     tag : int
@@ -114,10 +114,11 @@ class Execution:
         tag: int = 0,
     ) -> None:
         self._bound, self._comm, self._fold, self._tag = bound, comm, fold, tag
-        self._block = None
+        self._memory = memory_of(result)
+        self._block: Any = None
         scratch = result
         if bound.scratch:
-            self._block = take(bound.scratch * result.itemsize)
+            self._block = self._memory.take(bound.scratch * result.itemsize)
             scratch = self._block.array[: bound.scratch * result.itemsize].view(result.dtype)
         self._areas = (own, result, scratch)
         self._messages: tuple[Array, ...] = self._areas
@@ -125,6 +126,7 @@ class Execution:
             # MPI need not know what the elements are.
             self._messages = tuple(area.view(np.uint8).reshape(-1, area.itemsize) for area in self._areas)
         self._begun = self._done = False
+        self._memory.settle()
 
     def run(self) -> None:
         """Run all of it."""
@@ -140,6 +142,10 @@ class Execution:
         """Go on as far as messages have arrived; tell whether it is done."""
         if self._done:
             return True
+        with self._memory.current():
+            return self._advance()
+
+    def _advance(self) -> bool:
         if not self._begun:
             self._begun = True
             self._places = [0] * len(self._bound.lanes)
@@ -172,6 +178,7 @@ class Execution:
         while self._places[lane] < len(steps):
             step = steps[self._places[lane]]
             self._copy(step.copies)
+            self._memory.settle()
             for peer, (area, part) in step.receives:
                 self._requests.append(self._comm.Irecv(self._messages[area][part], peer, self._tag + lane))
             for peer, (area, part) in step.sends:
@@ -190,6 +197,7 @@ class Execution:
         comm, tag, messages = self._comm, self._tag, self._messages
         for step in self._bound.lanes[0]:
             self._copy(step.copies)
+            self._memory.settle()
             sends, receives = step.sends, step.receives
             if len(sends) == len(receives) == 1:
                 dest, (out, sent) = sends[0]
@@ -222,5 +230,6 @@ class Execution:
         self._done = True
         self._copy(self._bound.rest)
         if self._block is not None:
-            give_back(self._block)
+            self._memory.give_back(self._block)
             self._block = None
+        self._memory.settle()

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..comm.pool import give_back, take
 from ..datatypes.plain import MPI
 from .functions import allreduce
+from .memory import Memory, is_writable, memory_of
 from .service import AUTO
 
 Array = NDArray[Any]
@@ -31,7 +31,7 @@ def allreduce_many(
     comm : Intracomm
         Communicator; all its ranks pass arrays of the same shapes and dtypes, in the same order.
     arrays : sequence of arrays
-        On the host, of any shapes, strides and dtypes.
+        Of NumPy or CuPy, of any shapes, strides and dtypes.
     op : MPI.Op
         Operation, element by element.
     algorithm : str
@@ -52,18 +52,18 @@ def allreduce_many(
     True
     """
     for place, array in enumerate(arrays):
-        if not array.flags.writeable:
+        if not is_writable(array):
             raise ValueError(f"allreduce_many: array {place} of shape {array.shape} cannot be written")
     for group in _groups(arrays):
         _reduce_together(comm, group, op, algorithm)
 
 
 def _groups(arrays: Sequence[Array]) -> Iterator[list[Array]]:
-    """Arrays of one dtype that together have so many bytes."""
-    by_dtype: dict[np.dtype[Any], list[Array]] = defaultdict(list)
+    """Arrays of one dtype, in one memory, that together have so many bytes."""
+    alike: dict[tuple[Memory, np.dtype[Any]], list[Array]] = defaultdict(list)
     for array in arrays:
-        by_dtype[array.dtype].append(array)
-    for same in by_dtype.values():
+        alike[memory_of(array), array.dtype].append(array)
+    for same in alike.values():
         group: list[Array] = []
         nbytes = 0
         for array in same:
@@ -79,14 +79,17 @@ def _reduce_together(comm: MPI.Intracomm, group: Sequence[Array], op: MPI.Op, al
     if len(group) == 1:
         allreduce(comm, MPI.IN_PLACE, group[0], op, algorithm)
         return
-    block = take(sum(array.nbytes for array in group))
+    memory = memory_of(group[0])
+    block = memory.take(sum(array.nbytes for array in group))
     try:
         fused = block.array[: sum(array.nbytes for array in group)].view(group[0].dtype)
-        parts = np.split(fused, np.cumsum([array.size for array in group])[:-1])
+        parts = memory.library.split(fused, np.cumsum([array.size for array in group])[:-1].tolist())
         for array, part in zip(group, parts, strict=True):
             part.reshape(array.shape)[...] = array
+        memory.settle()
         allreduce(comm, MPI.IN_PLACE, fused, op, algorithm)
         for array, part in zip(group, parts, strict=True):
             array[...] = part.reshape(array.shape)
+        memory.settle()
     finally:
-        give_back(block)
+        memory.give_back(block)

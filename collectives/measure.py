@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import zip_longest
+from itertools import accumulate, zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -225,8 +225,10 @@ class _Measurement:
         for place, nbytes in enumerate(sizes):
             candidates = self._promising(operation, nbytes)
             left = end - self.sampler.elapsed
-            if curves[NATIVE] and CALLS * _expected(curves[NATIVE], candidates, nbytes) > left:
-                break
+            if curves[NATIVE]:
+                candidates = _affordable(candidates, curves[NATIVE], nbytes, left / CALLS)
+                if not candidates:
+                    break
             if memory is None and any(each.algorithm and each.algorithm.shares_memory for each in candidates):
                 memory = SharedMemory(self.comm)
             runs = {str(each.algorithm): self._run(operation, each, memory, nbytes) for each in candidates}
@@ -257,10 +259,11 @@ class _Measurement:
         return {name: float(np.median(found)) for name, found in turns.items()}
 
 
-def _expected(native: Curve, candidates: Sequence[Candidate], nbytes: int) -> float:
-    """Seconds of one call by each."""
-    size, seconds = native[-1]
-    return seconds * nbytes / size + sum(each.seconds for each in candidates)
+def _affordable(candidates: list[Candidate], native: Curve, nbytes: int, seconds: float) -> list[Candidate]:
+    """The first candidates that take no more than so long, with the library's own and for a call of each."""
+    size, last = native[-1]
+    ends = accumulate((each.seconds for each in candidates), initial=last * nbytes / size)
+    return candidates[: max(0, sum(end <= seconds for end in ends) - 1)]
 
 
 def _rounds(nodes: Nodes, every: bool) -> dict[PairClass, list[Round]]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ..datatypes.plain import MPI
 from .calls import execution_in_place
 from .execute import even_bounds
+from .memory import is_writable, memory_of
 from .progress import Running, begin, is_possible
 from .service import AUTO
 
@@ -26,7 +27,7 @@ class ProgressiveAllreduce:
     comm : Intracomm
         Communicator; all its ranks make it together, with the same arguments.
     buffer : array
-        Contiguous and flat; what is reduced, and where the result goes.
+        Contiguous and flat, of NumPy or CuPy; what is reduced, and where the result goes.
     segments : int
         Parts of equal length, up to one element.
     op : MPI.Op
@@ -65,7 +66,7 @@ class ProgressiveAllreduce:
         op: MPI.Op = MPI.SUM,
         algorithm: str = AUTO,
     ) -> None:
-        if buffer.ndim != 1 or not buffer.flags.c_contiguous or not buffer.flags.writeable:
+        if buffer.ndim != 1 or not buffer.flags.c_contiguous or not is_writable(buffer):
             raise ValueError(
                 f"buffer of shape {buffer.shape}: expected a flat contiguous array that can be written"
             )
@@ -73,6 +74,7 @@ class ProgressiveAllreduce:
             raise ValueError(f"segments {segments}: expected at least 1")
         if not is_possible():
             raise RuntimeError("MPI without THREAD_MULTIPLE: segments cannot be reduced in the background")
+        self._memory = memory_of(buffer)
         self._bounds = even_bounds(buffer.size, segments)
         parts = [buffer[self.part(segment)] for segment in range(segments)]
         self._executions = [execution_in_place(comm, part, op, algorithm) for part in parts]
@@ -90,6 +92,7 @@ class ProgressiveAllreduce:
         """
         if segment in self._running:
             raise ValueError(f"segment {segment}: ready already")
+        self._memory.settle()
         self._running[segment] = begin(self._executions[segment])
 
     def wait(self) -> None:

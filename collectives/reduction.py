@@ -57,8 +57,8 @@ MPI_CODES = "?bhilqBHILQfdgFDG"
 PREDEFINED = frozenset(_UFUNCS)
 
 
-def array_reduction(op: MPI.Op, dtype: np.dtype[Any]) -> Reduction | None:
-    """Reduce arrays of a dtype; None where NumPy does not have the operation as MPI has it.
+def array_reduction(op: MPI.Op, dtype: np.dtype[Any], library: Any = np) -> Reduction | None:
+    """Reduce arrays of a dtype by NumPy or CuPy; None where it does not have the operation as MPI has it.
 
     Also for dtypes that MPI lacks, such as float16 and those of ml_dtypes, which are of kind V to NumPy.
     """
@@ -66,8 +66,8 @@ def array_reduction(op: MPI.Op, dtype: np.dtype[Any]) -> Reduction | None:
     if function is None or not dtype.isnative:
         return None
     if dtype.kind in kinds:
-        return Reduction(function, dtype, True)
-    if dtype.kind == "V" and dtype.names is None and "f" in kinds:
+        return Reduction(getattr(library, function.__name__), dtype, True)
+    if library is np and dtype.kind == "V" and dtype.names is None and "f" in kinds:
         try:
             if function.resolve_dtypes((dtype, dtype, None))[-1] == dtype:
                 return Reduction(function, dtype, True)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ..datatypes.plain import MPI
 from .execute import even_bounds
+from .memory import memory_of
 from .plan import Area, Place, Plan, PlanStep
 
 Array = NDArray[Any]
@@ -191,7 +192,8 @@ def run_shared(
 def _run_piece(
     bound: SharedBound, memory: SharedMemory, own: Array, result: Array, fold: Callable[..., Any]
 ) -> None:
-    scratch = np.empty(bound.scratch, result.dtype) if bound.scratch else result
+    here = memory_of(result)
+    scratch = here.library.empty(bound.scratch, result.dtype) if bound.scratch else result
     areas = (own, result, scratch)
     for step in bound.steps:
         for part in step.copies:
@@ -199,11 +201,11 @@ def _run_piece(
         halves, mine = memory.begin_step()
         mine = _typed(mine, result)
         for area, part in step.published:
-            mine[part] = areas[area][part]
+            here.publish(areas[area][part], mine[part])
         memory.meet()
 
         def find(where: int, part: slice, halves: Array = halves) -> Array:
-            return areas[where][part] if where >= 0 else _typed(halves[~where], result)[part]
+            return areas[where][part] if where >= 0 else here.adopt(_typed(halves[~where], result)[part])
 
         for left, right, out in step.folds:
             fold(find(*left), find(*right), out=find(*out))

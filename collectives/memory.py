@@ -1,0 +1,116 @@
+"""Where the arrays of a collective lie: in the memory of the host, or of a device, where CuPy computes.
+
+An array on a device is handed to the MPI library as it is, which must be able to read it (CUDA-aware). CuPy
+computes in streams, which MPI does not know: what is sent, or returned to the program, is waited for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..comm import pool
+
+Array = NDArray[Any]
+
+
+class HostMemory:
+    """Memory that NumPy computes in."""
+
+    library: Any = np
+    take: Callable[[int], Any] = staticmethod(pool.take)
+    give_back: Callable[[Any], None] = staticmethod(pool.give_back)
+    _everywhere = nullcontext()
+
+    def current(self) -> AbstractContextManager[Any]:
+        """Let a thread compute here."""
+        return self._everywhere
+
+    def settle(self) -> None:
+        """Wait until what was begun is done: here it is."""
+
+    def adopt(self, array: Array) -> Array:
+        """Give an array of the host to what computes here."""
+        return array
+
+    def publish(self, array: Array, target: Array) -> None:
+        """Copy an array of this memory to one of the host."""
+        target[...] = array
+
+
+class _DeviceBlock(NamedTuple):
+    array: Any
+
+
+class DeviceMemory:
+    """Memory of a device of CuPy, whose own pool keeps what is given back."""
+
+    def __init__(self, number: int) -> None:
+        import cupy
+
+        self.library: Any = cupy
+        self._number = number
+
+    def current(self) -> AbstractContextManager[Any]:
+        """Let a thread compute here, which begins with another device."""
+        device: AbstractContextManager[Any] = self.library.cuda.Device(self._number)
+        return device
+
+    def take(self, nbytes: int) -> Any:
+        """Return a block of that many bytes."""
+        return _DeviceBlock(self.library.empty(nbytes, np.uint8))
+
+    def give_back(self, block: Any) -> None:
+        """Leave a block to CuPy, which finds out itself when it is not used any more."""
+
+    def settle(self) -> None:
+        """Wait until what was begun in the stream of this thread is done."""
+        self.library.cuda.get_current_stream().synchronize()
+
+    def adopt(self, array: Any) -> Any:
+        """Copy an array of the host to the device."""
+        return self.library.asarray(array)
+
+    def publish(self, array: Any, target: Array) -> None:
+        """Copy an array of the device to one of the host."""
+        self.library.asnumpy(array, out=target)
+
+
+Memory = HostMemory | DeviceMemory
+HOST = HostMemory()
+_device = cache(DeviceMemory)
+
+
+def memory_of(array: Any) -> Memory:
+    """The memory that an array of NumPy or CuPy lies in."""
+    return HOST if isinstance(array, np.ndarray) else _device(array.device.id)
+
+
+def is_writable(array: Any) -> bool:
+    """Whether an array of NumPy or CuPy can be written; CuPy's always can."""
+    return bool(getattr(array.flags, "writeable", True))
+
+
+def device_array(buffer: Any, receiving: bool) -> Any:
+    """The flat CuPy array of an array on a device without gaps, of any library; None for anything else.
+
+    Without CuPy there is none: nothing could be reduced.
+    """
+    if not hasattr(type(buffer), "__cuda_array_interface__"):
+        return None
+    try:
+        import cupy
+    except ImportError:
+        return None
+    if not isinstance(buffer, cupy.ndarray):
+        # PyTorch's tensors have one on a device only.
+        interface = getattr(buffer, "__cuda_array_interface__", None)
+        if interface is None or (receiving and interface["data"][1]):
+            return None
+        buffer = cupy.asarray(buffer)
+    return buffer.reshape(-1) if buffer.flags.c_contiguous else None

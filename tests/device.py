@@ -1,0 +1,123 @@
+"""A stand-in for CuPy where there is no GPU: arrays that NumPy cannot touch, in streams to be waited for.
+
+Its memory is the host's, so that any MPI library can send it. What CuPy forbids raises here too: a NumPy
+array as a value, a conversion to NumPy by accident. An array that MPI looks at before what was begun in a
+stream is waited for raises as well; on a GPU that would be a wrong result now and then.
+"""
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+
+
+class Array:
+    """An array on the device."""
+
+    pending: ClassVar[bool] = False
+    __array_priority__ = 1000
+
+    def __init__(self, host: Any) -> None:
+        self._host = host
+        self.dtype, self.size, self.shape = host.dtype, host.size, host.shape
+        self.itemsize, self.nbytes, self.ndim = host.itemsize, host.nbytes, host.ndim
+        self.flags = SimpleNamespace(c_contiguous=host.flags.c_contiguous, forc=host.flags.forc)
+        self.device = SimpleNamespace(id=0)
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        if Array.pending:
+            raise AssertionError("an array is sent before the stream is waited for")
+        interface = dict(self._host.__array_interface__)
+        return {key: interface[key] for key in ("shape", "typestr", "data", "strides")} | {"version": 3}
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("implicit conversion to a NumPy array")
+
+    def __getitem__(self, key: Any) -> "Array":
+        return Array(self._host[key])
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._host[key] = unwrap(value)
+        Array.pending = True
+
+    def view(self, dtype: Any) -> "Array":
+        """The same memory as elements of another type."""
+        return Array(self._host.view(dtype))
+
+    def reshape(self, *shape: Any) -> "Array":
+        """The same memory in another shape."""
+        return Array(self._host.reshape(*shape))
+
+    def get(self) -> Any:
+        """A copy on the host."""
+        return self._host.copy()
+
+
+def unwrap(value: Any) -> Any:
+    """The memory behind an array of the device, or a number."""
+    if isinstance(value, np.ndarray):
+        raise TypeError("unsupported type numpy.ndarray")
+    return value._host if isinstance(value, Array) else value
+
+
+def on_device(host: Any) -> Array:
+    """A copy of an array of the host."""
+    return Array(np.array(host))
+
+
+def ufunc(function: Any) -> Any:
+    """A function of NumPy for arrays of the device."""
+
+    def apply(left: Array, right: Array, out: Array) -> Array:
+        function(unwrap(left), unwrap(right), out=unwrap(out))
+        Array.pending = True
+        return out
+
+    return apply
+
+
+def _synchronize() -> None:
+    Array.pending = False
+
+
+def _as_array(value: Any) -> Array:
+    return value if isinstance(value, Array) else on_device(value)
+
+
+def _as_numpy(value: Array, out: Any) -> Any:
+    _synchronize()
+    out[...] = value._host
+    return out
+
+
+def _split(array: Array, places: Any) -> list[Array]:
+    return [Array(part) for part in np.split(array._host, places)]
+
+
+def module() -> SimpleNamespace:
+    """What stands for the module `cupy`."""
+    functions: tuple[Any, ...] = (
+        np.add,
+        np.multiply,
+        np.maximum,
+        np.minimum,
+        np.logical_and,
+        np.logical_or,
+        np.logical_xor,
+    )
+    functions = (*functions, np.bitwise_and, np.bitwise_or, np.bitwise_xor)
+    cuda = SimpleNamespace(
+        Device=lambda number: nullcontext(),
+        get_current_stream=lambda: SimpleNamespace(synchronize=_synchronize),
+    )
+    return SimpleNamespace(
+        empty=lambda shape, dtype: Array(np.empty(shape, dtype)),
+        ndarray=Array,
+        asarray=_as_array,
+        asnumpy=_as_numpy,
+        split=_split,
+        cuda=cuda,
+        **{each.__name__: ufunc(each) for each in functions},
+    )
