@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import MPI
+    from .collectives.attention.catalogue import attention_algorithms
+    from .collectives.attention.functions import attention, attention_backward
+    from .collectives.attention.group import count_traffic
+    from .collectives.attention.placement import inverse_permutation, permutation, positions, shard
     from .collectives.catalogue import algorithms
     from .collectives.functions import (
         allgather,
@@ -37,14 +41,22 @@ __all__ = [
     "allgatherv",
     "allreduce",
     "allreduce_many",
+    "attention",
+    "attention_algorithms",
+    "attention_backward",
     "bcast",
     "canonicalize",
+    "count_traffic",
     "equivalent",
+    "inverse_permutation",
     "pack",
     "pack_size",
+    "permutation",
+    "positions",
     "reduce",
     "reduce_scatter",
     "reduce_scatter_block",
+    "shard",
     "unpack",
 ]
 
@@ -69,6 +81,13 @@ _HOMES = {
         "collectives.functions",
     ),
     "allreduce_many": "collectives.fusion",
+    "attention": "collectives.attention.functions",
+    "attention_algorithms": "collectives.attention.catalogue",
+    "attention_backward": "collectives.attention.functions",
+    "count_traffic": "collectives.attention.group",
+    **dict.fromkeys(
+        ("inverse_permutation", "permutation", "positions", "shard"), "collectives.attention.placement"
+    ),
     "canonicalize": "datatypes.canonical",
     "equivalent": "datatypes.canonical",
     "pack": "datatypes.packing",

@@ -1,0 +1,1 @@
+"""Attention over ranks that each hold a part of the sequence."""

@@ -1,0 +1,145 @@
+"""Some ranks of a communicator in an order, the messages between them, and how much was sent.
+
+A member is known by its place in the order. Messages go over the communicator that roundelay has for
+itself, if all ranks of the communicator take part or one was made before; else over the program's own, with
+tags that a program hardly uses. No communicator is made for a list of ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from os import sched_yield
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...datatypes.plain import MPI
+from ..service import known_service, service_of
+
+Array = NDArray[Any]
+
+# Tags of different lists of ranks differ, so that what two lists have under way does not mix.
+_FIRST_TAG = 20000
+_LISTS = 1500
+# Kinds of messages that do not wait for one another.
+LANES = 8
+
+
+@dataclass
+class Traffic:
+    """What this rank sent.
+
+    Attributes
+    ----------
+    messages : int
+    bytes : int
+    """
+
+    messages: int = 0
+    bytes: int = 0
+
+
+_counting: list[Traffic] = []
+
+
+@contextmanager
+def count_traffic() -> Iterator[Traffic]:
+    """Count the messages and bytes that this rank sends for attention.
+
+    What ranks say to each other before the first call with some shapes is not counted.
+
+    Examples
+    --------
+    >>> with count_traffic() as sent:
+    ...     pass
+    >>> sent
+    Traffic(messages=0, bytes=0)
+    """
+    traffic = Traffic()
+    _counting.append(traffic)
+    try:
+        yield traffic
+    finally:
+        _counting.remove(traffic)
+
+
+class Group:
+    """Members of a communicator in an order.
+
+    Parameters
+    ----------
+    comm : Intracomm
+    ranks : sequence of int, optional
+        The members in their order, this rank among them; all ranks of `comm` if not given.
+
+    Raises
+    ------
+    ValueError
+        A rank that is not in the communicator or twice in the list, or this rank is not in it.
+    """
+
+    def __init__(self, comm: MPI.Intracomm, ranks: Sequence[int] | None = None) -> None:
+        size = comm.Get_size()
+        self.ranks = tuple(range(size)) if ranks is None else tuple(int(rank) for rank in ranks)
+        for rank in self.ranks:
+            if not 0 <= rank < size or self.ranks.count(rank) > 1:
+                raise ValueError(f"ranks {self.ranks}: expected different ranks from 0 to {size - 1}")
+        if comm.Get_rank() not in self.ranks:
+            raise ValueError(f"ranks {self.ranks}: rank {comm.Get_rank()} calls, and is not among them")
+        self.index = self.ranks.index(comm.Get_rank())
+        self._tag = _tag(self.ranks)
+        self.comm = _communicator(comm, ranks is None)
+
+    @property
+    def size(self) -> int:
+        """How many members there are."""
+        return len(self.ranks)
+
+    def part(self, places: Sequence[int]) -> Group:
+        """The members at some places, this rank among them, as a group of its own."""
+        part: Group = object.__new__(Group)
+        part.ranks = tuple(self.ranks[place] for place in places)
+        part.index = part.ranks.index(self.ranks[self.index])
+        part._tag = _tag(part.ranks)
+        part.comm = self.comm
+        return part
+
+    def send(self, array: Array, member: int, lane: int = 0, counted: bool = True) -> MPI.Request:
+        """Begin to send a contiguous array; nothing is sent of an empty one. A lane keeps its order."""
+        if not array.nbytes:
+            return MPI.REQUEST_NULL
+        for traffic in _counting if counted else ():
+            traffic.messages += 1
+            traffic.bytes += array.nbytes
+        return self.comm.Isend(_as_bytes(array), self.ranks[member], self._tag + lane)
+
+    def receive(self, array: Array, member: int, lane: int = 0) -> MPI.Request:
+        """Begin to receive into a contiguous array; nothing is received into an empty one."""
+        if not array.nbytes:
+            return MPI.REQUEST_NULL
+        return self.comm.Irecv(_as_bytes(array), self.ranks[member], self._tag + lane)
+
+
+def _tag(ranks: tuple[int, ...]) -> int:
+    return _FIRST_TAG + LANES * (crc32(repr(ranks).encode()) % _LISTS)
+
+
+def _communicator(comm: MPI.Intracomm, everyone: bool) -> MPI.Intracomm:
+    service = service_of(comm) if everyone else known_service(comm)
+    if service is not None and (everyone or service.is_ready):
+        return service.comm
+    return MPI.Intracomm(comm)
+
+
+def _as_bytes(array: Array) -> Array:
+    return array.reshape(-1).view(np.uint8)
+
+
+def wait(requests: Sequence[MPI.Request]) -> None:
+    """Wait until messages are through, and leave the processor to ranks that share it meanwhile."""
+    while not MPI.Request.Testall(requests):
+        sched_yield()

@@ -1,0 +1,127 @@
+"""One call of attention, as all its members know it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .dropout import Dropout
+from .forward import Forward
+from .group import Group
+from .parcel import Parcel
+from .tiles import Array, Block, computing_dtype
+from .visibility import Rule, Stripe, Tokens
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the arrays of all members have in common.
+
+    Attributes
+    ----------
+    batch, heads, key_heads, size, value_size : int
+    dtype : numpy dtype
+    """
+
+    batch: int
+    heads: int
+    key_heads: int
+    size: int
+    value_size: int
+    dtype: np.dtype[Any]
+
+    @property
+    def each(self) -> int:
+        """How many query heads share a key head."""
+        return self.heads // self.key_heads
+
+    @property
+    def computing(self) -> np.dtype[Any]:
+        """What is computed in."""
+        return computing_dtype(self.dtype)
+
+    def keys_and_values(self, count: int, heads: int, dtype: np.dtype[Any]) -> Parcel:
+        """Keys and values, or their gradients, of so many tokens and key heads."""
+        return Parcel(
+            ((self.batch, heads, count, self.size), dtype),
+            ((self.batch, heads, count, self.value_size), dtype),
+        )
+
+    def queries(self, count: int, heads: int, dtype: np.dtype[Any]) -> Parcel:
+        """Queries, or their gradients, of so many tokens and query heads."""
+        return Parcel(((self.batch, heads, count, self.size), dtype))
+
+    def results(self, count: int, heads: int) -> Parcel:
+        """Outputs and their log-sum-exp."""
+        return Parcel(
+            ((self.batch, heads, count, self.value_size), self.computing),
+            ((self.batch, heads, count), self.computing),
+        )
+
+    def queries_and_slopes(self, count: int, heads: int) -> Parcel:
+        """Log-sum-exp, delta, queries and the gradients of their outputs."""
+        rows = (self.batch, heads, count)
+        return Parcel(
+            (rows, self.computing),
+            (rows, self.computing),
+            ((*rows, self.size), self.dtype),
+            ((*rows, self.value_size), self.dtype),
+        )
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is to be computed, by whom.
+
+    Attributes
+    ----------
+    group : Group
+    shape : Shape
+    rule : Rule
+    tokens : list of Tokens
+        Of each member.
+    scale : float
+    padding : list of (B, S) bool arrays, optional
+        Which keys of each member are there.
+    dropout : Dropout, optional
+    first_head : int
+        Number of the first query head among those of all ranks, where members have some of them.
+    """
+
+    group: Group
+    shape: Shape
+    rule: Rule
+    tokens: list[Tokens]
+    scale: float
+    padding: list[NDArray[np.bool_]] | None = None
+    dropout: Dropout | None = None
+    first_head: int = 0
+    _stripes: dict[tuple[int, int], list[Stripe]] = field(default_factory=dict, repr=False)
+    _sees: dict[tuple[int, int], bool] = field(default_factory=dict, repr=False)
+
+    def stripes(self, queries: int, keys: int) -> list[Stripe]:
+        """What the queries of one member see of the keys of another one."""
+        pair = (queries, keys)
+        if pair not in self._stripes:
+            self._stripes[pair] = self.rule.stripes(self.tokens[queries], self.tokens[keys])
+        return self._stripes[pair]
+
+    def sees(self, queries: int, keys: int) -> bool:
+        """Whether any query of one member may see any key of another one."""
+        pair = (queries, keys)
+        if pair not in self._sees:
+            self._sees[pair] = self.rule.visible(self.tokens[queries], self.tokens[keys])
+        return self._sees[pair]
+
+    def begin(self, q: Array, member: int) -> Forward:
+        """Queries of a member, which have attended to nothing yet."""
+        shape = self.shape
+        how = (shape.key_heads, shape.value_size, self.scale, self.dropout, self.first_head)
+        return Forward(q, self.tokens[member], *how)
+
+    def block(self, k: Array, v: Array, member: int) -> Block:
+        """Keys and values of a member."""
+        return Block(k, v, self.tokens[member], None if self.padding is None else self.padding[member])
