@@ -52,7 +52,8 @@ def environment() -> dict[str, str]:
     if not {"HYDRA_LAUNCHER", "HYDRA_BOOTSTRAP"} & inherited.keys():
         # Where no launcher was chosen MPICH would want ssh even for this machine.
         inherited["HYDRA_LAUNCHER"] = "fork"
-    return {**MPI_DEFAULTS, **inherited}
+    # Ranks share the cores: threads of their matrix products would only wait for one another.
+    return {**MPI_DEFAULTS, "OPENBLAS_NUM_THREADS": "1", **inherited}
 
 
 def mpiexec(ranks: int, command: Sequence[str]) -> list[str]:
