@@ -13,9 +13,9 @@ from ...datatypes.plain import MPI
 from .agreement import agree
 from .dropout import Dropout
 from .group import Array, Group, wait
-from .placement import check_placement, positions
-from .problem import Problem, Shape
-from .visibility import NO_LIMIT, Rule, Tokens, tokens_of
+from .placement import check_placement
+from .problem import Problem, Shape, geometry
+from .visibility import NO_LIMIT, Rule
 
 LAYOUTS = ("BSHD", "BHSD")
 _PADDING_LANE = 6
@@ -102,8 +102,7 @@ def read(comm: MPI.Intracomm, what: str, arrays: dict[str, Any], options: Option
     problem = Problem(
         group,
         Shape(*signature[:5], np.dtype(signature.dtype)),
-        _rule(signature),
-        _tokens(tuple(counts), signature.placement, signature.documents),
+        geometry(_rule(signature), tuple(counts), signature.placement, signature.documents),
         signature.scale,
         None if options.key_padding is None else _paddings(group, options.key_padding, counts),
         Dropout(signature.dropout, signature.seed or 0) if signature.dropout else None,
@@ -205,10 +204,6 @@ def _documents(options: Options) -> tuple[int, ...] | None:
 def _rule(signature: Signature) -> Rule:
     before, after = (NO_LIMIT if each is None else each for each in signature.window)
     return Rule(before, 0 if signature.causal else after)
-
-
-def _tokens(counts: tuple[int, ...], placement: str, documents: tuple[int, ...] | None) -> list[Tokens]:
-    return [tokens_of(each, documents) for each in positions(counts, placement)]
 
 
 def _paddings(group: Group, mine: NDArray[np.bool_], counts: list[int]) -> list[NDArray[np.bool_]]:

@@ -1,15 +1,19 @@
-"""The algorithms of attention by their names, and what each can serve."""
+"""The algorithms of attention by their names, what each can serve, and how long it is expected to take."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from math import inf
 from typing import NamedTuple
 
-from . import exchange, mesh, routes, rsa
+from . import exchange, mesh, prediction, routes, rsa
 from .backward import Gradients, Queries
+from .costs import Rates
 from .problem import Problem
 from .tiles import Array
+
+AUTO = "auto"
 
 
 class Algorithm(NamedTuple):
@@ -18,23 +22,33 @@ class Algorithm(NamedTuple):
     Attributes
     ----------
     forward, backward : callable
+    seconds : callable
+        Expected time of the forward pass.
     refuses : callable
         Says why it cannot serve a problem with a placement; empty if it can.
     """
 
     forward: Callable[[Problem, Array, Array, Array], tuple[Array, Array]]
     backward: Callable[[Problem, Queries, Array, Array], Gradients]
+    seconds: Callable[[Problem, Rates], float]
     refuses: Callable[[Problem, str], str] = lambda problem, placement: ""
 
 
 def _by_route(route: routes.Route, refuses: Callable[[Problem, str], str] | None = None) -> Algorithm:
+    def steps(problem: Problem) -> routes.Steps:
+        key = (route.__name__, problem.shape.key_heads)
+        return problem.geometry.recall(key, lambda: route(problem))
+
     def forward(problem: Problem, q: Array, k: Array, v: Array) -> tuple[Array, Array]:
-        return exchange.forward(problem, route(problem), q, k, v)
+        return exchange.forward(problem, steps(problem), q, k, v)
 
     def backward(problem: Problem, queries: Queries, k: Array, v: Array) -> Gradients:
-        return exchange.backward(problem, route(problem), queries, k, v)
+        return exchange.backward(problem, steps(problem), queries, k, v)
 
-    return Algorithm(forward, backward) if refuses is None else Algorithm(forward, backward, refuses)
+    def seconds(problem: Problem, rates: Rates) -> float:
+        return prediction.route_seconds(problem, steps(problem), rates)
+
+    return Algorithm(forward, backward, seconds, *([] if refuses is None else [refuses]))
 
 
 def _needs_placement(wanted: str, _problem: Problem, placement: str) -> str:
@@ -54,12 +68,20 @@ def _by_mesh(width: Callable[[Problem], int]) -> Algorithm:
     def backward(problem: Problem, queries: Queries, k: Array, v: Array) -> Gradients:
         return mesh.backward(problem, width(problem), queries, k, v)
 
-    return Algorithm(forward, backward)
+    def seconds(problem: Problem, rates: Rates) -> float:
+        inner = mesh.largest_ring(problem, width(problem))
+        within = prediction.route_seconds(inner, routes.ring(inner), rates)
+        return within + prediction.swap_seconds(problem, width(problem), rates)
 
+    return Algorithm(forward, backward, seconds)
+
+
+_RING = _by_route(routes.ring)
 
 ALGORITHMS = {
-    "rsa": Algorithm(rsa.forward, _by_route(routes.ring).backward),
-    "ring": _by_route(routes.ring),
+    # Its rows of weights take memory that grows with the whole sequence: only for who asks for it.
+    "rsa": Algorithm(rsa.forward, _RING.backward, lambda problem, rates: inf),
+    "ring": _RING,
     "zigzag": _by_route(routes.ring, partial(_needs_placement, "zigzag")),
     "striped": _by_route(routes.ring, partial(_needs_placement, "striped")),
     "bidirectional": _by_route(routes.bidirectional),
@@ -83,16 +105,37 @@ def attention_algorithms() -> list[str]:
 
 
 def find(problem: Problem, name: str, placement: str) -> Algorithm:
-    """The algorithm of a name.
+    """The algorithm of a name, or the one that is expected to be the fastest.
 
     Raises `ValueError` for an unknown name, or for one that cannot serve the problem.
     """
-    if name == "auto":
-        name = "ring"
+    if name == AUTO:
+        return ALGORITHMS[_fastest(problem, placement)]
     if name not in ALGORITHMS:
-        raise ValueError(f"algorithm {name!r}: expected one of auto, {', '.join(ALGORITHMS)}")
+        raise ValueError(f"algorithm {name!r}: expected one of {AUTO}, {', '.join(ALGORITHMS)}")
     reason = ALGORITHMS[name].refuses(problem, placement)
     if reason:
         able = [other for other, each in ALGORITHMS.items() if not each.refuses(problem, placement)]
         raise ValueError(f"algorithm {name!r}: {reason}; {', '.join(able)} can")
     return ALGORITHMS[name]
+
+
+def _fastest(problem: Problem, placement: str) -> str:
+    if problem.group.size == 1:
+        return "ring"
+    rates = prediction.rates_of(problem)
+
+    def choose() -> str:
+        seconds = expected(problem, placement, rates)
+        return min(seconds, key=lambda name: seconds[name])
+
+    return problem.geometry.recall((AUTO, problem.shape, rates), choose)
+
+
+def expected(problem: Problem, placement: str, rates: Rates) -> dict[str, float]:
+    """Seconds that each algorithm that can serve a problem is expected to take."""
+    return {
+        name: each.seconds(problem, rates)
+        for name, each in ALGORITHMS.items()
+        if not each.refuses(problem, placement)
+    }

@@ -156,7 +156,7 @@ class _Forward(_Run):
 
     def parcel(self, task: Task) -> Parcel:
         shape, heads = self.problem.shape, task.heads.stop - task.heads.start
-        count = self.problem.tokens[task.owner].size
+        count = self.problem.count(task.owner)
         if task.fetches_keys:
             return shape.keys_and_values(count, heads, shape.dtype)
         return shape.queries(count, heads * shape.each, shape.dtype)
@@ -170,13 +170,13 @@ class _Forward(_Run):
         if task.fetches_keys:
             return None
         heads = (task.heads.stop - task.heads.start) * self.problem.shape.each
-        return self.problem.shape.results(self.problem.tokens[task.queries].size, heads)
+        return self.problem.shape.results(self.problem.count(task.queries), heads)
 
     def begin(self) -> None:
         self._attend(slice(0, self.problem.shape.key_heads), self.k, self.v, self.me)
 
     def _attend(self, heads: slice, k: Array, v: Array, owner: int) -> None:
-        stripes = self.problem.stripes(self.me, owner)
+        stripes = self.problem.geometry.stripes(self.me, owner)
         self.state.add(self.problem.block(k, v, owner), stripes, self.poll, heads.start)
 
     def compute(self, task: Task, fetched: list[Array]) -> Sequence[Array] | None:
@@ -184,7 +184,7 @@ class _Forward(_Run):
             self._attend(task.heads, fetched[0], fetched[1], task.keys)
             return None
         state = self.problem.begin(fetched[0], task.queries)
-        stripes = self.problem.stripes(task.queries, self.me)
+        stripes = self.problem.geometry.stripes(task.queries, self.me)
         block = self.problem.block(self.k[:, task.heads], self.v[:, task.heads], self.me)
         state.add(block, stripes, self.poll)
         return state.result()
@@ -205,7 +205,7 @@ class _Backward(_Run):
 
     def parcel(self, task: Task) -> Parcel:
         shape, heads = self.problem.shape, task.heads.stop - task.heads.start
-        count = self.problem.tokens[task.owner].size
+        count = self.problem.count(task.owner)
         if task.fetches_keys:
             return shape.keys_and_values(count, heads, shape.dtype)
         return shape.queries_and_slopes(count, heads * shape.each)
@@ -219,7 +219,7 @@ class _Backward(_Run):
 
     def answer(self, task: Task) -> Parcel | None:
         shape, heads = self.problem.shape, task.heads.stop - task.heads.start
-        count = self.problem.tokens[task.owner].size
+        count = self.problem.count(task.owner)
         if task.fetches_keys:
             return shape.keys_and_values(count, heads, shape.computing)
         return shape.queries(count, heads * shape.each, shape.computing)
@@ -227,13 +227,13 @@ class _Backward(_Run):
     def begin(self) -> None:
         block = self.problem.block(self.k, self.v, self.me)
         self.kernel.add(
-            self.queries, block, self.gradients, self.problem.stripes(self.me, self.me), self.poll
+            self.queries, block, self.gradients, self.problem.geometry.stripes(self.me, self.me), self.poll
         )
 
     def compute(self, task: Task, fetched: list[Array]) -> Sequence[Array] | None:
         problem, heads, some = self.problem, task.heads, _query_heads(self.problem, task)
         mine = self.gradients
-        stripes = problem.stripes(task.queries, task.keys)
+        stripes = problem.geometry.stripes(task.queries, task.keys)
         if task.fetches_keys:
             queries = self.queries.of_key_heads(heads, problem.shape.each)
             partial = [np.zeros_like(each, problem.shape.computing) for each in fetched]
@@ -241,7 +241,7 @@ class _Backward(_Run):
             block = problem.block(fetched[0], fetched[1], task.keys)
         else:
             lse, delta, q, dout = fetched
-            queries = Queries(q, dout, lse, delta, problem.tokens[task.queries], problem.first_head)
+            queries = Queries(q, dout, lse, delta, problem.geometry.tokens[task.queries], problem.first_head)
             partial = [np.zeros_like(q, problem.shape.computing)]
             gradients = Gradients(partial[0], mine.k[:, heads], mine.v[:, heads])
             block = problem.block(self.k[:, heads], self.v[:, heads], self.me)

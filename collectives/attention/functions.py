@@ -166,7 +166,7 @@ def attention_backward(  # noqa: PLR0913
     arrays = {"q": q, "k": k, "v": v, "dout": dout, "out": out, "lse": lse}
     call = read(comm, "attention_backward", arrays, options)
     slopes, result = by_head(dout, heads), by_head(out, heads)
-    tokens = call.problem.tokens[call.problem.group.index]
+    tokens = call.problem.geometry.tokens[call.problem.group.index]
     queries = Queries(call.q, slopes, lse, delta_of(slopes, result), tokens)
     found = _algorithm(call).backward(call.problem, queries, call.k, call.v)
     return _as_given(found.q, call), _as_given(found.k, call), _as_given(found.v, call)

@@ -85,13 +85,13 @@ class Group:
     def __init__(self, comm: MPI.Intracomm, ranks: Sequence[int] | None = None) -> None:
         size = comm.Get_size()
         self.ranks = tuple(range(size)) if ranks is None else tuple(int(rank) for rank in ranks)
-        for rank in self.ranks:
-            if not 0 <= rank < size or self.ranks.count(rank) > 1:
-                raise ValueError(f"ranks {self.ranks}: expected different ranks from 0 to {size - 1}")
+        if len(set(self.ranks)) < len(self.ranks) or not set(self.ranks) <= set(range(size)):
+            raise ValueError(f"ranks {self.ranks}: expected different ranks from 0 to {size - 1}")
         if comm.Get_rank() not in self.ranks:
             raise ValueError(f"ranks {self.ranks}: rank {comm.Get_rank()} calls, and is not among them")
         self.index = self.ranks.index(comm.Get_rank())
         self._tag = _tag(self.ranks)
+        self.program = comm
         self.comm = _communicator(comm, ranks is None)
 
     @property
@@ -105,7 +105,7 @@ class Group:
         part.ranks = tuple(self.ranks[place] for place in places)
         part.index = part.ranks.index(self.ranks[self.index])
         part._tag = _tag(part.ranks)
-        part.comm = self.comm
+        part.comm, part.program = self.comm, self.program
         return part
 
     def send(self, array: Array, member: int, lane: int = 0, counted: bool = True) -> MPI.Request:

@@ -20,7 +20,7 @@ from . import exchange
 from .backward import Gradients, Queries
 from .group import Group, wait
 from .parcel import Parcel
-from .problem import Problem
+from .problem import Geometry, Problem
 from .routes import ring
 from .tiles import Array
 from .visibility import Tokens
@@ -79,29 +79,29 @@ class _Mesh:
         self.group: Group = problem.group.part(self.row)
         self.shares = shares(width, problem.shape.key_heads, problem.shape.each)
         self.mine = self.shares[self.group.index]
-        joined = [_join([problem.tokens[member] for member in row]) for row in rows]
-        self.places = joined[me // width][1]
-        shape = replace(problem.shape, heads=self.mine.query_heads, key_heads=self.mine.key_heads)
+        geometry, places = problem.geometry.recall(
+            ("rows", width), lambda: _geometry_of_rows(problem.geometry, rows)
+        )
+        self.places = places[me // width]
         padding = problem.padding
+        if padding is not None:
+            padding = [
+                _joined([padding[member] for member in row], of_row, 1)
+                for row, of_row in zip(rows, places, strict=True)
+            ]
         self.inner = Problem(
             problem.group.part([row[me % width] for row in rows]),
-            shape,
-            problem.rule,
-            [tokens for tokens, _ in joined],
+            replace(problem.shape, heads=self.mine.query_heads, key_heads=self.mine.key_heads),
+            geometry,
             problem.scale,
-            None
-            if padding is None
-            else [
-                _joined([padding[member] for member in row], places, 1)
-                for row, (_, places) in zip(rows, joined, strict=True)
-            ],
+            padding,
             problem.dropout,
             problem.first_head + self.mine.queries.start,
         )
 
     def count(self, member: int) -> int:
         """Tokens of a member of the row."""
-        return self.problem.tokens[self.row[member]].size
+        return self.problem.count(self.row[member])
 
     def swap(self, own: Sequence[tuple[str, Array]], dtypes: Sequence[np.dtype[np.generic]]) -> list[Array]:
         """Give up other heads' tokens for own heads of all tokens of the row; names say whose heads."""
@@ -169,6 +169,12 @@ class _Mesh:
         return whole
 
 
+def _geometry_of_rows(geometry: Geometry, rows: Sequence[range]) -> tuple[Geometry, list[list[Places]]]:
+    """The geometry of rows whose members have all tokens, and where in their row those of each member are."""
+    joined = [_join([geometry.tokens[member] for member in row]) for row in rows]
+    return Geometry(geometry.rule, [tokens for tokens, _ in joined]), [places for _, places in joined]
+
+
 def _join(tokens: Sequence[Tokens]) -> tuple[Tokens, list[Places]]:
     """Tokens of several ranks in the order of the sequence, and where in it those of each are."""
     positions = np.concatenate([each.positions for each in tokens])
@@ -192,14 +198,17 @@ def _joined(parts: Sequence[Array], places: Sequence[Places], axis: int) -> Arra
     return whole
 
 
+def largest_ring(problem: Problem, width: int) -> Problem:
+    """What the members with most heads compute in rings, of a mesh with rows of some width."""
+    inner, shape = _Mesh(problem, width).inner, problem.shape
+    most = max(shares(width, shape.key_heads, shape.each), key=lambda share: share.query_heads)
+    return replace(inner, shape=replace(shape, heads=most.query_heads, key_heads=most.key_heads))
+
+
 def width_of_mesh(problem: Problem) -> int:
-    """How many ranks exchange heads in a mesh: the most that divide all, and have a key head each."""
-    size = problem.group.size
-    return max(
-        width
-        for width in range(1, size + 1)
-        if size % width == 0 and width <= max(1, problem.shape.key_heads) and (width < size or size == 1)
-    )
+    """How many ranks exchange heads in a mesh: most that divide all and have a key head each, but not all."""
+    size, most = problem.group.size, min(problem.group.size - 1, problem.shape.key_heads)
+    return next((width for width in range(most, 1, -1) if size % width == 0), 1)
 
 
 def forward(problem: Problem, width: int, q: Array, k: Array, v: Array) -> tuple[Array, Array]:
@@ -223,7 +232,7 @@ def backward(problem: Problem, width: int, queries: Queries, k: Array, v: Array)
     gradients = Gradients(*(each.astype(computing, copy=False) for each in (q, k, v)))
     if mesh.mine.query_heads:
         inner = mesh.inner
-        here = Queries(q, dout, lse, delta, inner.tokens[inner.group.index], inner.first_head)
+        here = Queries(q, dout, lse, delta, inner.geometry.tokens[inner.group.index], inner.first_head)
         gradients = exchange.backward(inner, ring(inner), here, k, v)
     kinds = ("queries", "keys", "keys")
     return Gradients(*mesh.swap_back(list(zip(kinds, gradients, strict=True)), [computing] * 3))

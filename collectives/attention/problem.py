@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +14,11 @@ from .dropout import Dropout
 from .forward import Forward
 from .group import Group
 from .parcel import Parcel
+from .placement import positions
 from .tiles import Array, Block, computing_dtype
-from .visibility import Rule, Stripe, Tokens
+from .visibility import Rule, Stripe, Tokens, tokens_of
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -72,35 +77,21 @@ class Shape:
         )
 
 
-@dataclass(frozen=True)
-class Problem:
-    """What is to be computed, by whom.
+class Geometry:
+    """Where the tokens of all members lie, and who sees whom; what was found out is kept.
 
-    Attributes
+    Parameters
     ----------
-    group : Group
-    shape : Shape
     rule : Rule
-    tokens : list of Tokens
+    tokens : sequence of Tokens
         Of each member.
-    scale : float
-    padding : list of (B, S) bool arrays, optional
-        Which keys of each member are there.
-    dropout : Dropout, optional
-    first_head : int
-        Number of the first query head among those of all ranks, where members have some of them.
     """
 
-    group: Group
-    shape: Shape
-    rule: Rule
-    tokens: list[Tokens]
-    scale: float
-    padding: list[NDArray[np.bool_]] | None = None
-    dropout: Dropout | None = None
-    first_head: int = 0
-    _stripes: dict[tuple[int, int], list[Stripe]] = field(default_factory=dict, repr=False)
-    _sees: dict[tuple[int, int], bool] = field(default_factory=dict, repr=False)
+    def __init__(self, rule: Rule, tokens: Sequence[Tokens]) -> None:
+        self.rule, self.tokens = rule, tuple(tokens)
+        self._stripes: dict[tuple[int, int], list[Stripe]] = {}
+        self._sees: dict[tuple[int, int], bool] = {}
+        self._known: dict[Any, Any] = {}
 
     def stripes(self, queries: int, keys: int) -> list[Stripe]:
         """What the queries of one member see of the keys of another one."""
@@ -116,12 +107,63 @@ class Problem:
             self._sees[pair] = self.rule.visible(self.tokens[queries], self.tokens[keys])
         return self._sees[pair]
 
+    def recall(self, key: Any, find: Callable[[], T]) -> T:
+        """What was found before under a key, or is found now."""
+        if key not in self._known:
+            self._known[key] = find()
+        found: T = self._known[key]
+        return found
+
+
+@lru_cache(maxsize=64)
+def geometry(
+    rule: Rule, counts: tuple[int, ...], placement: str, documents: tuple[int, ...] | None
+) -> Geometry:
+    """The geometry of members with so many tokens each."""
+    return Geometry(rule, [tokens_of(each, documents) for each in positions(counts, placement)])
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is to be computed, by whom.
+
+    Attributes
+    ----------
+    group : Group
+    shape : Shape
+    geometry : Geometry
+    scale : float
+    padding : list of (B, S) bool arrays, optional
+        Which keys of each member are there.
+    dropout : Dropout, optional
+    first_head : int
+        Number of the first query head among those of all ranks, where members have some of them.
+    """
+
+    group: Group
+    shape: Shape
+    geometry: Geometry
+    scale: float
+    padding: list[NDArray[np.bool_]] | None = None
+    dropout: Dropout | None = None
+    first_head: int = 0
+
+    def count(self, member: int) -> int:
+        """Tokens of a member."""
+        return self.geometry.tokens[member].size
+
+    def sees(self, queries: int, keys: int) -> bool:
+        """Whether any query of one member may see any key of another one."""
+        return self.geometry.sees(queries, keys)
+
     def begin(self, q: Array, member: int) -> Forward:
         """Queries of a member, which have attended to nothing yet."""
         shape = self.shape
         how = (shape.key_heads, shape.value_size, self.scale, self.dropout, self.first_head)
-        return Forward(q, self.tokens[member], *how)
+        return Forward(q, self.geometry.tokens[member], *how)
 
     def block(self, k: Array, v: Array, member: int) -> Block:
         """Keys and values of a member."""
-        return Block(k, v, self.tokens[member], None if self.padding is None else self.padding[member])
+        return Block(
+            k, v, self.geometry.tokens[member], None if self.padding is None else self.padding[member]
+        )

@@ -20,13 +20,14 @@ def forward(problem: Problem, q: Array, k: Array, v: Array) -> tuple[Array, Arra
     """Output (B, Hq, S, Dv) and log-sum-exp (B, Hq, S) of this member's queries."""
     shape, me = problem.shape, problem.group.index
     dtype = shape.computing
-    bounds = np.cumsum([0, *(tokens.size for tokens in problem.tokens)])
+    bounds = np.cumsum([0, *(tokens.size for tokens in problem.geometry.tokens)])
     queries = by_key_head(np.multiply(q, problem.scale, dtype=dtype), shape.key_heads)
     weights = np.empty((*queries.shape[:-1], int(bounds[-1])), dtype)
     for owner, keys in _around(problem, k):
         columns = weights[..., bounds[owner] : bounds[owner + 1]]
         np.matmul(queries, keys[:, :, None].astype(dtype, copy=False).swapaxes(-1, -2), out=columns)
-        np.copyto(columns, -np.inf, where=problem.rule.hidden(problem.tokens[me], problem.tokens[owner]))
+        hidden = problem.geometry.rule.hidden(problem.geometry.tokens[me], problem.geometry.tokens[owner])
+        np.copyto(columns, -np.inf, where=hidden)
         if problem.padding is not None:
             np.copyto(columns, -np.inf, where=~problem.padding[owner][:, None, None, None])
     lse = _softmax(weights)
@@ -48,7 +49,7 @@ def _around(problem: Problem, own: Array) -> Iterator[tuple[int, Array]]:
         requests: list[MPI.Request] = []
         coming = held
         if distance + 1 < group.size:
-            count = problem.tokens[(owner - 1) % group.size].size
+            count = problem.count((owner - 1) % group.size)
             coming = np.empty_like(like, shape=(*like.shape[:2], count, like.shape[3]))
             requests.append(group.receive(coming, (group.index - 1) % group.size))
             requests.append(group.send(held, (group.index + 1) % group.size))
@@ -90,5 +91,6 @@ def _kept(problem: Problem, owner: int) -> Array:
     names = [
         [problem.first_head + head * each + place for place in range(each)] for head in range(shape.key_heads)
     ]
-    positions = problem.tokens[problem.group.index].positions, problem.tokens[owner].positions
+    tokens = problem.geometry.tokens
+    positions = tokens[problem.group.index].positions, tokens[owner].positions
     return np.stack([kept(problem.dropout, names, row, *positions) for row in range(shape.batch)])
