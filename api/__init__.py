@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import MPI
     from .collectives.attention.catalogue import attention_algorithms
+    from .collectives.attention.decoding import decode_attention
     from .collectives.attention.functions import attention, attention_backward
     from .collectives.attention.group import count_traffic
+    from .collectives.attention.linear.functions import linear_attention, linear_attention_backward
     from .collectives.attention.placement import inverse_permutation, permutation, positions, shard
     from .collectives.catalogue import algorithms
     from .collectives.functions import (
@@ -47,8 +49,11 @@ __all__ = [
     "bcast",
     "canonicalize",
     "count_traffic",
+    "decode_attention",
     "equivalent",
     "inverse_permutation",
+    "linear_attention",
+    "linear_attention_backward",
     "pack",
     "pack_size",
     "permutation",
@@ -85,6 +90,10 @@ _HOMES = {
     "attention_algorithms": "collectives.attention.catalogue",
     "attention_backward": "collectives.attention.functions",
     "count_traffic": "collectives.attention.group",
+    "decode_attention": "collectives.attention.decoding",
+    **dict.fromkeys(
+        ("linear_attention", "linear_attention_backward"), "collectives.attention.linear.functions"
+    ),
     **dict.fromkeys(
         ("inverse_permutation", "permutation", "positions", "shard"), "collectives.attention.placement"
     ),

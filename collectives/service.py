@@ -75,7 +75,10 @@ class Service:
         self._usable: dict[tuple[str, str, bool, bool, int], bool] = {}
         self._chosen: dict[tuple[str, int, str], Chosen] = {}
         self._own: MPI.Intracomm | None = None
+        self._private: dict[str, MPI.Intracomm] = {}
         self._memory: SharedMemory | None = None
+        # What other modules keep for the communicator.
+        self.kept: dict[str, Any] = {}
         self._sequence = 0
 
     def knows(self, *wanted: Any) -> bool:
@@ -187,6 +190,16 @@ class Service:
             self._own = self._plain.Dup()
         return self._own
 
+    def private(self, purpose: str) -> MPI.Intracomm:
+        """Another communicator of its own, for some purpose; made when first needed, on all ranks at once."""
+        if purpose not in self._private:
+            self._private[purpose] = self._plain.Dup()
+        return self._private[purpose]
+
+    def has_private(self, purpose: str) -> bool:
+        """Whether that communicator is there already."""
+        return purpose in self._private
+
     def next_tag(self) -> int:
         """The first of the tags of the next operation."""
         self._sequence = (self._sequence + 1) % _TAGS
@@ -243,6 +256,10 @@ class Service:
     def free(self) -> None:
         """Free what was made for the communicator."""
         self._memory = None
+        self.kept.clear()
+        for comm in self._private.values():
+            comm.Free()
+        self._private.clear()
         if self._own is not None:
             self._own.Free()
             self._own = None

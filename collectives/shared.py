@@ -115,7 +115,7 @@ class SharedMemory:
 
     def __init__(self, comm: MPI.Intracomm) -> None:
         self._comm = comm
-        memory = np.frombuffer(_map_together(comm, 2 * PIECE_BYTES * comm.size), np.uint8)
+        memory = np.frombuffer(map_together(comm, 2 * PIECE_BYTES * comm.size), np.uint8)
         self._halves = memory.reshape(comm.size, 2, PIECE_BYTES)
         self._turn = 0
 
@@ -130,8 +130,11 @@ class SharedMemory:
         self._comm.Barrier()
 
 
-def _map_together(comm: MPI.Intracomm, nbytes: int) -> mmap:
-    """Map a file that has no name any more when this returns, so that nothing is ever left of it."""
+def map_together(comm: MPI.Intracomm, nbytes: int) -> mmap:
+    """Map a file that has no name any more when this returns, so that nothing is ever left of it.
+
+    Raises `OSError` on all ranks when some have no room for it, or cannot open it.
+    """
     name, failure = "", ""
     if comm.rank == 0:
         try:

@@ -7,11 +7,13 @@ from functools import partial
 from math import inf
 from typing import NamedTuple
 
+from ..service import service_of
 from . import exchange, mesh, prediction, routes, rsa
 from .backward import Gradients, Queries
 from .costs import Rates
 from .problem import Problem
 from .tiles import Array
+from .window import Window, window_of
 
 AUTO = "auto"
 
@@ -76,6 +78,32 @@ def _by_mesh(width: Callable[[Problem], int]) -> Algorithm:
     return Algorithm(forward, backward, seconds)
 
 
+def _in_place() -> Algorithm:
+    def window(problem: Problem) -> Window:
+        shape, group = problem.shape, problem.group
+        most = max(problem.count(member) for member in range(group.size))
+        nbytes = shape.keys_and_values(most, shape.key_heads, shape.dtype).nbytes
+        return window_of(service_of(group.program), nbytes)
+
+    def steps(problem: Problem) -> routes.Steps:
+        return problem.geometry.recall("direct", lambda: routes.direct(problem))
+
+    def forward(problem: Problem, q: Array, k: Array, v: Array) -> tuple[Array, Array]:
+        return exchange.forward(problem, steps(problem), q, k, v, window(problem))
+
+    def backward(problem: Problem, queries: Queries, k: Array, v: Array) -> Gradients:
+        return exchange.backward(problem, steps(problem), queries, k, v, window(problem))
+
+    return Algorithm(forward, backward, lambda problem, rates: inf, _needs_one_node)
+
+
+def _needs_one_node(problem: Problem, _placement: str) -> str:
+    if not problem.group.everyone:
+        return "it needs all ranks of the communicator"
+    nodes = len(service_of(problem.group.program).nodes)
+    return f"the ranks are on {nodes} nodes" if nodes > 1 else ""
+
+
 _RING = _by_route(routes.ring)
 
 ALGORITHMS = {
@@ -88,6 +116,7 @@ ALGORITHMS = {
     "token-ring": _by_route(routes.token_ring),
     "all-gather": _by_route(routes.all_gather),
     "balanced": _by_route(routes.balanced, _needs_order),
+    "shared-memory": _in_place(),
     "ulysses": _by_mesh(lambda problem: problem.group.size),
     "mesh": _by_mesh(mesh.width_of_mesh),
 }

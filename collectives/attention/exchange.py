@@ -1,5 +1,7 @@
 """Attention by a route: each step's messages are under way while the step before is computed.
 
+Where all ranks share a node, keys and values may be read in place instead, from a window of shared memory.
+
 Results of pairs that a member computes for another one go straight to their owner, who adds them in an order
 that depends on the route only.
 """
@@ -18,6 +20,7 @@ from .parcel import Parcel
 from .problem import Problem
 from .routes import Steps, Task
 from .tiles import Array
+from .window import Window
 
 _FETCH, _FETCH_QUERIES, _RESULT = 0, 1, 2
 
@@ -33,8 +36,12 @@ class _Coming(NamedTuple):
 class _Run:
     """Messages of one call along a route."""
 
-    def __init__(self, problem: Problem, steps: Steps, like: Array) -> None:
+    k: Array
+    v: Array
+
+    def __init__(self, problem: Problem, steps: Steps, like: Array, window: Window | None) -> None:
         self.problem, self.steps, self._like = problem, steps, like
+        self._window = window
         self.me = problem.group.index
         self._packed: dict[tuple[bool, int, int], Array] = {}
         self._held: dict[tuple[bool, int, int], Array] = {}
@@ -75,6 +82,8 @@ class _Run:
 
     def run(self) -> None:
         """Run all steps."""
+        if self._window is not None:
+            self._publish(self._window)
         self._post(0)
         self.begin()
         self._end_step()
@@ -98,7 +107,9 @@ class _Run:
     def _post(self, number: int) -> None:
         """Begin the messages that a step needs."""
         group = self.problem.group
-        for task in self.steps[number] if number < len(self.steps) else ():
+        if number >= len(self.steps) or self._window is not None:
+            return
+        for task in self.steps[number]:
             key = _key(task)
             lane = _FETCH if task.fetches_keys else _FETCH_QUERIES
             if task.worker == self.me:
@@ -106,6 +117,21 @@ class _Run:
                 self._fetching.append(group.receive(memory, task.via, lane))
             if task.via == self.me:
                 self._fetching.append(group.send(self._in_hand(task), task.worker, lane))
+
+    def _publish(self, window: Window) -> None:
+        """Let others read the keys and values of this member."""
+        shape = self.problem.shape
+        parcel = shape.keys_and_values(self.problem.count(self.me), shape.key_heads, shape.dtype)
+        memory = window.mine(parcel.nbytes)
+        for place, array in zip(parcel.views(memory), (self.k, self.v), strict=True):
+            place[...] = array
+        self._fetching.append(window.meet())
+
+    def _fetched(self, task: Task) -> list[Array]:
+        parcel = self.parcel(task)
+        if self._window is not None:
+            return parcel.views(self._window.of(task.owner, parcel.nbytes))
+        return parcel.views(self._held[_key(task)])
 
     def _in_hand(self, task: Task) -> Array:
         key = _key(task)
@@ -130,7 +156,7 @@ class _Run:
         self._awaited, self._expected = self._expected, []
 
     def _compute(self, task: Task) -> None:
-        answer = self.compute(task, self.parcel(task).views(self._held[_key(task)]))
+        answer = self.compute(task, self._fetched(task))
         parcel = self.answer(task)
         if answer is not None and parcel is not None:
             memory = parcel.packed(*answer)
@@ -149,10 +175,12 @@ def _key(task: Task) -> tuple[bool, int, int]:
 
 
 class _Forward(_Run):
-    def __init__(self, problem: Problem, steps: Steps, q: Array, k: Array, v: Array) -> None:
-        super().__init__(problem, steps, q)
-        self.q, self.k, self.v = q, k, v
-        self.state = problem.begin(q, self.me)
+    def __init__(
+        self, problem: Problem, steps: Steps, arrays: tuple[Array, Array, Array], window: Window | None
+    ) -> None:
+        super().__init__(problem, steps, arrays[0], window)
+        self.q, self.k, self.v = arrays
+        self.state = problem.begin(self.q, self.me)
 
     def parcel(self, task: Task) -> Parcel:
         shape, heads = self.problem.shape, task.heads.stop - task.heads.start
@@ -194,8 +222,10 @@ class _Forward(_Run):
 
 
 class _Backward(_Run):
-    def __init__(self, problem: Problem, steps: Steps, queries: Queries, k: Array, v: Array) -> None:
-        super().__init__(problem, steps, queries.q)
+    def __init__(
+        self, problem: Problem, steps: Steps, queries: Queries, k: Array, v: Array, window: Window | None
+    ) -> None:
+        super().__init__(problem, steps, queries.q, window)
         self.queries, self.k, self.v = queries, k, v
         self.kernel = Backward(problem.scale, problem.dropout)
         arrays = (queries.q, k, v)
@@ -261,16 +291,20 @@ def _query_heads(problem: Problem, task: Task) -> slice:
     return slice(task.heads.start * each, task.heads.stop * each)
 
 
-def forward(problem: Problem, steps: Steps, q: Array, k: Array, v: Array) -> tuple[Array, Array]:
+def forward(
+    problem: Problem, steps: Steps, q: Array, k: Array, v: Array, window: Window | None = None
+) -> tuple[Array, Array]:
     """Output (B, Hq, S, Dv) and log-sum-exp (B, Hq, S) of this member's queries, along a route."""
-    run: Any = _Forward(problem, steps, q, k, v)
+    run: Any = _Forward(problem, steps, (q, k, v), window)
     run.run()
     found: tuple[Array, Array] = run.state.result()
     return found
 
 
-def backward(problem: Problem, steps: Steps, queries: Queries, k: Array, v: Array) -> Gradients:
+def backward(
+    problem: Problem, steps: Steps, queries: Queries, k: Array, v: Array, window: Window | None = None
+) -> Gradients:
     """Gradients of this member's queries, keys and values, along a route."""
-    run = _Backward(problem, steps, queries, k, v)
+    run = _Backward(problem, steps, queries, k, v, window)
     run.run()
     return run.gradients

@@ -25,6 +25,7 @@ Array = NDArray[Any]
 # Tags of different lists of ranks differ, so that what two lists have under way does not mix.
 _FIRST_TAG = 20000
 _LISTS = 1500
+_PURPOSE = "attention"
 # Kinds of messages that do not wait for one another.
 LANES = 8
 
@@ -91,7 +92,7 @@ class Group:
             raise ValueError(f"ranks {self.ranks}: rank {comm.Get_rank()} calls, and is not among them")
         self.index = self.ranks.index(comm.Get_rank())
         self._tag = _tag(self.ranks)
-        self.program = comm
+        self.program, self.everyone = comm, ranks is None
         self.comm = _communicator(comm, ranks is None)
 
     @property
@@ -105,7 +106,7 @@ class Group:
         part.ranks = tuple(self.ranks[place] for place in places)
         part.index = part.ranks.index(self.ranks[self.index])
         part._tag = _tag(part.ranks)
-        part.comm, part.program = self.comm, self.program
+        part.comm, part.program, part.everyone = self.comm, self.program, False
         return part
 
     def send(self, array: Array, member: int, lane: int = 0, counted: bool = True) -> MPI.Request:
@@ -130,8 +131,8 @@ def _tag(ranks: tuple[int, ...]) -> int:
 
 def _communicator(comm: MPI.Intracomm, everyone: bool) -> MPI.Intracomm:
     service = service_of(comm) if everyone else known_service(comm)
-    if service is not None and (everyone or service.is_ready):
-        return service.comm
+    if service is not None and (everyone or service.has_private(_PURPOSE)):
+        return service.private(_PURPOSE)
     return MPI.Intracomm(comm)
 
 

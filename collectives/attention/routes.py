@@ -91,6 +91,19 @@ def all_gather(problem: Problem) -> Steps:
     ]
 
 
+def direct(problem: Problem) -> Steps:
+    """All heads of another member's keys and values in each step, straight from their owner."""
+    size, whole = problem.group.size, _all_heads(problem)
+    return [
+        [
+            Task(member, member, owner, owner, whole)
+            for member in range(size)
+            if problem.sees(member, owner := (member - distance) % size)
+        ]
+        for distance in range(1, size)
+    ]
+
+
 def balanced(problem: Problem) -> Steps:
     """Members at the front, who see little, help those at the back (DistFlashAttn, arXiv 2310.03294).
 

@@ -1,0 +1,1 @@
+"""Attention without a softmax over ranks: what is exchanged does not grow with the sequence."""

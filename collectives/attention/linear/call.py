@@ -1,0 +1,162 @@
+"""The arguments of linear attention: read, checked, and seen as (B, Hk, G, S, D)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ....datatypes.plain import MPI
+from ..call import LAYOUTS, by_head
+from ..group import Group
+from ..tiles import Array, by_key_head, computing_dtype
+from .scans import Exscan
+from .states import AllGather, Chain, Exchange, State
+from .totals import by_all_gather, by_all_reduce, by_allreduce_of
+
+AUTO = "auto"
+_DTYPES = ("float16", "bfloat16", "float32", "float64")
+# By the name of the algorithm: for causal attention, and for what is not masked.
+_EXCHANGES: dict[str, Callable[[Group, State, bool], Exchange]] = {
+    "all-gather": AllGather,
+    "chain": Chain,
+    "exscan": Exscan,
+}
+_TOTALS: dict[str, Callable[[Group, Array], Array]] = {
+    "all-gather": by_all_gather,
+    "all-reduce": by_all_reduce,
+}
+# Most bytes of states that a rank receives by an all-gather, if nobody asked for an algorithm.
+_GATHERED = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a call asks for beside its arrays; the arguments of `linear_attention` have the same names."""
+
+    causal: bool
+    decay: Array | None
+    heads: str
+    ranks: Sequence[int] | None
+    algorithm: str
+
+
+class LinearCall:
+    """A call whose arrays fit together.
+
+    Parameters
+    ----------
+    arrays : dict
+        q, k and v; for gradients also dout.
+    comm : Intracomm
+    options : Options
+
+    Raises
+    ------
+    ValueError
+        What does not fit.
+    """
+
+    def __init__(self, arrays: dict[str, Array], comm: MPI.Intracomm, options: Options) -> None:
+        key_heads = _check_arrays(arrays, options.heads)
+        _check_algorithm(options)
+        self.dtype = computing_dtype(arrays["q"].dtype)
+        self.views = {
+            name: by_key_head(_for_products(by_head(array, options.heads), self.dtype), key_heads)
+            for name, array in arrays.items()
+        }
+        self.rates = _rates(options, self.views["q"].shape[1:3])
+        self.group = Group(comm, options.ranks)
+        self._comm, self._options = comm, options
+
+    @property
+    def count(self) -> int:
+        """Tokens of this rank."""
+        return int(self.views["q"].shape[3])
+
+    def result(self, like: str, size: int) -> tuple[Array, Array]:
+        """Memory for a result with the heads of an argument, as the program has its own and as views are."""
+        batch, key_heads, each, count, _ = self.views[like].shape
+        shape = batch, key_heads * each, count, size
+        in_order = shape if self._options.heads == "BHSD" else (batch, count, key_heads * each, size)
+        memory = np.empty(in_order, self.dtype)
+        return memory, by_key_head(by_head(memory, self._options.heads), key_heads)
+
+    def begin(self, sums: Array, reverse: bool) -> Exchange:
+        """Begin to exchange states with the members before and behind."""
+        name = self._options.algorithm
+        if name == AUTO:
+            name = "all-gather" if (self.group.size - 1) * sums.nbytes <= _GATHERED else "chain"
+        return _EXCHANGES[name](self.group, State(sums, self.rates, self.count), reverse)
+
+    def total(self, state: Array) -> Array:
+        """Sum up the states of all members."""
+        name = self._options.algorithm
+        if name in (AUTO, "all-reduce") and self._options.ranks is None:
+            return by_allreduce_of(self._comm, state)
+        return _TOTALS["all-reduce" if name == AUTO else name](self.group, state)
+
+
+def _check_arrays(arrays: dict[str, Array], heads: str) -> int:
+    """How many key heads there are, if all fits."""
+    if heads not in LAYOUTS:
+        raise ValueError(f"heads {heads!r}: expected one of {', '.join(LAYOUTS)}")
+    dtype = arrays["q"].dtype
+    for name, array in arrays.items():
+        if array.ndim != 4:
+            raise ValueError(f"{name} of shape {array.shape}: expected 4 axes, {heads}")
+        if str(array.dtype) not in _DTYPES or array.dtype != dtype:
+            raise ValueError(f"{name} of dtype {array.dtype}: expected {', '.join(_DTYPES)}, and that of q")
+    q, k, v = (arrays[name] for name in "qkv")
+    queries, keys, values = (by_head(array, heads).shape for array in (q, k, v))
+    if (keys[0], *keys[2:]) != (queries[0], *queries[2:]):
+        raise ValueError(f"k of shape {k.shape}: expected that of q, {q.shape}, but for the heads")
+    if values[:3] != keys[:3]:
+        raise ValueError(f"v of shape {v.shape}: expected that of k, {k.shape}, but for the last axis")
+    if not keys[1] or queries[1] % keys[1]:
+        raise ValueError(f"{queries[1]} heads of q: expected a multiple of the {keys[1]} heads of k and v")
+    dout = arrays.get("dout")
+    if dout is not None and dout.shape != (*q.shape[:3], v.shape[3]):
+        raise ValueError(f"dout of shape {dout.shape}: expected {(*q.shape[:3], v.shape[3])}, as the output")
+    return int(keys[1])
+
+
+def _check_algorithm(options: Options) -> None:
+    able = list(_EXCHANGES if options.causal else _TOTALS)
+    if options.ranks is not None and "exscan" in able:
+        able.remove("exscan")
+    name = options.algorithm
+    if name not in (AUTO, *_EXCHANGES, *_TOTALS):
+        raise ValueError(
+            f"algorithm {name!r}: expected one of {', '.join((AUTO, *{**_EXCHANGES, **_TOTALS}))}"
+        )
+    if name not in (AUTO, *able):
+        where = "causal" if options.causal else "not causal"
+        among = "" if options.ranks is None else ", among some ranks"
+        raise ValueError(f"algorithm {name!r}, {where}{among}: expected one of {', '.join((AUTO, *able))}")
+
+
+def _rates(options: Options, shape: tuple[int, ...]) -> Array | None:
+    """The decays by key head."""
+    if options.decay is None:
+        return None
+    if not options.causal:
+        raise ValueError("decay, not causal: expected causal=True, since what decays is the past")
+    rates = np.asarray(options.decay, np.float64)
+    if rates.shape != (shape[0] * shape[1],):
+        raise ValueError(
+            f"decay of shape {rates.shape}: expected ({shape[0] * shape[1]},), one for each head of q"
+        )
+    if not (rates >= 0).all() or np.isinf(rates).any():
+        raise ValueError(f"decay {rates}: expected finite numbers, 0 or more")
+    return rates.reshape(shape)
+
+
+def _for_products(array: Array, dtype: np.dtype[Any]) -> Array:
+    """The array in what is computed in, laid out so that BLAS takes its matrices as they are."""
+    array = array.astype(dtype, copy=False)
+    step, unit = array.strides[-2:]
+    fits = unit == array.itemsize and step >= array.shape[-1] * unit and step % unit == 0
+    return array if fits else np.ascontiguousarray(array)
