@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import MPI
     from .collectives.attention.catalogue import attention_algorithms
+    from .collectives.attention.costs import Rates, measured_rates
     from .collectives.attention.decoding import decode_attention
     from .collectives.attention.functions import attention, attention_backward
     from .collectives.attention.group import count_traffic
     from .collectives.attention.linear.functions import linear_attention, linear_attention_backward
+    from .collectives.attention.packed import SequencePlan
     from .collectives.attention.placement import inverse_permutation, permutation, positions, shard
+    from .collectives.attention.planner import plan_sequences
     from .collectives.catalogue import algorithms
     from .collectives.functions import (
         allgather,
@@ -37,6 +40,8 @@ __all__ = [
     "MPI",
     "Layout",
     "ProgressiveAllreduce",
+    "Rates",
+    "SequencePlan",
     "UnsupportedDatatype",
     "algorithms",
     "allgather",
@@ -54,9 +59,11 @@ __all__ = [
     "inverse_permutation",
     "linear_attention",
     "linear_attention_backward",
+    "measured_rates",
     "pack",
     "pack_size",
     "permutation",
+    "plan_sequences",
     "positions",
     "reduce",
     "reduce_scatter",
@@ -97,6 +104,10 @@ _HOMES = {
     **dict.fromkeys(
         ("inverse_permutation", "permutation", "positions", "shard"), "collectives.attention.placement"
     ),
+    "Rates": "collectives.attention.costs",
+    "measured_rates": "collectives.attention.costs",
+    "SequencePlan": "collectives.attention.packed",
+    "plan_sequences": "collectives.attention.planner",
     "canonicalize": "datatypes.canonical",
     "equivalent": "datatypes.canonical",
     "pack": "datatypes.packing",

@@ -118,6 +118,8 @@ def show(console: Console, table: Table) -> None:
     for curve in table.reduction.values():
         for nbytes, seconds in curve:
             grid.add_row(f"reduction of {_size(nbytes)}", f"{1e-9 / seconds:.3g} GB/s", "")
+    for rate in table.attention.values():
+        grid.add_row("attention of a rank", f"{1e-9 * rate:.3g} GF/s", "")
     grid.add_row("step without a message", _time(table.step), "")
     console.print(grid)
     if table.native:

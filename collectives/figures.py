@@ -56,6 +56,8 @@ TYPICAL: dict[PairClass, Figures] = {
 }
 TYPICAL_REDUCTION: Curve = [[32 << 10, 1 / 20e9], [8 << 20, 1 / 8e9]]
 TYPICAL_STEP = 1e-6
+# Of one core with AVX-512.
+TYPICAL_ATTENTION = 60e9
 # Up to how many times the largest size that was tried the trials tell more than predictions do.
 TRIED_BEYOND = 2
 
@@ -73,6 +75,9 @@ class Table:
     reduction : dict
         For each placement, of `numpy.add` on float64 by all ranks at the same time: a list of
         [bytes, seconds for each byte of the result].
+    attention : dict
+        For each placement, floating-point operations a second of one rank's attention in float32, while all
+        ranks compute.
     step : float
         Seconds that a step of a schedule takes beside its messages: Python, mpi4py and the call of NumPy.
     native : dict
@@ -90,6 +95,7 @@ class Table:
     library: str = ""
     figures: dict[str, dict[str, Figures]] = field(default_factory=dict)
     reduction: dict[str, Curve] = field(default_factory=dict)
+    attention: dict[str, float] = field(default_factory=dict)
     step: float = TYPICAL_STEP
     native: dict[str, dict[str, Curve]] = field(default_factory=dict)
     trials: dict[str, dict[str, dict[str, Curve]]] = field(default_factory=dict)
@@ -102,6 +108,7 @@ class Table:
             newer,
             figures=self.figures | newer.figures,
             reduction=self.reduction | newer.reduction,
+            attention=self.attention | newer.attention,
             native=_merged(self.native, newer.native),
             trials=_merged(self.trials, newer.trials),
             pairs=_merged(self.pairs, newer.pairs),
@@ -186,6 +193,10 @@ class Table:
         curve = known[_most_alike(known, nodes)] if known else TYPICAL_REDUCTION
         sizes, seconds = zip(*curve, strict=True)
         return float(np.interp(log(max(nbytes, 1)), np.log(sizes), seconds))
+
+    def attention_rate(self, nodes: Sequence[Sequence[int]]) -> float:
+        """Floating-point operations a second of one rank's attention."""
+        return self.attention[_most_alike(self.attention, nodes)] if self.attention else TYPICAL_ATTENTION
 
     def native_seconds(self, operation: str, nodes: Sequence[Sequence[int]], nbytes: int) -> float | None:
         """Seconds of the library's own collective, or None where it was not measured in this placement.

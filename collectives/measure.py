@@ -44,8 +44,8 @@ TRIALS = 8
 TURNS = 5
 CALLS = 2 * TURNS
 
-_SHARES = {"links": 0.18, "flows": 0.08, "additions": 0.04}
-_TRIAL_SHARES = {"allreduce": 0.3, "reduce_scatter": 0.1, "allgather": 0.1, "bcast": 0.1, "reduce": 0.1}
+_SHARES = {"links": 0.18, "flows": 0.08, "additions": 0.04, "attention": 0.03}
+_TRIAL_SHARES = {"allreduce": 0.27, "reduce_scatter": 0.1, "allgather": 0.1, "bcast": 0.1, "reduce": 0.1}
 
 
 class _Pairs(NamedTuple):
@@ -109,6 +109,8 @@ class _Measurement:
         if self.comm.size > 1:
             self._measure_classes()
         self._measure_host(self._begin("reductions", _SHARES["additions"]))
+        block = self.sampler.sample(probes.attention(), self._begin("attention", _SHARES["attention"]))
+        self.result.attention[placement(self.nodes)] = probes.ATTENTION_FLOPS / typically(block)[0]
         if self.comm.size > 1:
             for operation, share in _TRIAL_SHARES.items():
                 self._try(operation, self._begin(operation, share))

@@ -13,6 +13,9 @@ from time import perf_counter
 import numpy as np
 
 from ..datatypes.plain import MPI
+from .attention.forward import Forward
+from .attention.tiles import Block
+from .attention.visibility import Rule, tokens_of
 from .catalogue import Algorithm
 from .chosen import Chosen, Division
 from .execute import Execution, even_bounds
@@ -23,6 +26,8 @@ SMALL_BYTES = 8
 BURST = 16
 # A rank of a large job exchanges with so many others at a time: enough to fill its link.
 MOST_FLOWS = 32
+ATTENTION_TOKENS, ATTENTION_SIZE = 1024, 64
+ATTENTION_FLOPS = 4 * ATTENTION_TOKENS**2 * ATTENTION_SIZE
 
 
 def tournament(members: Sequence[int]) -> list[list[tuple[int, int]]]:
@@ -141,6 +146,23 @@ def addition(nbytes: int) -> Run:
             np.add(result, values, out=result)
         return (perf_counter() - start) / count
 
+    return run
+
+
+def attention() -> Run:
+    """Attention of a block of float32 queries to a block of keys, on every rank at the same time."""
+    q, k, v = np.ones((3, 1, 1, ATTENTION_TOKENS, ATTENTION_SIZE), np.float32)
+    tokens = tokens_of(np.arange(ATTENTION_TOKENS))
+    block, stripes = Block(k, v, tokens), Rule().stripes(tokens, tokens)
+
+    def run(count: int) -> float:
+        start = perf_counter()
+        for _ in range(count):
+            Forward(q, tokens, 1, ATTENTION_SIZE, 1.0).add(block, stripes)
+        return (perf_counter() - start) / count
+
+    # The first call compiles.
+    run(1)
     return run
 
 

@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,7 +23,8 @@ from .nodes import counts_of, host_class
 __all__ = ["Table", "folder", "library", "load", "path", "save"]
 
 FORMAT = 1
-_OURS = ("format", "host", "library", "figures", "reduction", "step", "native", "trials", "pairs")
+_MEASURED = ("figures", "reduction", "attention", "step", "native", "trials", "pairs")
+_OURS = ("format", "host", "library", *_MEASURED)
 _FIGURES = ("latency", "per_byte", "overhead", "gap", "per_byte_crowded")
 
 
@@ -134,6 +136,7 @@ def _table(data: dict[str, Any]) -> Table:
         library=data["library"],
         figures=_placements(data.get("figures"), "figures", _classes),
         reduction=_placements(data.get("reduction"), "reduction", _curve),
+        attention=_placements(data.get("attention", {}), "attention", partial(_number, least=1.0)),
         step=_number(data.get("step"), "step"),
         native={
             operation: _placements(curves, f"native {operation}", _curve)

@@ -268,6 +268,10 @@ def test_repeats_have_the_same_bits(comm, algorithm):
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_lists_of_ranks(comm, algorithm):
     """Another order, and some of the ranks; the others do not call."""
+    if algorithm == "shared-memory":
+        with pytest.raises(ValueError, match="it needs all ranks of the communicator"):
+            attend_to_zeros(comm, algorithm=algorithm, ranks=range(comm.size))
+        return
     for ranks in (list(reversed(range(comm.size))), list(range(1, comm.size)), [comm.size - 1]):
         if comm.rank in ranks:
             placement = usable_placement(algorithm, {"causal": True})
@@ -300,12 +304,25 @@ def traffic(n, sequence):
         "bidirectional": ring,
         "token-ring": answers,
         "all-gather": gathered,
+        # Keys and values are read in place; their gradients go to their owners.
+        "shared-memory": ((0, 0), (others, 2 * others * keys * e)),
         "ulysses": (swaps, None),
     }
 
 
 @pytest.mark.parametrize(
-    "algorithm", ["rsa", "ring", "zigzag", "striped", "bidirectional", "token-ring", "all-gather", "ulysses"]
+    "algorithm",
+    [
+        "rsa",
+        "ring",
+        "zigzag",
+        "striped",
+        "bidirectional",
+        "token-ring",
+        "all-gather",
+        "shared-memory",
+        "ulysses",
+    ],
 )
 def test_traffic(comm, algorithm):
     sequence = Sequence((12,) * comm.size, heads=8, key_heads=4, value_size=16)
@@ -490,3 +507,17 @@ def test_zigzag_is_balanced():
     ]
     assert max(work) <= 1.05 * np.mean(work)
     assert sum(work) <= 1.1 * prod([4 * 4096, 4 * 4096 + 1]) / 2
+
+
+def test_linear_and_softmax_layers_together(comm):
+    """LASP-2H: a layer with a softmax over gathered keys after one without, on shards of one sequence."""
+    sequence = Sequence((14,) * comm.size, heads=4, key_heads=4, value_size=16, dtype=np.float64)
+    q, k, v = (sequence.mine(name, comm.rank, "contiguous") for name in "qkv")
+    mixed = roundelay.linear_attention(q, k, v, comm, causal=True)
+    out, _ = roundelay.attention(mixed, k, v, comm, causal=True, algorithm="all-gather")
+    whole = {name: sequence.arrays[name].swapaxes(1, 2) for name in "qkv"}
+    seen = np.tri(14 * comm.size)
+    hidden_layer = (whole["q"] @ whole["k"].swapaxes(-1, -2) * seen) @ whole["v"]
+    sequence.arrays["q"] = hidden_layer.swapaxes(1, 2)
+    right = dense(sequence, hidden_keys(14 * comm.size, causal=True), np.float64)["out"]
+    np.testing.assert_allclose(out, right[:, 14 * comm.rank : 14 * (comm.rank + 1)], rtol=1e-9, atol=1e-10)

@@ -174,3 +174,16 @@ def test_wrong_order_of_axes(comm):
     q, k, v = draw([5])
     with pytest.raises(ValueError, match="heads 'SBHD': expected one of BSHD, BHSD"):
         decode_attention(q, k, v, comm, heads="SBHD")
+
+
+def test_one_rank_is_wrong(comm, monkeypatch):
+    """With ROUNDELAY_CHECK all ranks are told which one, and what it has."""
+    monkeypatch.setattr(decoding, "checks_bounds", lambda: True)
+    q, k, v = draw([3])
+    last = comm.size - 1
+    with pytest.raises(ValueError, match=f"decode_attention: rank {last}: k of shape .*expected the B and D"):
+        decode_attention(q, k[..., 1:] if comm.rank == last else k, v, comm)
+    if comm.size > 1:
+        with pytest.raises(ValueError, match=r"decode_attention: rank 0 has .*rank 1 has "):
+            decode_attention(q, k, v[..., comm.rank :], comm)
+    decode_attention(q, k, v, comm)

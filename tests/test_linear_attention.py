@@ -328,6 +328,8 @@ def test_scan_frees_what_it_made(comm):
 )
 def test_wrong_options(comm, options, message):
     q, k, v, dout = draw(5)
+    if "ranks" in options:
+        options = {**options, "ranks": range(comm.size)}
     with count_traffic() as sent:
         with pytest.raises(ValueError, match=message):
             linear_attention(q, k, v, comm, **options)
@@ -354,3 +356,14 @@ def test_wrong_arrays(comm, name, change, message):
     arrays[name] = change(arrays[name])
     with pytest.raises(ValueError, match=message):
         linear_attention_backward(**arrays, comm=comm)
+
+
+def test_one_rank_is_wrong(comm):
+    """All ranks are told which one, and what it has."""
+    q, k, v, _ = draw(5)
+    last = comm.size - 1
+    with pytest.raises(ValueError, match=f"linear_attention: rank {last}: k of shape .*expected that of q"):
+        linear_attention(q, k[:, 1:] if comm.rank == last else k, v, comm)
+    if comm.size > 1:
+        with pytest.raises(ValueError, match=r"rank 0 has .*causal=True.*rank 1 has .*causal=False"):
+            linear_attention(q, k, v, comm, causal=comm.rank != 1)

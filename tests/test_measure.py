@@ -49,6 +49,7 @@ def filled():
         library=table.library(),
         figures={"2x2": {SAME_NODE: INSIDE, BETWEEN_NODES: OUTSIDE}},
         reduction={"2x2": [[1024.0, 1e-11], [4096.0, 3e-11]]},
+        attention={"2x2": 5e10},
         step=2e-6,
         native={"allreduce": {"2x2": [[8.0, 1e-3], [32.0, 2e-3]]}},
         pairs={"a": {"b": {"latency": 2e-3, "per_byte": 1e-9}}},
@@ -114,6 +115,10 @@ DAMAGE = {
     "other host": (change("host", to="z80"), "host 'z80': expected"),
     "no figures": (drop("figures"), "figures is None: expected an object"),
     "no native": (drop("native"), "native is None: expected an object"),
+    "attention": (
+        change("attention", "2x2", to=0),
+        "attention 2x2 is 0: expected a finite number of at least 1",
+    ),
     "no step": (drop("step"), "step is None: expected a number"),
     "NaN": (change(*FIGURES, "latency", to=nan), "number NaN"),
     "infinite": (change("step", to=float("inf")), "number Infinity"),
@@ -202,6 +207,7 @@ def test_a_new_measurement_keeps_other_placements():
         figures={"8": {SAME_NODE: OUTSIDE}},
         reduction={"2x2": [[8.0, 1e-9]]},
         native={"bcast": {"8": [[8.0, 1.0]]}, "allreduce": {"8": [[8.0, 1.0]]}},
+        attention={"8": 7e10},
         step=5e-6,
     )
     both = filled().updated(newer)
@@ -210,6 +216,7 @@ def test_a_new_measurement_keeps_other_placements():
     assert both.native["allreduce"].keys() == {"2x2", "8"}
     assert both.native["bcast"] == newer.native["bcast"]
     assert both.pairs == filled().pairs
+    assert both.attention == {"2x2": 5e10, "8": 7e10}
     assert both.step == 5e-6
 
 
@@ -367,7 +374,7 @@ def test_measuring(comm, links):
     assert perf_counter() - start < budget + 20
     assert comm.allgather(asdict(measured)) == [asdict(measured)] * comm.size
     place = nodes.placement(nodes.nodes_of(comm))
-    numbers = [measured.step, *(value for _, value in measured.reduction[place])]
+    numbers = [measured.step, measured.attention[place], *(value for _, value in measured.reduction[place])]
     if comm.size == 1:
         assert not measured.figures
     else:

@@ -7,10 +7,10 @@ from functools import partial
 from math import inf
 from typing import NamedTuple
 
-from ..service import service_of
+from ..service import known_service, service_of
 from . import exchange, mesh, prediction, routes, rsa
 from .backward import Gradients, Queries
-from .costs import Rates
+from .costs import Rates, rates_of
 from .problem import Problem
 from .tiles import Array
 from .window import Window, window_of
@@ -152,7 +152,7 @@ def find(problem: Problem, name: str, placement: str) -> Algorithm:
 def _fastest(problem: Problem, placement: str) -> str:
     if problem.group.size == 1:
         return "ring"
-    rates = prediction.rates_of(problem)
+    rates = rates_of(known_service(problem.group.program))
 
     def choose() -> str:
         seconds = expected(problem, placement, rates)

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...datatypes.plain import MPI
-from ..service import service_of
+from ..figures import TYPICAL_ATTENTION
+from ..service import Service, service_of
 
 Ints = NDArray[np.int64]
 
@@ -25,21 +26,21 @@ class Rates(NamedTuple):
     Attributes
     ----------
     flops : float
-        Floating-point operations a second of one rank's attention. By default what one core with AVX-512
-        reaches in float32, on 4,000 tokens and more.
+        Floating-point operations a second of one rank's attention; by default what one core with AVX-512
+        reaches in float32.
     latency : float
         Seconds of a message of no bytes; by default between ranks that share memory.
     bandwidth : float
         Bytes a second of a message while all ranks send; by default as well.
     """
 
-    flops: float = 35e9
+    flops: float = TYPICAL_ATTENTION
     latency: float = 1e-6
     bandwidth: float = 6e9
 
 
-def measured_rates(comm: MPI.Intracomm, flops: float = Rates().flops) -> Rates:
-    """Rates with the slowest link that rank 0's `roundelay measure` found; called by all ranks together.
+def measured_rates(comm: MPI.Intracomm) -> Rates:
+    """What rank 0's `roundelay measure` found of kernels and the slowest link; called by all ranks together.
 
     A ring goes at the pace of its slowest link, and a plan may put one over any ranks. Where nothing was
     measured the figures are typical ones.
@@ -47,8 +48,6 @@ def measured_rates(comm: MPI.Intracomm, flops: float = Rates().flops) -> Rates:
     Parameters
     ----------
     comm : Intracomm
-    flops : float
-        Floating-point operations a second of one rank's attention.
 
     Returns
     -------
@@ -58,13 +57,23 @@ def measured_rates(comm: MPI.Intracomm, flops: float = Rates().flops) -> Rates:
     Examples
     --------
     >>> from roundelay import MPI
-    >>> measured_rates(MPI.COMM_WORLD).flops
-    35000000000.0
+    >>> measured_rates(MPI.COMM_WORLD).flops > 0
+    True
     """
-    service = service_of(comm)
+    return rates_of(service_of(comm))
+
+
+def rates_of(service: Service | None) -> Rates:
+    """Rates of the ranks of a communicator, typical ones for one that has no service."""
+    if service is None:
+        return Rates()
     links = service.table.links(service.nodes)
     latency, per_byte = float(np.max(links.latency)), float(np.max(links.per_byte))
-    return Rates(flops, latency + 2 * links.overhead, 1 / per_byte if per_byte else float("inf"))
+    return Rates(
+        service.table.attention_rate(service.nodes),
+        latency + 2 * links.overhead,
+        1 / per_byte if per_byte else float("inf"),
+    )
 
 
 @dataclass(frozen=True)

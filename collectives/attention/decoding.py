@@ -8,10 +8,15 @@ log-sum-exp.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from ...comm.settings import checks_bounds
 from ...datatypes.plain import MPI
+from .agreement import agree
 from .call import LAYOUTS, by_head
+from .group import Group
 from .rows import row_datatype, row_operation
 from .tiles import Array, computing_dtype
 
@@ -51,7 +56,9 @@ def decode_attention(
     Raises
     ------
     ValueError
-        Shapes, dtypes or heads that do not fit together, before anything is sent.
+        Shapes, dtypes or heads that do not fit together, before anything is sent; with `ROUNDELAY_CHECK=1`
+        on all ranks alike, also where they differ. Without, ranks tell each other nothing before: new tokens
+        cannot wait.
 
     References
     ----------
@@ -69,6 +76,8 @@ def decode_attention(
     >>> bool(np.allclose(out, (comm.size - 1) / 2)), bool(np.allclose(lse, 2 + np.log(comm.size)))
     (True, True)
     """
+    if checks_bounds():
+        _agree(q, k, v, comm, scale, heads)
     _check(q, k, v, heads)
     queries, keys, values = (by_head(array, heads) for array in (q, k, v))
     rows = _attend(queries, keys, values, max(q.shape[3], 1) ** -0.5 if scale is None else scale)
@@ -76,6 +85,18 @@ def decode_attention(
     operation = row_operation(_merge, rows.dtype, commutes=True)
     MPI.Intracomm(comm).Allreduce(MPI.IN_PLACE, [rows, rows[..., 0].size, datatype], operation)
     return np.ascontiguousarray(by_head(rows[..., :-1], heads), q.dtype), np.ascontiguousarray(rows[..., -1])
+
+
+def _agree(q: Array, k: Array, v: Array, comm: MPI.Intracomm, scale: float | None, heads: str) -> None:
+    """Raise `ValueError` on all ranks if something is wrong on one, or they differ."""
+    signature: tuple[Any, ...] | str
+    try:
+        _check(q, k, v, heads)
+        keys, values = (by_head(array, heads).shape for array in (k, v))
+        signature = q.shape, keys[1], values[3], str(q.dtype), scale, heads
+    except (ValueError, AttributeError) as error:
+        signature = str(error)
+    agree(Group(comm), "decode_attention", signature, 0)
 
 
 def _check(q: Array, k: Array, v: Array, heads: str) -> None:

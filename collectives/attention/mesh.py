@@ -214,11 +214,11 @@ def width_of_mesh(problem: Problem) -> int:
 def forward(problem: Problem, width: int, q: Array, k: Array, v: Array) -> tuple[Array, Array]:
     """Output (B, Hq, S, Dv) and log-sum-exp (B, Hq, S) of this member's queries, with rows of some width."""
     mesh, dtype = _Mesh(problem, width), problem.shape.dtype
-    arrays = mesh.swap([("queries", q), ("keys", k), ("keys", v)], [dtype] * 3)
-    rows = arrays[0].shape[:3]
+    q, k, v = mesh.swap([("queries", q), ("keys", k), ("keys", v)], [dtype] * 3)
+    rows = q.shape[:3]
     out, lse = (np.empty_like(q, shape=(*rows, *last)) for last in ((problem.shape.value_size,), ()))
     if mesh.mine.query_heads:
-        out, lse = exchange.forward(mesh.inner, ring(mesh.inner), *arrays)
+        out, lse = exchange.forward(mesh.inner, ring(mesh.inner), q, k, v)
     lse, out = mesh.swap_back([("queries", lse), ("queries", out)], [problem.shape.computing, dtype])
     return out, lse
 

@@ -8,27 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..service import known_service
 from .costs import Rates
 from .problem import Problem
 from .routes import Steps
 
 # What a member takes to compute a pair, beside its arithmetic: calls of array functions.
 PAIR_SECONDS = 50e-6
-# Where nothing was measured: a rank's arithmetic in float32.
-DEFAULT_FLOPS = 60e9
-
-
-def rates_of(problem: Problem) -> Rates:
-    """What was measured of the links between the members, and of a rank's kernel."""
-    service = known_service(problem.group.program)
-    if service is None:
-        return Rates(DEFAULT_FLOPS)
-    links, measured = service.table.links(service.nodes), service.table.others.get("attention", {})
-    latency, per_byte = float(np.max(links.latency)), float(np.max(links.per_byte))
-    return Rates(
-        float(measured.get("flops", DEFAULT_FLOPS)), latency + 2 * links.overhead, 1 / max(per_byte, 1e-13)
-    )
 
 
 def pair_seconds(problem: Problem, rates: Rates, queries: int, keys: int, heads: int) -> float:

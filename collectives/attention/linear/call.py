@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ....datatypes.plain import MPI
+from ..agreement import agree
 from ..call import LAYOUTS, by_head
 from ..group import Group
 from ..tiles import Array, by_key_head, computing_dtype
@@ -43,11 +44,28 @@ class Options:
     algorithm: str
 
 
+class Signature(NamedTuple):
+    """What all members must have alike."""
+
+    batch: int
+    query_heads: int
+    key_heads: int
+    size: int
+    value_size: int
+    dtype: str
+    heads: str
+    causal: bool
+    decay: tuple[float, ...] | None
+    algorithm: str
+
+
 class LinearCall:
-    """A call whose arrays fit together.
+    """A call that all members agree on, and whose arrays fit together.
 
     Parameters
     ----------
+    what : str
+        What is called, for errors.
     arrays : dict
         q, k and v; for gradients also dout.
     comm : Intracomm
@@ -56,19 +74,25 @@ class LinearCall:
     Raises
     ------
     ValueError
-        What does not fit.
+        On all members alike: what does not fit for one of them, or in what they differ.
     """
 
-    def __init__(self, arrays: dict[str, Array], comm: MPI.Intracomm, options: Options) -> None:
-        key_heads = _check_arrays(arrays, options.heads)
-        _check_algorithm(options)
+    def __init__(self, what: str, arrays: dict[str, Array], comm: MPI.Intracomm, options: Options) -> None:
+        self.group = Group(comm, options.ranks)
+        signature: Signature | str
+        try:
+            signature = _signature(arrays, options)
+        except (ValueError, TypeError, AttributeError) as error:
+            signature = str(error)
+        agree(self.group, what, signature, 0)
+        assert isinstance(signature, Signature)
+        key_heads = signature.key_heads
         self.dtype = computing_dtype(arrays["q"].dtype)
         self.views = {
             name: by_key_head(_for_products(by_head(array, options.heads), self.dtype), key_heads)
             for name, array in arrays.items()
         }
         self.rates = _rates(options, self.views["q"].shape[1:3])
-        self.group = Group(comm, options.ranks)
         self._comm, self._options = comm, options
 
     @property
@@ -97,6 +121,16 @@ class LinearCall:
         if name in (AUTO, "all-reduce") and self._options.ranks is None:
             return by_allreduce_of(self._comm, state)
         return _TOTALS["all-reduce" if name == AUTO else name](self.group, state)
+
+
+def _signature(arrays: dict[str, Array], options: Options) -> Signature:
+    key_heads = _check_arrays(arrays, options.heads)
+    _check_algorithm(options)
+    (batch, heads, _, size), values = by_head(arrays["q"], options.heads).shape, arrays["v"].shape[3]
+    rates = _rates(options, (key_heads, heads // key_heads))
+    decay = None if rates is None else tuple(rates.ravel().tolist())
+    how = options.heads, options.causal, decay, options.algorithm
+    return Signature(batch, heads, key_heads, size, values, str(arrays["q"].dtype), *how)
 
 
 def _check_arrays(arrays: dict[str, Array], heads: str) -> int:

@@ -83,7 +83,8 @@ def linear_attention(  # noqa: PLR0913
     >>> bool(linear_attention(one, one, one, comm, causal=True).item() == comm.rank + 1)
     True
     """
-    call = LinearCall({"q": q, "k": k, "v": v}, comm, Options(causal, decay, heads, ranks, algorithm))
+    arrays = {"q": q, "k": k, "v": v}
+    call = LinearCall("linear_attention", arrays, comm, Options(causal, decay, heads, ranks, algorithm))
     out, view = call.result("q", v.shape[3])
     if causal:
         passes.forward(call, view)
@@ -144,7 +145,8 @@ def linear_attention_backward(  # noqa: PLR0913
     True
     """
     arrays = {"q": q, "k": k, "v": v, "dout": dout}
-    call = LinearCall(arrays, comm, Options(causal, decay, heads, ranks, algorithm))
+    options = Options(causal, decay, heads, ranks, algorithm)
+    call = LinearCall("linear_attention_backward", arrays, comm, options)
     results = [call.result(name, array.shape[3]) for name, array in (("q", q), ("k", k), ("k", v))]
     dq, dk, dv = (view for _, view in results)
     if causal:
