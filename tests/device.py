@@ -10,6 +10,9 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
+import pytest
+
+from roundelay import MPI
 
 
 class Array:
@@ -53,6 +56,18 @@ class Array:
     def get(self) -> Any:
         """A copy on the host."""
         return self._host.copy()
+
+
+def cupy_or_skip() -> Any:
+    """CuPy itself, where there is a GPU whose memory MPI can send."""
+    cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+    try:
+        cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        pytest.skip(f"no GPU: {error}")
+    if "cuda" not in (MPI.COMM_WORLD.Get_info().Get("mpi_memory_alloc_kinds") or ""):
+        pytest.skip("the MPI library does not say that it reads the memory of a GPU")
+    return cupy
 
 
 def unwrap(value: Any) -> Any:

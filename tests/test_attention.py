@@ -52,7 +52,8 @@ def check(sequence, rank, placement, found, hidden, kept=None, low=np.float32):
         if name in ("out", "lse"):
             assert abs(error).max(initial=0) <= 4 * abs(usual).max(initial=0) + 1e-6, name
         else:
-            norm = max(np.linalg.norm(here), 1.0)
+            # Of the whole sequence: a token that sees only itself has no gradient but rounding errors.
+            norm = max(np.linalg.norm(right[name]), 1.0)
             assert np.linalg.norm(error) / norm <= 4 * np.linalg.norm(usual) / norm + 1e-6, name
 
 
@@ -119,7 +120,8 @@ def test_heads(comm, algorithm, heads):
 
 @pytest.mark.parametrize("algorithm", ["ring", "zigzag", "balanced"])
 def test_several_tiles(comm, algorithm):
-    counts = [1100 + 13 * rank for rank in range(comm.size)]
+    # At both ends; the dense computation of more of them would take minutes.
+    counts = [1100 + 13 * rank if rank in (0, comm.size - 1) else 60 for rank in range(comm.size)]
     shape = {"batch": 1, "heads": 2, "key_heads": 1, "size": 8, "value_size": 8}
     run(comm, counts, algorithm, {"causal": True, "window": 1500}, **shape)
 

@@ -18,14 +18,7 @@ pytestmark = pytest.mark.mpi
 def put(request, monkeypatch):
     """Copy an array of the host to the device."""
     if request.param == "cupy":
-        cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
-        try:
-            cupy.cuda.runtime.getDeviceCount()
-        except cupy.cuda.runtime.CUDARuntimeError as error:
-            pytest.skip(f"no GPU: {error}")
-        if "cuda" not in (MPI.COMM_WORLD.Get_info().Get("mpi_memory_alloc_kinds") or ""):
-            pytest.skip("the MPI library does not say that it reads the memory of a GPU")
-        return cupy.asarray
+        return device.cupy_or_skip().asarray
     monkeypatch.setitem(sys.modules, "cupy", device.module())
     memory._device.cache_clear()
     monkeypatch.setattr(device.Array, "pending", False)

@@ -11,7 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from . import fused
 from .dropout import Dropout
+from .flash import Operators
+from .regions import Region, known_regions
 from .tiles import (
     Array,
     Block,
@@ -97,6 +100,12 @@ class Backward:
     ) -> None:
         """Add to the gradients what the stripes contribute; `poll` is called now and then."""
         dtype, key_heads = gradients.q.dtype, block.k.shape[1]
+        operators = fused.operators(queries.q, block.v.shape[-1])
+        if operators is not None and self._dropout is None and block.padding is None:
+            regions = known_regions(stripes)
+            if regions is not None:
+                self._add_regions(operators, queries, block, gradients, regions, poll)
+                return
         known = block._replace(k=block.k.astype(dtype, copy=False), v=block.v.astype(dtype, copy=False))
         # A query that sees nothing has no weights: they are 0 above any score.
         lse = np.where(np.isneginf(queries.lse), np.inf, queries.lse).astype(dtype, copy=False)
@@ -109,6 +118,30 @@ class Backward:
         for heads in heads_together(len(block.k), key_heads, each, stripes):
             for stripe in stripes:
                 self._add_stripe(heads, stripe, pair, poll)
+
+    def _add_regions(
+        self,
+        operators: Operators,
+        queries: Queries,
+        block: Block,
+        gradients: Gradients,
+        regions: Sequence[Region],
+        poll: Poll | None,
+    ) -> None:
+        """Add what fused operators find."""
+        for region in regions:
+            if poll is not None:
+                poll()
+            q, dout, lse, delta, dq = (
+                array[:, :, region.rows]
+                for array in (queries.q, queries.dout, queries.lse, queries.delta, gradients.q)
+            )
+            k, v, dk, dv = (
+                array[:, :, region.keys] for array in (block.k, block.v, gradients.k, gradients.v)
+            )
+            found = fused.gradients(operators, dout, (q, k, v), lse, delta, self._scale, region.causal)
+            for sums, part in zip((dq, dk, dv), found, strict=True):
+                sums += part
 
     def _add_stripe(self, heads: Heads, stripe: Stripe, pair: _Pair, poll: Poll | None) -> None:
         work, block, at = pair.work, pair.block, (*heads, stripe.rows)
@@ -128,7 +161,7 @@ class Backward:
             if self._dropout is not None:
                 where = pair.queries.tokens.positions[tile.rows], block.tokens.positions[tile.keys]
                 names = heads.query_heads(pair.by_query[0].shape[2], pair.queries.first_head)
-                factors = kept(self._dropout, names, heads.row, *where)
+                factors = kept(self._dropout, names, heads.row, *where, weights)
                 slopes *= factors
             passes(weights).slope(weights, slopes, lse[:, :, rows], delta[:, :, rows])
             if factors is not None:

@@ -41,11 +41,16 @@ def _by_route(route: routes.Route, refuses: Callable[[Problem, str], str] | None
         key = (route.__name__, problem.shape.key_heads)
         return problem.geometry.recall(key, lambda: route(problem))
 
+    def own_steps(problem: Problem) -> routes.Steps:
+        member = problem.group.index
+        key = (route.__name__, problem.shape.key_heads, member)
+        return problem.geometry.recall(key, lambda: routes.of_member(steps(problem), member))
+
     def forward(problem: Problem, q: Array, k: Array, v: Array) -> tuple[Array, Array]:
-        return exchange.forward(problem, steps(problem), q, k, v)
+        return exchange.forward(problem, own_steps(problem), q, k, v)
 
     def backward(problem: Problem, queries: Queries, k: Array, v: Array) -> Gradients:
-        return exchange.backward(problem, steps(problem), queries, k, v)
+        return exchange.backward(problem, own_steps(problem), queries, k, v)
 
     def seconds(problem: Problem, rates: Rates) -> float:
         return prediction.route_seconds(problem, steps(problem), rates)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...datatypes.plain import MPI
+from ..memory import memory_of
 from .backward import Backward, Gradients, Queries
 from .group import wait
 from .parcel import Parcel
@@ -43,6 +44,12 @@ class _Run:
         self.problem, self.steps, self._like = problem, steps, like
         self._window = window
         self.me = problem.group.index
+        self._last_sent = {
+            _key(task): number
+            for number, step in enumerate(steps)
+            for task in step
+            if task.via == task.owner == self.me
+        }
         self._packed: dict[tuple[bool, int, int], Array] = {}
         self._held: dict[tuple[bool, int, int], Array] = {}
         self._coming: dict[tuple[bool, int, int], Array] = {}
@@ -86,7 +93,7 @@ class _Run:
             self._publish(self._window)
         self._post(0)
         self.begin()
-        self._end_step()
+        self._end_step(0)
         for number, step in enumerate(self.steps):
             self._post(number + 1)
             for task in step:
@@ -94,7 +101,7 @@ class _Run:
                     self._compute(task)
                 elif task.owner == self.me and self.problem.sees(task.queries, task.keys):
                     self._expect(task)
-            self._end_step()
+            self._end_step(number + 1)
         self._end_answers()
         self._end_answers()
 
@@ -124,13 +131,14 @@ class _Run:
         parcel = shape.keys_and_values(self.problem.count(self.me), shape.key_heads, shape.dtype)
         memory = window.mine(parcel.nbytes)
         for place, array in zip(parcel.views(memory), (self.k, self.v), strict=True):
-            place[...] = array
+            memory_of(array).publish(array, place)
         self._fetching.append(window.meet())
 
     def _fetched(self, task: Task) -> list[Array]:
         parcel = self.parcel(task)
         if self._window is not None:
-            return parcel.views(self._window.of(task.owner, parcel.nbytes))
+            published = parcel.views(self._window.of(task.owner, parcel.nbytes))
+            return list(map(memory_of(self._like).adopt, published))
         return parcel.views(self._held[_key(task)])
 
     def _in_hand(self, task: Task) -> Array:
@@ -141,9 +149,11 @@ class _Run:
             self._packed[key] = self.parcel(task).packed(*self.own(task))
         return self._packed[key]
 
-    def _end_step(self) -> None:
+    def _end_step(self, posted: int) -> None:
         wait(self._fetching)
         self._fetching.clear()
+        for key in [key for key in self._packed if self._last_sent[key] <= posted]:
+            del self._packed[key]
         self._held, self._coming = self._coming, {}
         self._end_answers()
 

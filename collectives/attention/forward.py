@@ -12,7 +12,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from . import fused
 from .dropout import Dropout
+from .flash import Operators
+from .regions import Region, known_regions
 from .tiles import (
     Array,
     Block,
@@ -21,6 +24,7 @@ from .tiles import (
     Work,
     by_key_head,
     computing_dtype,
+    contiguous,
     heads_together,
     hide,
     kept,
@@ -64,6 +68,7 @@ class Forward:
         self._state = tuple(by_key_head(each, key_heads) for each in (self.out, self.top, self.total))
         self._work = Work(self.out)
         self._passes = passes(self.out)
+        self._operators = None if dropout is not None else fused.operators(q, value_size)
 
     def add(
         self, block: Block, stripes: Sequence[Stripe], poll: Poll | None = None, first_key_head: int = 0
@@ -72,6 +77,11 @@ class Forward:
 
         The block may have some key heads only, from `first_key_head` on.
         """
+        if self._operators is not None and block.padding is None:
+            regions = known_regions(stripes)
+            if regions is not None and fused.are_finite(self._operators, block.k, block.v):
+                self._add_regions(self._operators, block, regions, poll, first_key_head)
+                return
         dtype = self.out.dtype
         keys, values = block.k.astype(dtype, copy=False), block.v.astype(dtype, copy=False)
         broken = None
@@ -83,6 +93,25 @@ class Forward:
         for heads in heads_together(len(keys), keys.shape[1], self._q.shape[2], stripes):
             for stripe in stripes:
                 self._add_stripe(heads, heads.after(first_key_head), stripe, known, broken, poll)
+
+    def _add_regions(
+        self,
+        operators: Operators,
+        block: Block,
+        regions: Sequence[Region],
+        poll: Poll | None,
+        first_key_head: int,
+    ) -> None:
+        """Attend by fused operators."""
+        each = self._q.shape[2]
+        heads = slice(first_key_head * each, (first_key_head + block.k.shape[1]) * each)
+        q = self._q.reshape(*self.top.shape, self._q.shape[-1])[:, heads]
+        for region in regions:
+            if poll is not None:
+                poll()
+            arrays = (q[:, :, region.rows], block.k[:, :, region.keys], block.v[:, :, region.keys])
+            found = fused.attend(operators, arrays, self._scale, region.causal)
+            self.merge(*found, heads=heads, rows=region.rows)
 
     def _add_stripe(
         self,
@@ -97,7 +126,7 @@ class Forward:
         at, work = (*here, stripe.rows), self._work
         q = self._q[at]
         scaled = np.multiply(q, self._scale, out=work.take("queries", q.shape), dtype=self.out.dtype)
-        state = tuple(np.ascontiguousarray(array[at]) for array in self._state)
+        state = tuple(contiguous(array[at]) for array in self._state)
         unknown = bool(np.isneginf(state[1]).all())
         for tile in stripe.tiles:
             if poll is not None:
@@ -112,7 +141,7 @@ class Forward:
             if self._dropout is not None:
                 where = self.tokens.positions[tile.rows], block.tokens.positions[tile.keys]
                 names = here.query_heads(self._q.shape[2], self._first_head)
-                scores *= kept(self._dropout, names, heads.row, *where)
+                scores *= kept(self._dropout, names, heads.row, *where, scores)
             if unknown and out.shape == state[0].shape:
                 np.matmul(scores, block.v[part], out=out)
             else:
@@ -124,19 +153,21 @@ class Forward:
         for array, found in zip(self._state, state, strict=True):
             array[at] = found
 
-    def merge(self, out: Array, lse: Array) -> None:
-        """Take in what others found for the same queries: normalized, with its log-sum-exp."""
-        top = np.maximum(self.top, lse)
+    def merge(self, out: Array, lse: Array, *, heads: slice = slice(None), rows: slice = slice(None)) -> None:
+        """Take in what others found for the same queries, or some: normalized, with its log-sum-exp."""
+        sums, greatest, total = (array[:, heads, rows] for array in (self.out, self.top, self.total))
+        top = np.maximum(greatest, lse)
         safe = np.where(np.isneginf(top), 0, top)
-        here, there = np.exp(self.top - safe), np.exp(lse - safe)
-        self.total *= here
-        self.total += there
-        self.out *= here[..., None]
-        self.out += there[..., None] * out
-        self.top[...] = top
+        here, there = np.exp(greatest - safe), np.exp(lse - safe)
+        total *= here
+        total += there
+        sums *= here[..., None]
+        sums += there[..., None] * out
+        greatest[...] = top
 
     def result(self) -> tuple[Array, Array]:
-        """Output (B, Hq, S, Dv) and log-sum-exp (B, Hq, S); 0 and -inf where no key is seen."""
+        """Output (B, Hq, S, Dv), log-sum-exp (B, Hq, S), 0 and -inf where no key is seen; asked for once."""
         with np.errstate(divide="ignore"):
             lse = self.top + np.log(self.total)
-        return self.out / np.where(self.total == 0, 1, self.total)[..., None], lse
+        self.out /= np.where(self.total == 0, 1, self.total)[..., None]
+        return self.out, lse

@@ -12,6 +12,8 @@ from ...datatypes.plain import MPI
 from .backward import Queries, delta_of
 from .call import Call, Options, by_head, read
 from .catalogue import Algorithm, find
+from .tensors import as_arrays, results_like
+from .tiles import contiguous
 
 Array = NDArray[Any]
 Window = tuple[int | None, int | None] | int | None
@@ -97,12 +99,15 @@ def attention(  # noqa: PLR0913
     >>> out.shape, lse.shape
     ((1, 8, 2, 4), (1, 2, 8))
     """
+    given = q
+    q, k, v, key_padding = as_arrays(q, k, v, key_padding)
     options = Options(
         causal, scale, placement, heads, window, documents, key_padding, dropout, seed, ranks, algorithm
     )
     call = read(comm, "attention", {"q": q, "k": k, "v": v}, options)
     out, lse = _algorithm(call).forward(call.problem, call.q, call.k, call.v)
-    return _as_given(out, call), lse
+    out, lse = results_like(given, _as_given(out, call), lse)
+    return out, lse
 
 
 def attention_backward(  # noqa: PLR0913
@@ -160,6 +165,8 @@ def attention_backward(  # noqa: PLR0913
     >>> [gradient.shape for gradient in gradients]
     [(1, 8, 2, 4), (1, 8, 2, 4), (1, 8, 2, 4)]
     """
+    given = q
+    dout, q, k, v, out, lse, key_padding = as_arrays(dout, q, k, v, out, lse, key_padding)
     options = Options(
         causal, scale, placement, heads, window, documents, key_padding, dropout, seed, ranks, algorithm
     )
@@ -169,7 +176,8 @@ def attention_backward(  # noqa: PLR0913
     tokens = call.problem.geometry.tokens[call.problem.group.index]
     queries = Queries(call.q, slopes, lse, delta_of(slopes, result), tokens)
     found = _algorithm(call).backward(call.problem, queries, call.k, call.v)
-    return _as_given(found.q, call), _as_given(found.k, call), _as_given(found.v, call)
+    dq, dk, dv = results_like(given, *(_as_given(each, call) for each in (found.q, found.k, found.v)))
+    return dq, dk, dv
 
 
 def _algorithm(call: Call) -> Algorithm:
@@ -178,4 +186,4 @@ def _algorithm(call: Call) -> Algorithm:
 
 def _as_given(array: Array, call: Call) -> Array:
     """A (B, H, S, D) array as the program has its own."""
-    return np.ascontiguousarray(by_head(array, call.options.heads), call.problem.shape.dtype)
+    return contiguous(by_head(array, call.options.heads), call.problem.shape.dtype)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...datatypes.plain import MPI
+from ..memory import memory_of
 from ..service import known_service, service_of
 
 Array = NDArray[Any]
@@ -116,12 +117,14 @@ class Group:
         for traffic in _counting if counted else ():
             traffic.messages += 1
             traffic.bytes += array.nbytes
+        memory_of(array).settle()
         return self.comm.Isend(_as_bytes(array), self.ranks[member], self._tag + lane)
 
     def receive(self, array: Array, member: int, lane: int = 0) -> MPI.Request:
         """Begin to receive into a contiguous array; nothing is received into an empty one."""
         if not array.nbytes:
             return MPI.REQUEST_NULL
+        memory_of(array).settle()
         return self.comm.Irecv(_as_bytes(array), self.ranks[member], self._tag + lane)
 
 

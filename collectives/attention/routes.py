@@ -123,6 +123,11 @@ def balanced(problem: Problem) -> Steps:
     return steps
 
 
+def of_member(steps: Steps, member: int) -> Steps:
+    """The tasks of each step in which a member has a part."""
+    return [[task for task in step if member in (task.worker, task.via, task.owner)] for step in steps]
+
+
 def _around(problem: Problem, direction: int, most: int) -> Steps:
     """Keys and values of all members on their way, as far as somebody sees them."""
     size, whole = problem.group.size, _all_heads(problem)

@@ -13,7 +13,7 @@ import numpy as np
 from ...datatypes.plain import MPI
 from .group import wait
 from .problem import Problem
-from .tiles import Array, by_key_head, kept
+from .tiles import Array, by_key_head, contiguous, cover, kept
 
 
 def forward(problem: Problem, q: Array, k: Array, v: Array) -> tuple[Array, Array]:
@@ -22,27 +22,27 @@ def forward(problem: Problem, q: Array, k: Array, v: Array) -> tuple[Array, Arra
     dtype = shape.computing
     bounds = np.cumsum([0, *(tokens.size for tokens in problem.geometry.tokens)])
     queries = by_key_head(np.multiply(q, problem.scale, dtype=dtype), shape.key_heads)
-    weights = np.empty((*queries.shape[:-1], int(bounds[-1])), dtype)
+    weights = np.empty_like(queries, shape=(*queries.shape[:-1], int(bounds[-1])))
     for owner, keys in _around(problem, k):
         columns = weights[..., bounds[owner] : bounds[owner + 1]]
         np.matmul(queries, keys[:, :, None].astype(dtype, copy=False).swapaxes(-1, -2), out=columns)
         hidden = problem.geometry.rule.hidden(problem.geometry.tokens[me], problem.geometry.tokens[owner])
-        np.copyto(columns, -np.inf, where=hidden)
+        cover(columns, hidden)
         if problem.padding is not None:
-            np.copyto(columns, -np.inf, where=~problem.padding[owner][:, None, None, None])
+            cover(columns, ~problem.padding[owner][:, None, None, None])
     lse = _softmax(weights)
-    out = np.zeros((*queries.shape[:-1], shape.value_size), dtype)
+    out = np.zeros_like(queries, shape=(*queries.shape[:-1], shape.value_size))
     for owner, values in _around(problem, v):
         columns = weights[..., bounds[owner] : bounds[owner + 1]]
         if problem.dropout is not None:
-            columns *= _kept(problem, owner)
+            columns *= _kept(problem, owner, weights)
         out += _without_unseen(columns, values[:, :, None].astype(dtype, copy=False))
     return out.reshape(*q.shape[:-1], shape.value_size), lse.reshape(q.shape[:-1])
 
 
 def _around(problem: Problem, own: Array) -> Iterator[tuple[int, Array]]:
     """What each member has, this one's first; the next is under way while one is looked at."""
-    group, like = problem.group, np.ascontiguousarray(own)
+    group, like = problem.group, contiguous(own)
     held = like
     for distance in range(group.size):
         owner = (group.index - distance) % group.size
@@ -85,7 +85,7 @@ def _without_unseen(weights: Array, values: Array) -> Array:
     return product
 
 
-def _kept(problem: Problem, owner: int) -> Array:
+def _kept(problem: Problem, owner: int, like: Array) -> Array:
     assert problem.dropout is not None
     shape, each = problem.shape, problem.shape.each
     names = [
@@ -93,4 +93,4 @@ def _kept(problem: Problem, owner: int) -> Array:
     ]
     tokens = problem.geometry.tokens
     positions = tokens[problem.group.index].positions, tokens[owner].positions
-    return np.stack([kept(problem.dropout, names, row, *positions) for row in range(shape.batch)])
+    return np.stack([kept(problem.dropout, names, row, *positions, like) for row in range(shape.batch)])

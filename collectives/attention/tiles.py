@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .dropout import Dropout
+from .placement import Positions
 from .visibility import Stripe, Tile, Tokens
 
 Array = NDArray[Any]
@@ -88,21 +89,30 @@ def computing_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.float64 if dtype == np.float64 else np.float32)
 
 
+def contiguous(array: Array, dtype: np.dtype[Any] | None = None) -> Array:
+    """The array, or a copy, without gaps; NumPy's own function takes no arrays of other libraries."""
+    return array.astype(array.dtype if dtype is None else dtype, order="C", copy=False)
+
+
 def hide(scores: Array, tile: Tile, padding: NDArray[np.bool_] | None, row: int) -> None:
     """Let no weight fall on what is hidden."""
     for rows, hidden in tile.hidden:
-        np.copyto(scores[..., rows, :], -np.inf, where=hidden)
+        cover(scores[..., rows, :], hidden)
     if padding is not None:
-        np.copyto(scores, -np.inf, where=~padding[row, tile.keys])
+        cover(scores, ~padding[row, tile.keys])
+
+
+def cover(scores: Array, hidden: NDArray[np.bool_]) -> None:
+    """Let no weight fall where the host's array says so, wherever the scores are."""
+    np.copyto(scores, -np.inf, where=np.asarray(hidden, like=scores))
 
 
 def kept(
-    dropout: Dropout, heads: list[list[int]], row: int, queries: NDArray[np.int64], keys: NDArray[np.int64]
+    dropout: Dropout, heads: list[list[int]], row: int, queries: Positions, keys: Positions, like: Array
 ) -> Array:
-    """What weights are multiplied by, for each of the heads: 0, or a little more than 1."""
+    """What weights are multiplied by, for each of the heads: 0, or a little more than 1; where `like` is."""
     keep = [[dropout.keep(row, head, queries, keys) for head in some] for some in heads]
-    found: Array = np.asarray(keep) * np.float32(dropout.scale)
-    return found
+    return np.asarray(np.asarray(keep) * np.float32(dropout.scale), like=like)
 
 
 def passes(array: Array) -> Any:

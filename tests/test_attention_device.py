@@ -1,0 +1,57 @@
+"""Attention of arrays on a device: by CuPy where there is a GPU, by a stand-in for it everywhere."""
+
+import sys
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+import roundelay
+from roundelay.collectives import memory
+from tests import device, device_functions
+
+pytestmark = pytest.mark.mpi
+
+TOKENS = 8
+
+
+@pytest.fixture(params=["stand-in", "cupy"])
+def put(request, monkeypatch):
+    """Copy an array of the host to the device."""
+    if request.param == "cupy":
+        return device.cupy_or_skip().asarray
+    monkeypatch.setitem(sys.modules, "cupy", device_functions.module())
+    memory._device.cache_clear()
+    monkeypatch.setattr(device.Array, "pending", False)
+    yield device_functions.on_device
+    memory._device.cache_clear()
+
+
+OPTIONS = {
+    "all": lambda size: {},
+    "causal": lambda size: {"causal": True},
+    "window": lambda size: {"window": (3, 0)},
+    "documents": lambda size: {"documents": [0, 3, TOKENS * size]},
+    "padding": lambda size: {"key_padding": np.arange(TOKENS)[None] % 3 > 0},
+    "dropout": lambda size: {"dropout": 0.3, "seed": 3},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("algorithm", roundelay.attention_algorithms())
+def test_results_are_those_of_the_host(comm, put, algorithm, options):
+    how = {"algorithm": algorithm, **OPTIONS[options](comm.size)}
+    if algorithm in ("zigzag", "striped"):
+        how["placement"] = algorithm
+    if algorithm == "balanced":
+        how["causal"] = True
+    rng = np.random.default_rng(comm.rank)
+    own = [rng.standard_normal((1, TOKENS, heads, 16), np.float32) for heads in (4, 2, 2, 4)]
+    expected, found = (results(comm, *arrays, how) for arrays in (own, map(put, own)))
+    for there, here in zip(expected, found, strict=True):
+        assert_allclose(here.get(), there, atol=2e-5)
+
+
+def results(comm, q, k, v, dout, how):
+    out, lse = roundelay.attention(q, k, v, comm, **how)
+    return out, lse, *roundelay.attention_backward(dout, q, k, v, out, lse, comm, **how)
