@@ -20,7 +20,7 @@ from . import probes
 from .catalogue import NATIVE, Setting
 from .figures import BETWEEN_NODES, SAME_NODE, TYPICAL, Curve, Figures, PairClass, Table
 from .nodes import Nodes, host_class, hosts_of, nodes_of, placement
-from .sampling import Run, Sampler, Seconds, longest, taking_part, typically
+from .sampling import Run, Sampler, Seconds, first_share, longest, taking_part, typically
 from .selection import Candidate, promising, rank_candidates
 from .shared import SharedMemory
 from .table import library
@@ -235,7 +235,7 @@ class _Measurement:
                 memory = SharedMemory(self.comm)
             runs = {str(each.algorithm): self._run(operation, each, memory, nbytes) for each in candidates}
             runs[NATIVE] = probes.collective(self.comm, operation, nbytes)
-            each = left / (len(sizes) - place) / (TURNS * len(runs))
+            each = left * first_share(sizes[place:]) / (TURNS * len(runs))
             for name, found in self._in_turn(runs, each).items():
                 curves.setdefault(name, []).append([nbytes, found])
         where = placement(self.nodes)

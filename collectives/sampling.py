@@ -119,9 +119,7 @@ class Sampler:
                 expected = longest(found[known])[0] * min(nbytes / known, STEEPEST)
                 if 4 * expected > left:
                     return
-            # Longer messages take more time, but not so much more that none is left for the others.
-            weights = [1 + (each / WEIGHTY_BYTES) ** 0.5 for each in sizes[i:]]
-            samples = self.sample(prepare(nbytes), left * weights[0] / sum(weights))
+            samples = self.sample(prepare(nbytes), left * first_share(sizes[i:]))
             found[nbytes] = np.vstack([found[nbytes], samples]) if nbytes in found else samples
             last = nbytes
 
@@ -130,6 +128,20 @@ class Sampler:
         self.elapsed = everything[0][1]
         samples: Seconds = np.array([each for each, _ in everything]).T
         return samples
+
+
+def first_share(sizes: Sequence[int]) -> float:
+    """What part of the time for all sizes in bytes the first is worth.
+
+    Longer messages get more time, but not so much more that none is left for the others.
+
+    Examples
+    --------
+    >>> first_share([0, 64 << 10])
+    0.3333333333333333
+    """
+    weights = [1 + (nbytes / WEIGHTY_BYTES) ** 0.5 for nbytes in sizes]
+    return weights[0] / sum(weights)
 
 
 def _error(samples: Seconds) -> float:
