@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from benchmarks import plots_allreduce
+from benchmarks import plots_allreduce, plots_attention
 from benchmarks.drawing import (
     BLUE,
     GREEN,
@@ -226,12 +226,14 @@ PLOTS = {
     "overhead": (draw_overhead, "overhead"),
     "pingpong": (draw_pingpong, "pingpong"),
     **plots_allreduce.PLOTS,
+    **plots_attention.PLOTS,
 }
 TABLES = {
     "pack": pack_table,
     "pingpong": pingpong_table,
     "overhead": overhead_table,
     **plots_allreduce.TABLES,
+    **plots_attention.TABLES,
 }
 
 

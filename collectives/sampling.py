@@ -141,7 +141,7 @@ def first_share(sizes: Sequence[int]) -> float:
     0.3333333333333333
     """
     weights = [1 + (nbytes / WEIGHTY_BYTES) ** 0.5 for nbytes in sizes]
-    return weights[0] / sum(weights)
+    return float(weights[0] / sum(weights))
 
 
 def _error(samples: Seconds) -> float:

@@ -1,6 +1,8 @@
 """Attention of arrays on a device: by CuPy where there is a GPU, by a stand-in for it everywhere."""
 
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +29,7 @@ def put(request, monkeypatch):
     memory._device.cache_clear()
 
 
-OPTIONS = {
+OPTIONS: dict[str, Callable[[int], dict[str, Any]]] = {
     "all": lambda size: {},
     "causal": lambda size: {"causal": True},
     "window": lambda size: {"window": (3, 0)},
@@ -47,11 +49,12 @@ def test_results_are_those_of_the_host(comm, put, algorithm, options):
         how["causal"] = True
     rng = np.random.default_rng(comm.rank)
     own = [rng.standard_normal((1, TOKENS, heads, 16), np.float32) for heads in (4, 2, 2, 4)]
-    expected, found = (results(comm, *arrays, how) for arrays in (own, map(put, own)))
+    expected, found = (results(comm, arrays, how) for arrays in (own, list(map(put, own))))
     for there, here in zip(expected, found, strict=True):
         assert_allclose(here.get(), there, atol=2e-5)
 
 
-def results(comm, q, k, v, dout, how):
+def results(comm, arrays, how):
+    q, k, v, dout = arrays
     out, lse = roundelay.attention(q, k, v, comm, **how)
     return out, lse, *roundelay.attention_backward(dout, q, k, v, out, lse, comm, **how)

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import textwrap
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +131,37 @@ def test_train_digits(tmp_path, ranks):
     assert rightly is not None
     assert float(rightly[1]) > 85
     assert imread(picture).shape[0] > 100
+
+
+@pytest.mark.skipif(find_spec("torch") is None, reason="needs PyTorch: pip install 'roundelay[pytorch]'")
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_train_text(tmp_path, ranks):
+    """Of three ranks one, two and all train; no share of 100 characters is like another's."""
+    picture = tmp_path / "loss.png"
+    command = [EXAMPLES / "train_text.py", "--steps", 3, "--length", 100, "--output", picture]
+    output = run_well(*command, ranks=ranks)
+    assert re.findall(r"on ([0-9]+)", output) == [str(count) for count in (1, 2, 3) if count <= ranks]
+    assert "the losses are those of one rank" in output
+    assert imread(picture).shape[0] > 100
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it reads /proc and limits Linux's memory")
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_long_context(ranks):
+    """Two ranks take some 59 MiB each."""
+    output = run_well(EXAMPLES / "long_context.py", "--tokens", 16384, "--limit", 66, ranks=ranks)
+    assert "one rank alone   needs   72.0 MiB and is refused: Unable to allocate" in output
+    took = [float(each) for each in re.findall(r"took +([0-9.]+) MiB", output)]
+    assert len(took) == ranks
+    # The MPI library's own memory is shared, and not limited.
+    assert all(0 < each < 80 for each in took)
+    assert "rows are what float64 gives for them" in output
+
+
+def test_long_context_says_how_to_make_it_too_much():
+    status, output, _ = run(EXAMPLES / "long_context.py", "--tokens", 2048, "--limit", 100, ranks=2)
+    assert status != 0
+    assert "one rank can do it alone with 100 MiB" in output
 
 
 # What `roundelay run` runs
@@ -296,7 +328,7 @@ def test_import_is_light():
         """
         import sys
         import roundelay
-        heavy = {"numba", "numpy", "mpi4py.MPI", "llvmlite", "cupy", "matplotlib"}
+        heavy = {"numba", "numpy", "mpi4py.MPI", "llvmlite", "cupy", "matplotlib", "torch"}
         print(sorted(heavy & set(sys.modules)))
         from roundelay import MPI
         print(sorted((heavy - {"numpy", "mpi4py.MPI"}) & set(sys.modules)))
