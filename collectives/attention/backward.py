@@ -27,6 +27,7 @@ from .tiles import (
     hide,
     kept,
     passes,
+    work_for,
 )
 from .visibility import Stripe, Tokens
 
@@ -112,7 +113,7 @@ class Backward:
         dout = queries.dout.astype(dtype, copy=False)
         arrays = (queries.q, dout, lse, queries.delta, gradients.q)
         pair = _Pair(
-            tuple(by_key_head(array, key_heads) for array in arrays), queries, known, gradients, Work(lse)
+            tuple(by_key_head(array, key_heads) for array in arrays), queries, known, gradients, work_for(lse)
         )
         each = queries.q.shape[1] // key_heads
         for heads in heads_together(len(block.k), key_heads, each, stripes):

@@ -21,7 +21,6 @@ from .tiles import (
     Block,
     Heads,
     Poll,
-    Work,
     by_key_head,
     computing_dtype,
     contiguous,
@@ -29,6 +28,7 @@ from .tiles import (
     hide,
     kept,
     passes,
+    work_for,
 )
 from .visibility import Stripe, Tokens
 
@@ -66,7 +66,7 @@ class Forward:
         self.top = np.full_like(q, -np.inf, dtype, shape=(batch, heads, count))
         self.total = np.zeros_like(self.top)
         self._state = tuple(by_key_head(each, key_heads) for each in (self.out, self.top, self.total))
-        self._work = Work(self.out)
+        self._work = work_for(self.out)
         self._passes = passes(self.out)
         self._operators = None if dropout is not None else fused.operators(q, value_size)
 
@@ -145,8 +145,7 @@ class Forward:
             if unknown and out.shape == state[0].shape:
                 np.matmul(scores, block.v[part], out=out)
             else:
-                out *= alpha[..., None]
-                out += work.matmul("product", scores, block.v[part])
+                self._passes.accumulate(out, work.matmul("product", scores, block.v[part]), alpha)
             unknown = False
             if broken is not None:
                 np.copyto(out, np.nan, where=np.matmul((scores > 0).astype(out.dtype), broken[part]) > 0)

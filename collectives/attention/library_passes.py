@@ -19,6 +19,12 @@ def weigh(scores: Any, top: Any, total: Any, alpha: Any) -> None:
     top[...] = greatest
 
 
+def accumulate(out: Any, product: Any, alpha: Any) -> None:
+    """Scale sums, and add to them; see `roundelay.collectives.attention.passes.accumulate`."""
+    out *= alpha[..., None]
+    out += product
+
+
 def slope(scores: Any, products: Any, top: Any, delta: Any) -> None:
     """Turn scores into weights, products into slopes; see `roundelay.collectives.attention.passes.slope`."""
     np.subtract(scores, top[..., None], out=scores)

@@ -61,6 +61,16 @@ def _greater(_context: Any, left: Any, right: Any) -> Any:
     return left(left, right), generate
 
 
+@intrinsic
+def _plus(_context: Any, left: Any, right: Any) -> Any:
+    """The sum, added up in any order; nothing else of a loop may be, or `_MAGIC` would cancel out."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.fadd(*arguments, flags=("reassoc", "nsz"))
+
+    return left(left, right), generate
+
+
 @njit(inline="always")
 def _exp(x: Any) -> Any:
     """e**x for x up to 0; 0 below `_LEAST`, and NaN for NaN."""
@@ -76,14 +86,6 @@ def _exp(x: Any) -> Any:
     y = y * r + _P[0]
     y = y * _power_of_two(shifted)
     return np.float32(0) if x < _LEAST else y
-
-
-@njit(fastmath={"reassoc"})
-def _sum(row: Any) -> Any:
-    total = np.float32(0)
-    for j in range(len(row)):
-        total += row[j]
-    return total
 
 
 @njit(cache=True, fastmath={"contract"}, nogil=True, error_model="numpy")
@@ -106,11 +108,29 @@ def weigh(scores: Any, top: Any, total: Any, alpha: Any) -> None:
             greatest = _greater(row[j], greatest)
         # Where nothing is seen there is no greatest score to subtract.
         safe = np.float32(0) if greatest == -np.inf else greatest
+        weights = np.float32(0)
         for j in range(len(row)):
-            row[j] = _exp(row[j] - safe)
+            weight = _exp(row[j] - safe)
+            row[j] = weight
+            weights = _plus(weights, weight)
         alpha[i] = _exp(top[i] - safe)
-        total[i] = total[i] * alpha[i] + _sum(row)
+        total[i] = total[i] * alpha[i] + weights
         top[i] = greatest
+
+
+@njit(cache=True, fastmath={"contract"}, nogil=True, error_model="numpy")
+def accumulate(out: Any, product: Any, alpha: Any) -> None:
+    """Scale sums, and add to them: out * alpha + product.
+
+    Parameters
+    ----------
+    out, product : (keys, heads, rows, size) float32 arrays
+    alpha : (keys, heads, rows) float32 array
+    """
+    for i in np.ndindex(alpha.shape):
+        here, there, factor = out[i], product[i], alpha[i]
+        for j in range(len(here)):
+            here[j] = here[j] * factor + there[j]
 
 
 @njit(cache=True, fastmath={"contract"}, nogil=True, error_model="numpy")

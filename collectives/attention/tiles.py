@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -127,7 +128,7 @@ def passes(array: Array) -> Any:
 
 
 class Work:
-    """Memory for the arrays of one tile, used again for the next one."""
+    """Memory for the arrays of one tile, used again for the next one; `work_for` has one for each thread."""
 
     def __init__(self, like: Array) -> None:
         self._like = like
@@ -146,3 +147,17 @@ class Work:
         stack = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
         out = self.take(name, (*stack, left.shape[-2], right.shape[-1]))
         return np.matmul(left, right, out=out)
+
+
+_threads = threading.local()
+
+
+def work_for(like: Array) -> Work:
+    """Memory for tiles of arrays like this one, which the thread keeps: new memory is slow at first touch."""
+    if not isinstance(like, np.ndarray):
+        # What the library of a device keeps is its own affair.
+        return Work(like)
+    kept: dict[str, Work] = _threads.__dict__
+    if like.dtype.name not in kept:
+        kept[like.dtype.name] = Work(np.empty(0, like.dtype))
+    return kept[like.dtype.name]

@@ -15,7 +15,7 @@ from .placement import Positions
 Hidden = NDArray[np.bool_]
 
 # Rows and keys of a tile. A matrix product with many rows and few columns reads the keys from the caches.
-ROWS = 1024
+ROWS = 2048
 KEYS = 256
 # Of a distance: more than any sequence is long.
 NO_LIMIT = 1 << 60
