@@ -10,7 +10,7 @@ or, on an emulated cluster, of which only roundelay's own algorithms are timed,
 
 The peers are those of `benchmarks.gloo_ring`; PyTorch is large, so it is in an extra of its own, and without
 it they are left out. All results are compared before any is timed, up to 2048 tokens with dense attention in
-float64. All ways are timed in turn, in changing order, together with the local kernel on as many scores and a
+float64. All ways are timed in turn, in changing order, together with the local kernel on what each rank sees and a
 matrix product; each rank has one thread, and a sample counts as long as its slowest rank.
 
     for n in 1 2 4; do mpiexec -n $n python -m benchmarks.attention --memory; done
@@ -134,15 +134,20 @@ def whole_arrays(row: Row) -> dict[str, Array]:
     }
 
 
-def mine(array: Array, row: Row) -> Array:
-    """Part of this rank."""
-    return np.ascontiguousarray(roundelay.shard(array, RANK, SIZE, row.placement, axis=2))
+def mine(array: Array, row: Row, rank: int = RANK) -> Array:
+    """Part of a rank, this one if not given."""
+    return np.ascontiguousarray(roundelay.shard(array, rank, SIZE, row.placement, axis=2))
+
+
+def options_of(row: Row) -> Options:
+    """How roundelay is called."""
+    return Options(row.causal, placement=row.placement, heads="BHSD")
 
 
 def ways(row: Row, own: dict[str, Array], peers: Peers | None) -> dict[str, Way]:
     """All that is compared; "auto" comes first."""
-    options = Options(row.causal, placement=row.placement, heads="BHSD")
-    problem = read(MPI.COMM_WORLD, "attention", {name: own[name] for name in "qkv"}, options).problem
+    arrays = {name: own[name] for name in "qkv"}
+    problem = read(MPI.COMM_WORLD, "attention", arrays, options_of(row)).problem
     able = [name for name, each in ALGORITHMS.items() if not each.refuses(problem, row.placement)]
     found = {name: way(name, row, own) for name in ("auto", *(able if row.is_usual else ()))}
     if peers is not None:
@@ -165,22 +170,28 @@ def way(name: str, row: Row, own: dict[str, Array]) -> Way:
     return run
 
 
-def kernel(row: Row, own: dict[str, Array]) -> Way:
-    """The local kernel alone: as many blocks as there are ranks, of which every query sees every key."""
+def kernel(row: Row, own: dict[str, Array], whole: dict[str, Array]) -> Way:
+    """The local kernel alone, on what this rank's queries see: keys of all ranks are there before."""
     q, k, v, dout = own.values()
-    arrays = {"q": q, "k": k, "v": v}
-    problem = read(MPI.COMM_SELF, "attention", arrays, Options(heads="BHSD")).problem
-    block, stripes = problem.block(k, v, 0), problem.geometry.stripes(0, 0)
+    problem = read(MPI.COMM_WORLD, "attention", {"q": q, "k": k, "v": v}, options_of(row)).problem
+    blocks = [
+        (
+            problem.block(mine(whole["k"], row, other), mine(whole["v"], row, other), other),
+            problem.geometry.stripes(RANK, other),
+        )
+        for other in range(SIZE)
+        if problem.sees(RANK, other)
+    ]
 
     def run() -> list[Array]:
-        state = problem.begin(q, 0)
-        for _ in range(SIZE):
+        state = problem.begin(q, RANK)
+        for block, stripes in blocks:
             state.add(block, stripes)
         out, lse = state.result()
         if row.backward:
-            queries = Queries(q, dout, lse, delta_of(dout, out), problem.geometry.tokens[0])
+            queries = Queries(q, dout, lse, delta_of(dout, out), problem.geometry.tokens[RANK])
             gradients = Gradients(*map(np.zeros_like, (q, k, v)))
-            for _ in range(SIZE):
+            for block, stripes in blocks:
                 Backward(problem.scale).add(queries, block, gradients, stripes)
         return []
 
@@ -262,9 +273,9 @@ def measure(row: Row, rounds: int, peers: Peers | None) -> dict[str, Any]:
     compared = ways(row, own, peers)
     check(row, whole, compared)
     product = gemm(GEMM_SIZE, GEMM_SIZE, GEMM_SIZE)
-    times = in_turn({**compared, KERNEL: kernel(row, own), GEMM: product}, rounds)
+    times = in_turn({**compared, KERNEL: kernel(row, own, whole), GEMM: product}, rounds)
     # What it takes for the same operations.
-    best_kernel = row.share * times.pop(KERNEL)
+    best_kernel = times.pop(KERNEL)
     best_gemm = times.pop(GEMM) * (row.flops / (2 * GEMM_SIZE**3))
 
     def medians(figure: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> dict[str, float]:

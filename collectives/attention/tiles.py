@@ -152,7 +152,7 @@ class Work:
 _threads = threading.local()
 
 
-def work_for(like: Array) -> Work:
+def work_for(like: Any) -> Work:
     """Memory for tiles of arrays like this one, which the thread keeps: new memory is slow at first touch."""
     if not isinstance(like, np.ndarray):
         # What the library of a device keeps is its own affair.
