@@ -10,8 +10,8 @@ or, on an emulated cluster, of which only roundelay's own algorithms are timed,
 
 The peers are those of `benchmarks.gloo_ring`; PyTorch is large, so it is in an extra of its own, and without
 it they are left out. All results are compared before any is timed, up to 2048 tokens with dense attention in
-float64. All ways are timed in turn, in changing order, together with the local kernel on what each rank sees and a
-matrix product; each rank has one thread, and a sample counts as long as its slowest rank.
+float64. All ways are timed in turn, in changing order, together with the local kernel on what each rank sees
+and a matrix product; each rank has one thread, and a sample counts as long as its slowest rank.
 
     for n in 1 2 4; do mpiexec -n $n python -m benchmarks.attention --memory; done
 

@@ -67,6 +67,14 @@ def rates_of(service: Service | None) -> Rates:
     """Rates of the ranks of a communicator, typical ones for one that has no service."""
     if service is None:
         return Rates()
+    # Each call asks, and the table of a communicator does not change.
+    found: Rates | None = service.kept.get("rates")
+    if found is None:
+        found = service.kept["rates"] = _rates(service)
+    return found
+
+
+def _rates(service: Service) -> Rates:
     links = service.table.links(service.nodes)
     latency, per_byte = float(np.max(links.latency)), float(np.max(links.per_byte))
     return Rates(

@@ -17,6 +17,9 @@ Hidden = NDArray[np.bool_]
 # Rows and keys of a tile. A matrix product with many rows and few columns reads the keys from the caches.
 ROWS = 2048
 KEYS = 256
+# Keys of a tile where some rows do not see them all, and of how many such keys on: narrow tiles compute less
+# that is hidden, wide ones are faster.
+EDGES = ((0, 64), (1024, 128))
 # Of a distance: more than any sequence is long.
 NO_LIMIT = 1 << 60
 
@@ -93,9 +96,18 @@ class Rule:
         stripes = []
         for part in _row_parts(queries.positions, rows):
             begin, end = self._seen(queries, keys, part)
-            tiles = [
-                self._tile(queries, keys, part, slice(*bounds)) for bounds in _pieces(begin, end, columns)
+            first, last = self._seen_by_all(queries, keys, part, begin, end)
+            # Whole tiles only: what is over belongs to an edge.
+            if last < end:
+                last -= (last - first) % columns
+            elif first > begin:
+                first += (last - first) % columns
+            pieces = [
+                *_edge_pieces(begin, first, columns),
+                *_pieces(first, last, columns),
+                *_edge_pieces(last, end, columns),
             ]
+            tiles = [self._tile(queries, keys, part, slice(*bounds)) for bounds in pieces]
             if tiles:
                 stripes.append(Stripe(part, tiles))
         return stripes
@@ -118,6 +130,20 @@ class Rule:
             begin = max(begin, np.searchsorted(keys.documents, queries.documents[rows.start]))
             end = min(end, np.searchsorted(keys.documents, queries.documents[rows.stop - 1], side="right"))
         return int(begin), int(end)
+
+    def _seen_by_all(
+        self, queries: Tokens, keys: Tokens, rows: slice, begin: int, end: int
+    ) -> tuple[int, int]:
+        """Of the keys from `begin` to `end` the first that all rows see, and the one after the last."""
+        first, last = queries.positions[rows.start], queries.positions[rows.stop - 1]
+        start = np.searchsorted(keys.positions, last - self.before)
+        stop = np.searchsorted(keys.positions, first + self.after, side="right")
+        if queries.documents is not None and keys.documents is not None:
+            documents = queries.documents[[rows.start, rows.stop - 1]]
+            start = max(start, np.searchsorted(keys.documents, documents[1]))
+            stop = min(stop, np.searchsorted(keys.documents, documents[0], side="right"))
+        start = min(max(int(start), begin), end)
+        return start, min(max(int(stop), start), end)
 
     def _tile(self, queries: Tokens, keys: Tokens, part: slice, columns: slice) -> Tile:
         """The rows of a part that see any of the columns."""
@@ -161,6 +187,12 @@ def _pieces(begin: int, end: int, longest: int) -> list[tuple[int, int]]:
     pieces = -(-(end - begin) // longest)
     bounds = [begin + (end - begin) * piece // pieces for piece in range(pieces + 1)] if pieces > 0 else []
     return list(pairwise(bounds))
+
+
+def _edge_pieces(begin: int, end: int, longest: int) -> list[tuple[int, int]]:
+    """Cut a range of keys that not all rows see."""
+    narrow = max(columns for least, columns in EDGES if end - begin >= least) if end > begin else longest
+    return _pieces(begin, end, min(narrow, longest))
 
 
 def _row_parts(positions: Positions, rows: int) -> list[slice]:
