@@ -369,7 +369,8 @@ def test_ring_takes_no_more_memory_on_more_ranks(comm):
         if size > max(first, 2):
             assert forward_peak <= 1.05 * peaks[max(first, 2) - first][0]
         if size > max(first, 4):
-            assert backward_peak <= 1.05 * peaks[max(first, 4) - first][1]
+            # How many gradients are under way together depends on who is faster.
+            assert backward_peak <= 1.15 * peaks[max(first, 4) - first][1]
 
 
 def peaks_of_ring(comm, ranks):
