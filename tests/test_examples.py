@@ -146,13 +146,12 @@ def test_train_text(tmp_path, ranks):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it reads /proc and limits Linux's memory")
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_long_context(ranks):
+def test_long_context():
     """Two ranks take some 59 MiB each."""
-    output = run_well(EXAMPLES / "long_context.py", "--tokens", 16384, "--limit", 66, ranks=ranks)
+    output = run_well(EXAMPLES / "long_context.py", "--tokens", 16384, "--limit", 66, ranks=2)
     assert "one rank alone   needs   72.0 MiB and is refused: Unable to allocate" in output
     took = [float(each) for each in re.findall(r"took +([0-9.]+) MiB", output)]
-    assert len(took) == ranks
+    assert len(took) == 2
     # The MPI library's own memory is shared, and not limited.
     assert all(0 < each < 80 for each in took)
     assert "rows are what float64 gives for them" in output
