@@ -14,6 +14,8 @@ from .routes import Steps
 
 # What a member takes to compute a pair, beside its arithmetic: calls of array functions.
 PAIR_SECONDS = 50e-6
+# The same of an exchange of heads for tokens.
+SWAP_SECONDS = 100e-6
 
 
 def pair_seconds(problem: Problem, rates: Rates, queries: int, keys: int, heads: int) -> float:
@@ -60,4 +62,5 @@ def swap_seconds(problem: Problem, width: int, rates: Rates) -> float:
     heads = 2 * shape.heads + 2 * max(shape.key_heads, width)
     nbytes = shape.batch * count * heads * (shape.size + shape.value_size) / 2 * shape.dtype.itemsize
     # Packed and unpacked at either end, which takes about as long as to be sent on one node.
-    return 2 * (rates.latency * (width - 1) + 2 * nbytes * (width - 1) / width / rates.bandwidth)
+    each = rates.latency * (width - 1) + 2 * nbytes * (width - 1) / width / rates.bandwidth
+    return 2 * (SWAP_SECONDS + each) if width > 1 else 0.0
