@@ -6,15 +6,27 @@ not ask one that believes to know them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from .group import Array, Group, wait
 
 _LANE = 7
+
+
+S = TypeVar("S")
+
+
+def signed(find: Callable[[], S]) -> S | str:
+    """What a member tells of its arguments: their signature, or what is wrong with them."""
+    try:
+        return find()
+    except (ValueError, TypeError, AttributeError) as error:
+        return str(error)
 
 
 def agree(group: Group, what: str, signature: tuple[Any, ...] | str, count: int) -> list[int]:

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...datatypes.plain import MPI
-from .agreement import agree
+from .agreement import agree, signed
+from .arrays import by_head, check_axes, check_key_heads, check_layout, check_tokens
 from .dropout import Dropout
 from .group import Array, Group, wait
 from .placement import check_placement
 from .problem import Problem, Shape, geometry
 from .visibility import NO_LIMIT, Rule
 
-LAYOUTS = ("BSHD", "BHSD")
 _PADDING_LANE = 6
 
 
@@ -86,11 +86,7 @@ def read(comm: MPI.Intracomm, what: str, arrays: dict[str, Any], options: Option
         On all members alike: something is wrong with the arguments of one, or they differ.
     """
     group = Group(comm, options.ranks)
-    signature: Signature | str
-    try:
-        signature = _signature(arrays, options)
-    except (ValueError, TypeError, AttributeError) as error:
-        signature = str(error)
+    signature = signed(lambda: _signature(arrays, options))
     count = 0 if isinstance(signature, str) else arrays["q"].shape[options.heads.index("S")]
     counts = agree(group, what, signature, count)
     assert isinstance(signature, Signature)
@@ -110,41 +106,28 @@ def read(comm: MPI.Intracomm, what: str, arrays: dict[str, Any], options: Option
     return Call(problem, options, q, k, v)
 
 
-def by_head(array: Any, heads: str) -> Any:
-    """See an array as (B, H, S, ...)."""
-    return array.swapaxes(1, 2) if heads == "BSHD" else array
-
-
 def _signature(arrays: dict[str, Any], options: Options) -> Signature:
-    if options.heads not in LAYOUTS:
-        raise ValueError(f"heads {options.heads!r}: expected one of {', '.join(LAYOUTS)}")
+    check_layout(options.heads)
     check_placement(options.placement)
     q, k, v = (arrays[name] for name in "qkv")
     for name in "qkv":
-        if arrays[name].ndim != 4:
-            raise ValueError(f"{name} of shape {arrays[name].shape}: expected 4 axes, {options.heads}")
+        check_axes(name, arrays[name], options.heads)
     dtypes = {str(array.dtype) for name, array in arrays.items() if name not in ("lse",)}
     if len(dtypes) > 1 or q.dtype.kind not in "fV":
         raise ValueError(f"dtypes {', '.join(sorted(dtypes))}: expected one floating-point dtype")
+    check_tokens(q, k, options.heads)
+    key_heads = check_key_heads(q, k, v, options.heads)
+    batch, query_heads, count, size = by_head(q, options.heads).shape
+    value_size = v.shape[3]
     order = [options.heads.index(axis) for axis in "BHSD"]
-    (batch, query_heads, count, size), keys, values = (
-        tuple(array.shape[axis] for axis in order) for array in (q, k, v)
-    )
-    key_heads = keys[1]
-    if keys[0] != batch or keys[2:] != (count, size):
-        raise ValueError(f"k of shape {k.shape}: expected that of q, {q.shape}, but for the heads")
-    if values[:3] != keys[:3]:
-        raise ValueError(f"v of shape {v.shape}: expected that of k, {k.shape}, but for the last axis")
-    if not key_heads or query_heads % key_heads:
-        raise ValueError(f"{query_heads} heads of q: expected a multiple of the {key_heads} heads of k and v")
-    _check_gradients(arrays, (batch, query_heads, count, values[3]), order)
+    _check_gradients(arrays, (batch, query_heads, count, value_size), order)
     _check_padding(options, batch, count)
     return Signature(
         batch,
         query_heads,
         key_heads,
         size,
-        values[3],
+        value_size,
         str(q.dtype),
         options.heads,
         options.placement,

@@ -14,13 +14,11 @@ import numpy as np
 
 from ...comm.settings import checks_bounds
 from ...datatypes.plain import MPI
-from .agreement import agree
-from .call import LAYOUTS, by_head
+from .agreement import agree, signed
+from .arrays import by_head, check_axes_and_dtypes, check_key_heads, check_layout
 from .group import Group
 from .rows import row_datatype, row_operation
 from .tiles import Array, computing_dtype
-
-_DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 def decode_attention(
@@ -89,31 +87,22 @@ def decode_attention(
 
 def _agree(q: Array, k: Array, v: Array, comm: MPI.Intracomm, scale: float | None, heads: str) -> None:
     """Raise `ValueError` on all ranks if something is wrong on one, or they differ."""
-    signature: tuple[Any, ...] | str
-    try:
-        _check(q, k, v, heads)
-        keys, values = (by_head(array, heads).shape for array in (k, v))
-        signature = q.shape, keys[1], values[3], str(q.dtype), scale, heads
-    except (ValueError, AttributeError) as error:
-        signature = str(error)
-    agree(Group(comm), "decode_attention", signature, 0)
+
+    def signature() -> tuple[Any, ...]:
+        key_heads = _check(q, k, v, heads)
+        return q.shape, key_heads, v.shape[3], str(q.dtype), scale, heads
+
+    agree(Group(comm), "decode_attention", signed(signature), 0)
 
 
-def _check(q: Array, k: Array, v: Array, heads: str) -> None:
-    if heads not in LAYOUTS:
-        raise ValueError(f"heads {heads!r}: expected one of {', '.join(LAYOUTS)}")
-    for name, array in (("q", q), ("k", k), ("v", v)):
-        if array.ndim != 4:
-            raise ValueError(f"{name} of shape {array.shape}: expected 4 axes, {heads}")
-        if str(array.dtype) not in _DTYPES or array.dtype != q.dtype:
-            raise ValueError(f"{name} of dtype {array.dtype}: expected {', '.join(_DTYPES)}, and that of q")
-    queries, keys, values = (by_head(array, heads).shape for array in (q, k, v))
+def _check(q: Array, k: Array, v: Array, heads: str) -> int:
+    """How many key heads there are, if all fits."""
+    check_layout(heads)
+    check_axes_and_dtypes({"q": q, "k": k, "v": v}, heads)
+    queries, keys = (by_head(array, heads).shape for array in (q, k))
     if (keys[0], keys[3]) != (queries[0], queries[3]):
         raise ValueError(f"k of shape {k.shape}: expected the B and D of q, {q.shape}, in the order {heads}")
-    if values[:3] != keys[:3]:
-        raise ValueError(f"v of shape {v.shape}: expected that of k, {k.shape}, but for the last axis")
-    if not keys[1] or queries[1] % keys[1]:
-        raise ValueError(f"{queries[1]} heads of q: expected a multiple of the {keys[1]} heads of k and v")
+    return check_key_heads(q, k, v, heads)
 
 
 def _attend(queries: Array, keys: Array, values: Array, scale: float) -> Array:

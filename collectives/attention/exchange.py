@@ -8,8 +8,9 @@ that depends on the route only.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,7 +35,7 @@ class _Coming(NamedTuple):
     memory: Array
 
 
-class _Run:
+class _Run(ABC):
     """Messages of one call along a route."""
 
     k: Array
@@ -61,29 +62,29 @@ class _Run:
 
     # What forward and backward say of their own:
 
+    @abstractmethod
     def parcel(self, task: Task) -> Parcel:
         """What the worker of a task fetches."""
-        raise NotImplementedError
 
+    @abstractmethod
     def own(self, task: Task) -> Sequence[Array]:
         """The arrays of this member that the worker of a task fetches."""
-        raise NotImplementedError
 
+    @abstractmethod
     def answer(self, task: Task) -> Parcel | None:
         """What the worker of a task sends to the owner of what it fetched."""
-        raise NotImplementedError
 
+    @abstractmethod
     def begin(self) -> None:
         """Compute what this member has itself."""
-        raise NotImplementedError
 
+    @abstractmethod
     def compute(self, task: Task, fetched: list[Array]) -> Sequence[Array] | None:
         """Compute a task; return what is sent to the owner of what was fetched."""
-        raise NotImplementedError
 
+    @abstractmethod
     def take_in(self, task: Task, answer: list[Array]) -> None:
         """Add what another member computed."""
-        raise NotImplementedError
 
     # What they have in common:
 
@@ -305,10 +306,9 @@ def forward(
     problem: Problem, steps: Steps, q: Array, k: Array, v: Array, window: Window | None = None
 ) -> tuple[Array, Array]:
     """Output (B, Hq, S, Dv) and log-sum-exp (B, Hq, S) of this member's queries, along a route."""
-    run: Any = _Forward(problem, steps, (q, k, v), window)
+    run = _Forward(problem, steps, (q, k, v), window)
     run.run()
-    found: tuple[Array, Array] = run.state.result()
-    return found
+    return run.state.result()
 
 
 def backward(

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...datatypes.plain import MPI
+from .arrays import by_head
 from .backward import Queries, delta_of
-from .call import Call, Options, by_head, read
+from .call import Call, Options, read
 from .catalogue import Algorithm, find
 from .tensors import as_arrays, results_like
 from .tiles import contiguous

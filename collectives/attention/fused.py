@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .flash import Operators, choose
+from .tensors import tensor_over
 
 Array = NDArray[Any]
 
@@ -99,10 +100,7 @@ def _tensor(array: Array) -> Any:
     torch = sys.modules["torch"]
     if min(array.strides) < 0:
         array = array.copy()
-    # DLPack does not know the bfloat16 of ml_dtypes, and knows 16 bits.
-    words = array.view("int16") if array.dtype.name == "bfloat16" else array
-    tensor = torch.from_dlpack(words)
-    tensor = tensor if words is array else tensor.view(torch.bfloat16)
+    tensor = tensor_over(array)
     if tensor.ndim < 4:
         return tensor
     # DLPack may give any step to an axis of length 1, and kernels look at it.

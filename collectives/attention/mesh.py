@@ -8,7 +8,7 @@ one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
@@ -108,20 +108,31 @@ class _Mesh:
         group, me = self.group, self.group.index
         there = [self._parcel(own, dtypes, self.mine, self.count(member)) for member in range(group.size)]
         memory = [parcel.room(own[0][1]) for parcel in there]
-        requests, sent = [], []
-        for member, share in enumerate(self.shares):
-            parts = [array[:, getattr(share, name)] for name, array in own]
-            parcel = self._parcel(own, dtypes, share, self.count(me))
-            if member == me:
-                for view, part in zip(parcel.views(memory[me]), parts, strict=True):
-                    view[...] = part
-                continue
-            sent.append(parcel.packed(*parts))
-            requests.append(group.receive(memory[member], member, _THERE))
-            requests.append(group.send(sent[-1], member, _THERE))
-        wait(requests)
+        parcels = [self._parcel(own, dtypes, share, self.count(me)) for share in self.shares]
+        parts = ([array[:, getattr(share, name)] for name, array in own] for share in self.shares)
+        self._exchange(parcels, parts, memory, _THERE)
         columns = zip(*(parcel.views(each) for parcel, each in zip(there, memory, strict=True)), strict=True)
-        return [_joined(parts, self.places, 2) for parts in columns]
+        return [_joined(column, self.places, 2) for column in columns]
+
+    def _exchange(
+        self,
+        parcels: Sequence[Parcel],
+        parts: Iterable[Sequence[Array]],
+        memory: Sequence[Array],
+        lane: int,
+    ) -> None:
+        """Send each member of the row its parts, and receive from each into its memory."""
+        group, me = self.group, self.group.index
+        requests, sent = [], []
+        for member, (parcel, arrays) in enumerate(zip(parcels, parts, strict=True)):
+            if member == me:
+                for view, array in zip(parcel.views(memory[me]), arrays, strict=True):
+                    view[...] = array
+                continue
+            sent.append(parcel.packed(*arrays))
+            requests.append(group.receive(memory[member], member, lane))
+            requests.append(group.send(sent[-1], member, lane))
+        wait(requests)
 
     def _parcel(
         self,
@@ -145,18 +156,10 @@ class _Mesh:
         group, me, shape = self.group, self.group.index, self.problem.shape
         there = [self._parcel(own, dtypes, share, self.count(me)) for share in self.shares]
         memory = [parcel.room(own[0][1]) for parcel in there]
-        requests, sent = [], []
-        for member in range(group.size):
-            parts = [array[:, :, self.places[member]] for _, array in own]
-            parcel = self._parcel(own, dtypes, self.mine, self.count(member))
-            if member == me:
-                for view, part in zip(parcel.views(memory[me]), parts, strict=True):
-                    view[...] = part
-                continue
-            sent.append(parcel.packed(*parts))
-            requests.append(group.receive(memory[member], member, _BACK))
-            requests.append(group.send(sent[-1], member, _BACK))
-        wait(requests)
+        members = range(group.size)
+        parcels = [self._parcel(own, dtypes, self.mine, self.count(member)) for member in members]
+        parts = ([array[:, :, self.places[member]] for _, array in own] for member in members)
+        self._exchange(parcels, parts, memory, _BACK)
         heads = {"keys": shape.key_heads, "queries": shape.heads}
         whole = [
             np.zeros_like(array, dtype, shape=(shape.batch, heads[name], self.count(me), *array.shape[3:]))

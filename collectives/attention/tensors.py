@@ -71,7 +71,7 @@ def results_like(given: Any, *arrays: Any) -> tuple[Any, ...]:
     torch = sys.modules.get("torch")
     if torch is None or not isinstance(given, torch.Tensor):
         return arrays
-    return tuple(_tensor(array, torch) for array in arrays)
+    return tuple(map(tensor_over, arrays))
 
 
 def _array(tensor: Any, torch: Any) -> Any:
@@ -100,7 +100,10 @@ def _bfloat16() -> Any:
     return ml_dtypes.bfloat16
 
 
-def _tensor(array: Any, torch: Any) -> Any:
+def tensor_over(array: Any) -> Any:
+    """A tensor over the memory of an array; torch is imported already."""
+    torch = sys.modules["torch"]
+    # DLPack does not know the bfloat16 of ml_dtypes, and knows 16 bits.
     if array.dtype.name != "bfloat16":
         return torch.from_dlpack(array)
     return torch.from_dlpack(array.view("int16")).view(torch.bfloat16)

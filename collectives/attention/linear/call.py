@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ....datatypes.plain import MPI
-from ..agreement import agree
-from ..call import LAYOUTS, by_head
+from ..agreement import agree, signed
+from ..arrays import by_head, check_axes_and_dtypes, check_key_heads, check_layout, check_tokens
 from ..group import Group
 from ..tiles import Array, by_key_head, computing_dtype
 from .scans import Exscan
@@ -18,7 +18,6 @@ from .states import AllGather, Chain, Exchange, State
 from .totals import by_all_gather, by_all_reduce, by_allreduce_of
 
 AUTO = "auto"
-_DTYPES = ("float16", "bfloat16", "float32", "float64")
 # By the name of the algorithm: for causal attention, and for what is not masked.
 _EXCHANGES: dict[str, Callable[[Group, State, bool], Exchange]] = {
     "all-gather": AllGather,
@@ -79,11 +78,7 @@ class LinearCall:
 
     def __init__(self, what: str, arrays: dict[str, Array], comm: MPI.Intracomm, options: Options) -> None:
         self.group = Group(comm, options.ranks)
-        signature: Signature | str
-        try:
-            signature = _signature(arrays, options)
-        except (ValueError, TypeError, AttributeError) as error:
-            signature = str(error)
+        signature = signed(lambda: _signature(arrays, options))
         agree(self.group, what, signature, 0)
         assert isinstance(signature, Signature)
         key_heads = signature.key_heads
@@ -135,26 +130,15 @@ def _signature(arrays: dict[str, Array], options: Options) -> Signature:
 
 def _check_arrays(arrays: dict[str, Array], heads: str) -> int:
     """How many key heads there are, if all fits."""
-    if heads not in LAYOUTS:
-        raise ValueError(f"heads {heads!r}: expected one of {', '.join(LAYOUTS)}")
-    dtype = arrays["q"].dtype
-    for name, array in arrays.items():
-        if array.ndim != 4:
-            raise ValueError(f"{name} of shape {array.shape}: expected 4 axes, {heads}")
-        if str(array.dtype) not in _DTYPES or array.dtype != dtype:
-            raise ValueError(f"{name} of dtype {array.dtype}: expected {', '.join(_DTYPES)}, and that of q")
+    check_layout(heads)
+    check_axes_and_dtypes(arrays, heads)
     q, k, v = (arrays[name] for name in "qkv")
-    queries, keys, values = (by_head(array, heads).shape for array in (q, k, v))
-    if (keys[0], *keys[2:]) != (queries[0], *queries[2:]):
-        raise ValueError(f"k of shape {k.shape}: expected that of q, {q.shape}, but for the heads")
-    if values[:3] != keys[:3]:
-        raise ValueError(f"v of shape {v.shape}: expected that of k, {k.shape}, but for the last axis")
-    if not keys[1] or queries[1] % keys[1]:
-        raise ValueError(f"{queries[1]} heads of q: expected a multiple of the {keys[1]} heads of k and v")
+    check_tokens(q, k, heads)
+    key_heads = check_key_heads(q, k, v, heads)
     dout = arrays.get("dout")
     if dout is not None and dout.shape != (*q.shape[:3], v.shape[3]):
         raise ValueError(f"dout of shape {dout.shape}: expected {(*q.shape[:3], v.shape[3])}, as the output")
-    return int(keys[1])
+    return key_heads
 
 
 def _check_algorithm(options: Options) -> None:
