@@ -264,8 +264,9 @@ def test_checkpoints_send_nothing_again(comm, run):
     for ours, right in zip(same, gradients, strict=True):
         assert torch.equal(ours, right)
     if comm.size > 1:
+        # All together: in a ring of causal attention the last rank sends no keys.
         again, _ = spend(comm, checkpoint)
-        assert again.bytes > sent.bytes > 0
+        assert comm.allreduce(again.bytes) > comm.allreduce(sent.bytes) > 0
 
 
 def test_checkpoints_of_a_retained_graph(comm):
