@@ -24,6 +24,8 @@ from .shared import SharedMemory, run_shared
 
 SMALL_BYTES = 8
 BURST = 16
+# Calls of a collective of so few bytes are mostly waiting; that many are timed together.
+SHORT_BYTES, TOGETHER = 32 << 10, 4
 # A rank of a large job exchanges with so many others at a time: enough to fill its link.
 MOST_FLOWS = 32
 ATTENTION_TOKENS, ATTENTION_SIZE = 1024, 64
@@ -192,7 +194,7 @@ def collective(comm: MPI.Intracomm, operation: str, nbytes: int) -> Run:
         "bcast": lambda: comm.Bcast(whole),
         "reduce": lambda: comm.Reduce(whole, result),
     }
-    return _repeated(comm, operation, calls[operation])
+    return _repeated(comm, operation, nbytes, calls[operation])
 
 
 def schedule(
@@ -213,18 +215,23 @@ def schedule(
         else:
             Execution(chosen.bind(division, in_place), comm, whole, result, np.add).run()
 
-    return _repeated(comm, operation, call)
+    return _repeated(comm, operation, nbytes, call)
 
 
-def _repeated(comm: MPI.Intracomm, operation: str, call: Callable[[], None]) -> Run:
+def _repeated(comm: MPI.Intracomm, operation: str, nbytes: int, call: Callable[[], None]) -> Run:
     """Ranks of an allreduce and its like cannot run ahead of one another; those with a root begin together.
 
-    The barrier before is not timed.
+    The barrier or call before is not timed. Ranks leave a barrier as far apart as a message takes, which would
+    count as if the call took it: they begin as a call leaves them. Who comes last leaves first where all hear from
+    all, so that single calls take a rank by turns less and more; short ones are timed several together.
     """
     apart = operation in ("bcast", "reduce")
+    together = 1 if apart or nbytes > SHORT_BYTES else TOGETHER
 
     def run(count: int) -> float:
-        comm.Barrier()
+        count *= together
+        if not apart:
+            call()
         total, start = 0.0, perf_counter()
         for _ in range(count):
             if apart:
