@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .collectives.attention.placement import inverse_permutation, permutation, positions, shard
     from .collectives.attention.planner import plan_sequences
     from .collectives.catalogue import algorithms
+    from .collectives.coding.coded import CodedGradients
     from .collectives.functions import (
         allgather,
         allgatherv,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MPI",
+    "CodedGradients",
     "Layout",
     "ProgressiveAllreduce",
     "Rates",
@@ -76,6 +78,7 @@ __version__ = version("roundelay")
 
 # Names are looked up when first used: importing roundelay initializes nothing.
 _HOMES = {
+    "CodedGradients": "collectives.coding.coded",
     "Layout": "datatypes.layout",
     "ProgressiveAllreduce": "collectives.progressive",
     "UnsupportedDatatype": "datatypes.decode",

@@ -1,0 +1,103 @@
+"""Parameters and gradients: an array or several, of NumPy, CuPy or PyTorch, as one run of memory on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..attention.tensors import as_arrays, results_like
+from ..memory import memory_of
+
+Array = Any
+Flat = NDArray[Any]
+
+
+class Signature(NamedTuple):
+    """Shapes and dtypes of the arrays of a gradient, and whether it is one that is not in a list."""
+
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[str, ...]
+    single: bool
+
+    def __str__(self) -> str:
+        texts = [f"{dtype}{list(shape)}" for shape, dtype in zip(self.shapes, self.dtypes, strict=True)]
+        return texts[0] if self.single else f"[{', '.join(texts)}]"
+
+    @property
+    def size(self) -> int:
+        """Elements of all arrays."""
+        return sum(int(np.prod(shape)) for shape in self.shapes)
+
+    def length(self, pieces: int) -> int:
+        """Elements of each of so many pieces of equal size, of which the last may be longer than what is left."""
+        return -(-self.size // pieces)
+
+
+def listed(arrays: Any) -> list[Any]:
+    """Arrays of a list or generator, or the only one, with tensors seen as arrays."""
+    if isinstance(arrays, (list, tuple)) or (isinstance(arrays, Iterable) and not hasattr(arrays, "shape")):
+        return as_arrays(*arrays)
+    return as_arrays(arrays)
+
+
+def signature_of(arrays: Any) -> Signature:
+    """Shapes and dtypes of an array or of a list of arrays; raises `TypeError` for what has none."""
+    found = listed(arrays)
+    for each in found:
+        if not hasattr(each, "shape"):
+            raise TypeError(f"{type(each).__name__}: expected an array, or a list of arrays")
+    return Signature(
+        tuple(tuple(each.shape) for each in found),
+        tuple(str(each.dtype) for each in found),
+        hasattr(arrays, "shape"),
+    )
+
+
+class Packing:
+    """How arrays lie in a run of bytes, one after the other.
+
+    Parameters
+    ----------
+    arrays : array or list of arrays
+        NumPy's, CuPy's or PyTorch's, with any strides.
+    """
+
+    def __init__(self, arrays: Any) -> None:
+        self.given = arrays
+        self.signature = signature_of(arrays)
+        self.arrays = listed(arrays)
+        sizes = [int(each.size) * each.dtype.itemsize for each in self.arrays]
+        self._ends = np.cumsum([0, *sizes]).tolist()
+        self.nbytes: int = self._ends[-1]
+
+    def _parts(self, memory: Flat) -> Iterable[tuple[Array, Flat]]:
+        for array, (start, stop) in zip(self.arrays, pairwise(self._ends), strict=True):
+            yield array, memory[start:stop].view(array.dtype).reshape(array.shape)
+
+    def pack(self, memory: Flat) -> None:
+        """Copy the arrays to bytes."""
+        for array, part in self._parts(memory):
+            memory_of(array).publish(array, part)
+
+    def unpack(self, memory: Flat) -> None:
+        """Copy bytes to the arrays, in place."""
+        for array, part in self._parts(memory):
+            array[...] = memory_of(array).adopt(part)
+
+
+def gradient_like(signature: Signature, vector: Flat, parameters: Any) -> Any:
+    """The arrays of a gradient over the memory of a vector; on the device, or as tensors, as the parameters are."""
+    like = list(parameters) if isinstance(parameters, (list, tuple)) else [parameters]
+    arrays, start = [], 0
+    for place, (shape, dtype) in enumerate(zip(signature.shapes, signature.dtypes, strict=True)):
+        stop = start + int(np.prod(shape))
+        part = vector[start:stop].astype(np.dtype(dtype), copy=False).reshape(shape)
+        example = like[min(place, len(like) - 1)]
+        array = memory_of(as_arrays(example)[0]).adopt(part)
+        arrays.append(results_like(example, array)[0])
+        start = stop
+    return arrays[0] if signature.single else arrays

@@ -1,0 +1,79 @@
+"""Codes and schemes by name."""
+
+from __future__ import annotations
+
+from .code import Code
+from .cyclic import MOST_MDS, cyclic_mds, cyclic_repetition
+from .errors import require
+from .multiplexed import Multiplexed
+from .repetition import fractional_repetition, uncoded
+from .scheme import GradientCoding, Scheme
+from .selective import SelectiveRepeat, repeated_stragglers
+
+SCHEMES = ("uncoded", "gc", "sr-sgc", "m-sgc")
+
+
+def best_code(workers: int, stragglers: int) -> Code:
+    """The code for so many stragglers that has the least load, and amplifies least of those.
+
+    Fractional repetition where its groups are equal; else a cyclic one, of roots of unity where that keeps its digits.
+
+    Examples
+    --------
+    >>> best_code(8, 1), best_code(8, 2).name, best_code(8, 4).name
+    (fractional-repetition(workers=8, stragglers=1), 'cyclic-repetition', 'cyclic-repetition')
+    """
+    if 0 <= stragglers < workers and workers % (stragglers + 1) == 0:
+        return fractional_repetition(workers, stragglers)
+    if workers <= MOST_MDS and (workers - stragglers) % 2 == 1:
+        return cyclic_mds(workers, stragglers)
+    return cyclic_repetition(workers, stragglers)
+
+
+def scheme(
+    name: str,
+    workers: int,
+    *,
+    stragglers: int | None = None,
+    burst: int | None = None,
+    window: int | None = None,
+) -> Scheme:
+    """A scheme by its name.
+
+    Parameters
+    ----------
+    name : {"uncoded", "gc", "sr-sgc", "m-sgc"}
+    workers : int
+    stragglers : int, optional
+        For gradient coding ("gc"), how many may straggle in a round (s); for the sequential ones, how many different
+        ones in a window (lambda).
+    burst, window : int, optional
+        Of the sequential schemes (B and W).
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, for an argument that is missing or that the scheme does not have, and for parameters that it
+        does not allow.
+
+    Examples
+    --------
+    >>> scheme("m-sgc", 256, burst=1, window=2, stragglers=27).load
+    Fraction(7, 928)
+    """
+    require(name in SCHEMES, f"scheme {name!r}: expected one of {', '.join(SCHEMES)}")
+    require(workers >= 1, f"{workers} workers: expected at least 1")
+    given = {"stragglers": stragglers, "burst": burst, "window": window}
+    needed = {"uncoded": (), "gc": ("stragglers",)}.get(name, tuple(given))
+    for argument, value in given.items():
+        require((value is not None) == (argument in needed), f"{name}: needs {', '.join(needed) or 'no parameters'}")
+    if name == "uncoded":
+        return GradientCoding(uncoded(workers))
+    assert stragglers is not None
+    if name == "gc":
+        return GradientCoding(best_code(workers, stragglers))
+    assert burst is not None and window is not None
+    if name == "sr-sgc":
+        return SelectiveRepeat(best_code(workers, repeated_stragglers(burst, window, stragglers)), burst, window, stragglers)
+    code = best_code(workers, stragglers) if stragglers < workers else None
+    return Multiplexed(workers, burst, window, stragglers, code)

@@ -1,0 +1,103 @@
+"""Messages of one training, which are told from those of others on the same ranks.
+
+A training may end while a worker is late. What it then still sends must not be taken for something that a later
+training waits for: objects carry the number of their training, and arrays go with tags that are named in an object before
+and come again only after many others.
+"""
+
+from __future__ import annotations
+
+import os
+from time import perf_counter, sleep
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...datatypes.plain import MPI
+
+Vector = NDArray[Any]
+
+# For objects to workers, who look at ABANDON while they compute, and for those to the master.
+CONTROL, ABANDON, REPORT = 1, 2, 3
+# Tags of arrays: of those that the sender names, and of those that the receiver asks for.
+_SENT, _ASKED, _TAGS = 1000, 16000, 15000
+# How long after the last round messages may still be under way.
+PARTING_SECONDS = 2.0
+_SPINS, _PAUSE_SECONDS = 200, 50e-6
+_used = 0
+
+
+def next_tag(is_asked: bool) -> int:
+    """A tag for an array that this process sends, or asks for."""
+    global _used
+    _used += 1
+    return (_ASKED if is_asked else _SENT) + _used % _TAGS
+
+
+class Channel:
+    """Sends and receives for one training.
+
+    Parameters
+    ----------
+    comm : Intracomm
+        Which only coded gradients use.
+    number : int
+        Of the training; the same on all ranks.
+    """
+
+    def __init__(self, comm: MPI.Intracomm, number: int) -> None:
+        self._comm, self._number = comm, number
+        self._sends: list[tuple[MPI.Request, Any]] = []
+        self.rank, self.size = comm.rank, comm.size
+
+    def send(self, message: Any, rank: int, tag: int) -> None:
+        """Send an object, some time."""
+        self._sends.append((self._comm.isend((self._number, message), rank, tag), message))
+
+    def receive(self, source: int, tag: int) -> tuple[Any, int] | None:
+        """An object and who sent it, if one is there."""
+        status = MPI.Status()
+        while (found := self._comm.improbe(source, tag, status)) is not None:
+            number, message = found.recv()
+            if number == self._number:
+                return message, status.source
+        return None
+
+    def send_array(self, array: Vector, rank: int, tag: int) -> None:
+        """Send the bytes of an array without gaps, some time; it must not change."""
+        self._sends.append((self._comm.Isend(array.view(np.uint8), rank, tag), array))
+
+    def receive_array(self, array: Vector, rank: int, tag: int) -> MPI.Request:
+        """Receive the bytes of an array."""
+        return self._comm.Irecv(array.view(np.uint8), rank, tag)
+
+    def settle(self) -> None:
+        """Let go what has been sent."""
+        self._sends = [each for each in self._sends if not each[0].Test()]
+
+    def part(self) -> None:
+        """Wait a while until all is sent: who does not answer is not waited for."""
+        end, backoff = perf_counter() + PARTING_SECONDS, Backoff()
+        while self._sends and perf_counter() < end:
+            self.settle()
+            backoff.pause()
+
+
+class Backoff:
+    """Waiting that first gives way to others and then sleeps: ranks may be more than processors."""
+
+    def __init__(self) -> None:
+        self._spins = 0
+
+    def reset(self) -> None:
+        """Something came."""
+        self._spins = 0
+
+    def pause(self) -> None:
+        """Nothing came."""
+        self._spins += 1
+        if self._spins < _SPINS:
+            os.sched_yield()
+        else:
+            sleep(_PAUSE_SECONDS)

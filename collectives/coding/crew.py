@@ -1,0 +1,176 @@
+"""The workers as the master sees them: who computes, who has offered what, and which vectors are here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ...datatypes.plain import MPI
+from .arrays import Signature
+from .channel import ABANDON, CONTROL, REPORT, Channel, Vector, next_tag
+from .info import WorkerError
+from .messages import Abandon, Failure, Pull, Report, Start, Stop
+
+
+class Place(NamedTuple):
+    """Which vector of which worker."""
+
+    era: int
+    rank: int
+    job: int
+    slot: int
+
+
+@dataclass
+class _Worker:
+    """Since when it computes, if it does; which parameters it was sent; and what it is sending."""
+
+    since: float | None = None
+    has: set[int] = field(default_factory=set)
+    sending: list[tuple[MPI.Request, Place, Vector]] = field(default_factory=list)
+
+
+class Crew:
+    """Messages to and from workers.
+
+    Parameters
+    ----------
+    channel : Channel
+    ranks : sequence of int
+    wire : dtype, optional
+        Of the vectors, if not the gradient's own.
+    """
+
+    def __init__(self, channel: Channel, ranks: Sequence[int], wire: np.dtype[Any] | None) -> None:
+        self._channel, self._wire = channel, wire
+        self._workers = {rank: _Worker() for rank in ranks}
+        self._wanted: set[Place] = set()
+        self._vectors: dict[Place, Vector] = {}
+        self._free: list[Vector] = []
+        self.signature: Signature | None = None
+        self._signer = -1
+
+    def is_free(self, rank: int) -> bool:
+        """Whether a worker waits for something to do."""
+        return self._workers[rank].since is None
+
+    def silent(self, seconds: float) -> list[int]:
+        """Workers that have been computing for longer."""
+        now = perf_counter()
+        return [
+            rank
+            for rank, each in self._workers.items()
+            if each.since is not None and now - each.since > seconds
+        ]
+
+    def begin_anew(self) -> None:
+        """Forget what was sent and received: another scheme follows."""
+        self._wanted.clear()
+        self._vectors.clear()
+        for worker in self._workers.values():
+            worker.has.clear()
+
+    # To workers -----------------------------------------------------------------------------------
+
+    def start(self, rank: int, start: Start, versions: dict[int, Vector]) -> None:
+        """Have a free worker compute; the parameters of its jobs go with it, if it does not have them."""
+        worker = self._workers[rank]
+        jobs = sorted({task.job for task in start.tasks} - worker.has)
+        tags = {job: next_tag(is_asked=False) for job in jobs}
+        self._channel.send(start._replace(parameters=tags), rank, CONTROL)
+        for job, tag in tags.items():
+            self._channel.send_array(versions[job], rank, tag)
+        worker.has.update(jobs)
+        worker.since = perf_counter()
+
+    def abandon(self, rank: int, era: int, turn: int) -> None:
+        """Tell a worker that computes that a round is over; it may look meanwhile."""
+        if not self.is_free(rank):
+            self._channel.send(Abandon(era, turn), rank, ABANDON)
+
+    def pull(self, place: Place, pieces: int) -> None:
+        """Ask for a vector that was offered, if it was not before; `vector` has it once it is here."""
+        if place in self._wanted or self.signature is None:
+            return
+        self._wanted.add(place)
+        dtype = np.dtype(self.signature.dtypes[0]) if self._wire is None else self._wire
+        vector, tag = self._take(self.signature.length(pieces), dtype), next_tag(is_asked=True)
+        request = self._channel.receive_array(vector, place.rank, tag)
+        self._workers[place.rank].sending.append((request, place, vector))
+        self._channel.send(Pull(place.era, place.job, place.slot, tag), place.rank, CONTROL)
+
+    def keep(self, place: Place, vector: Vector) -> None:
+        """Add a vector that was computed here."""
+        self._vectors[place] = vector
+
+    def vector(self, place: Place) -> Vector | None:
+        """A vector, if it is here."""
+        return self._vectors.get(place)
+
+    def drop(self, job: int) -> None:
+        """Forget the vectors of a job."""
+        for place in [each for each in self._vectors if each.job == job]:
+            self._free.append(self._vectors.pop(place))
+        self._wanted = {place for place in self._wanted if place.job != job}
+
+    def _take(self, length: int, dtype: np.dtype[Any]) -> Vector:
+        while self._free:
+            vector = self._free.pop()
+            if (vector.size, vector.dtype) == (length, dtype):
+                return vector
+        return np.empty(length, dtype)
+
+    # From workers ---------------------------------------------------------------------------------
+
+    def listen(self) -> tuple[list[tuple[int, Report]], bool]:
+        """Reports that have arrived, and whether any vector has; raises `WorkerError`."""
+        reports: list[tuple[int, Report]] = []
+        while (found := self._channel.receive(MPI.ANY_SOURCE, REPORT)) is not None:
+            message, rank = found
+            if isinstance(message, Failure):
+                raise WorkerError(f"rank {rank} raised an exception:\n{message.text}")
+            self._workers[rank].since = None
+            self.check(message.signature, rank)
+            reports.append((rank, message))
+        arrived = [self._arrive(worker) for worker in self._workers.values() if worker.sending]
+        self._channel.settle()
+        return reports, any(arrived)
+
+    def _arrive(self, worker: _Worker) -> bool:
+        under_way = [each for each in worker.sending if not each[0].Test()]
+        arrived = [each for each in worker.sending if each not in under_way]
+        worker.sending = under_way
+        for _, place, vector in arrived:
+            if place in self._wanted:
+                self._vectors[place] = vector
+        return bool(arrived)
+
+    def check(self, signature: Signature | None, rank: int) -> None:
+        """Raise `WorkerError` if the gradient of a rank has not the shapes and dtype of the others."""
+        if signature is None:
+            return
+        if self.signature is None:
+            self.signature, self._signer = signature, rank
+        elif signature != self.signature:
+            raise WorkerError(
+                f"the gradient of rank {rank} is {signature}, that of rank {self._signer} is {self.signature}"
+            )
+
+    def part(self, error: Exception | None) -> None:
+        """Tell the workers that there are no more rounds; those that do not answer are not waited for."""
+        for rank in self._workers:
+            self._channel.send(Stop(error), rank, CONTROL)
+        self._channel.part()
+        self.cancel()
+
+    def cancel(self) -> None:
+        """Wait for no vector any more."""
+        for worker in self._workers.values():
+            for request, _, _ in worker.sending:
+                request.Cancel()
+                request.Free()
+            worker.sending.clear()

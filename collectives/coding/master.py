@@ -1,0 +1,250 @@
+"""The master: hands out tasks, ends rounds, and decodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from .arrays import Packing, gradient_like
+from .channel import Backoff, Vector
+from .crew import Crew, Place
+from .info import Limits, RoundInfo, TooFewWorkers, WorkerError
+from .messages import Report, Start
+from .rounds import Round, decode, places_of
+from .scheme import Combination, Scheme
+
+
+# Of all trainings of this process: messages of one are told from those of another.
+_eras = count(1)
+
+
+class Era:
+    """Rounds by one scheme; its jobs and workers count from 0, those of messages do not.
+
+    Parameters
+    ----------
+    number : int
+        What tells its messages from those of others.
+    scheme : Scheme
+    ranks : sequence of int
+        Of each worker.
+    first, last : int
+        Jobs that it is to do, `last` not among them.
+    crew : Crew
+    streams : sequence of Packing
+    limits : Limits
+    is_outdated : callable
+        Whether another scheme is to follow, be it in the middle of a round.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917
+        self,
+        number: int,
+        scheme: Scheme,
+        ranks: Sequence[int],
+        first: int,
+        last: int,
+        crew: Crew,
+        streams: Sequence[Packing],
+        limits: Limits,
+        is_outdated: Callable[[], bool],
+    ) -> None:
+        self.number, self.scheme, self.ranks, self.first = number, scheme, list(ranks), first
+        self.jobs = last - first
+        self.late = 0
+        self._crew, self._streams, self._limits = crew, streams, limits
+        self._is_outdated = is_outdated
+        self._progress, self._pattern = scheme.start(self.jobs), scheme.pattern()
+        self._versions: dict[int, Vector] = {}
+        self._round = Round(scheme.name, -1, ranks)
+        crew.begin_anew()
+
+    def rounds(self) -> Iterator[tuple[Any, RoundInfo]]:
+        """The gradient of each job; ends early when the scheme is outdated."""
+        for turn in range(self.jobs + self.scheme.delay):
+            due = turn - self.scheme.delay
+            if turn < self.jobs:
+                self._keep_parameters(self.first + turn)
+            combination = self._run(turn, due)
+            if combination is not None:
+                yield self._finish(due, combination)
+            if self._is_outdated():
+                return
+
+    def _keep_parameters(self, job: int) -> None:
+        """Those of a job as they are now: they may be sent when the program has changed them."""
+        stream = self._streams[job % len(self._streams)]
+        version = np.empty(stream.nbytes, np.uint8)
+        stream.pack(version)
+        self._versions[job] = version
+
+    def _run(self, turn: int, due: int) -> Combination | None:
+        """One round; returns how to decode the job that is due, its vectors being here."""
+        self._round, backoff, combination = Round(self.scheme.name, turn, self.ranks), Backoff(), None
+        for worker in range(len(self.ranks)):
+            self._start(worker)
+        while not self._is_outdated():
+            silent = self._crew.silent(self._limits.lost_after)
+            is_over, exactly = self._round.verdict(self._pattern, self._limits, silent)
+            if is_over:
+                combination = self._combine(due, exactly)
+                if combination is not None or due < 0:
+                    break
+            reports, arrived = self._crew.listen()
+            for rank, report in reports:
+                self._take(rank, report)
+            if reports or arrived:
+                backoff.reset()
+            else:
+                backoff.pause()
+        else:
+            return None
+        missing = self._round.missing()
+        self._pattern.close(missing)
+        for worker in np.flatnonzero(missing).tolist():
+            self._crew.abandon(self.ranks[worker], self.number, turn)
+        return combination
+
+    def _start(self, worker: int) -> None:
+        """Give a worker what it has to do in this round, once it is free."""
+        tasks = self._progress.tasks(self._round.turn, worker)
+        if not tasks:
+            self._round.excuse(worker)
+        if not tasks or not self._crew.is_free(self.ranks[worker]):
+            return
+        partitions = {each: self.scheme.partitions[each] for task in tasks for each in task.partitions}
+        tasks = tuple(task._replace(job=self.first + task.job) for task in tasks)
+        oldest = self.first + max(0, self._round.turn - self.scheme.delay)
+        start = Start(self.number, self._round.turn, tasks, partitions, oldest, {})
+        self._crew.start(self.ranks[worker], start, self._versions)
+
+    def _take(self, rank: int, report: Report) -> None:
+        """Note what a worker offers; one that comes late takes part in this round."""
+        if rank not in self.ranks:
+            return
+        worker, is_now = self.ranks.index(rank), (report.era, report.turn) == (self.number, self._round.turn)
+        if report.era == self.number:
+            for job, slot in report.done:
+                if self._progress.receive(worker, job - self.first, slot):
+                    self.late += not is_now
+                    self._crew.pull(Place(self.number, rank, job, slot), self.scheme.pieces)
+        if is_now:
+            self._round.answer(worker, report.seconds)
+        else:
+            self._start(worker)
+
+    def _combine(self, due: int, exactly: bool) -> Combination | None:
+        """How to decode a job, if all vectors for it are here; asks for those that are not."""
+        combination = self._progress.combine(due, exactly) if due >= 0 else None
+        if combination is None:
+            return None
+        places = self._places(due, combination)
+        lacking = [place for place in places if self._crew.vector(place) is None]
+        for place in lacking:
+            self._crew.pull(place, self.scheme.pieces)
+        return None if lacking else combination
+
+    def _places(self, due: int, combination: Combination) -> list[Place]:
+        return places_of(combination, self.number, self.first + due, self.ranks)
+
+    def _finish(self, due: int, combination: Combination) -> tuple[Any, RoundInfo]:
+        """Decode a job, and forget it."""
+        job, signature = self.first + due, self._crew.signature
+        assert signature is not None
+        whole = decode(self._crew, combination, self._places(due, combination), self.scheme.pieces)
+        self._crew.drop(job)
+        self._progress.forget(due)
+        self._versions.pop(job, None)
+        stream = job % len(self._streams)
+        gradient = gradient_like(signature, whole, self._streams[stream].given)
+        lost = self._crew.silent(self._limits.lost_after)
+        info = self._round.info(job, stream, combination, self.late, lost)
+        return gradient, info
+
+
+class Master:
+    """Eras one after the other, until all jobs are done.
+
+    Parameters
+    ----------
+    crew : Crew
+    scheme : Scheme
+    ranks : sequence of int
+        Of each worker.
+    streams : sequence of Packing
+        The parameters of each model.
+    limits : Limits
+    replan : callable, optional
+        Returns a scheme for fewer workers, to go on without those that are lost.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917
+        self,
+        crew: Crew,
+        scheme: Scheme,
+        ranks: Sequence[int],
+        streams: Sequence[Packing],
+        limits: Limits,
+        replan: Callable[[int], Scheme] | None,
+    ) -> None:
+        self._crew, self._scheme, self._ranks = crew, scheme, list(ranks)
+        self._streams, self._limits, self._replan = streams, limits, replan
+        self._next: Scheme | None = None
+
+    def switch(self, scheme: Scheme) -> None:
+        """Go on with another scheme after this round; jobs that are not decoded yet begin again."""
+        self._next = scheme
+
+    def rounds(self, jobs: int) -> Iterator[tuple[Any, RoundInfo]]:
+        """Yield the gradient of each job in turn; raises `WorkerError` and `TooFewWorkers`."""
+        error: Exception | None = None
+        done = 0
+        try:
+            while done < jobs:
+                self._adopt()
+                era = Era(
+                    next(_eras),
+                    self._scheme,
+                    self._ranks,
+                    done,
+                    jobs,
+                    self._crew,
+                    self._streams,
+                    self._limits,
+                    self._is_outdated,
+                )
+                for each in era.rounds():
+                    done += 1
+                    yield each
+        except (WorkerError, TooFewWorkers, ValueError) as failure:
+            error = failure
+            raise
+        finally:
+            self._crew.part(error)
+
+    def _lost(self) -> set[int]:
+        """Workers to go on without."""
+        if self._replan is None:
+            return set()
+        return set(self._crew.silent(self._limits.lost_after)).intersection(self._ranks)
+
+    def _is_outdated(self) -> bool:
+        """Whether another scheme follows: one was asked for, or workers are lost."""
+        return self._next is not None or bool(self._lost())
+
+    def _adopt(self) -> None:
+        """Take the scheme that was asked for, or one without the workers that are lost."""
+        if lost := self._lost():
+            self._ranks = [rank for rank in self._ranks if rank not in lost]
+            if not self._ranks:
+                raise TooFewWorkers(f"ranks {sorted(lost)} do not answer, and there are no others")
+            assert self._replan is not None
+            self._next = self._replan(len(self._ranks))
+        if self._next is not None:
+            self._scheme, self._next = self._next, None
+        if self._scheme.workers != len(self._ranks):
+            raise ValueError(f"a scheme for {self._scheme.workers} workers: there are {len(self._ranks)}")

@@ -1,0 +1,77 @@
+"""What the master and the workers tell each other.
+
+A worker offers its vectors, and the master pulls those that it needs: what is late is not sent, and each vector that is
+has memory of its own. Nobody sends a worker anything to compute with before it has answered: it never sees parameters
+change under its hands.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .arrays import Signature
+from .info import RoundInfo
+from .scheme import Partition, Task
+
+
+class Start(NamedTuple):
+    """Compute for a round.
+
+    The parameters of the jobs in `parameters` follow, with these tags. Vectors of jobs before `first_open` may be
+    dropped.
+    """
+
+    era: int
+    turn: int
+    tasks: tuple[Task, ...]
+    partitions: dict[int, Partition]
+    first_open: int
+    parameters: dict[int, int]
+
+
+class Pull(NamedTuple):
+    """Send a vector, with a tag."""
+
+    era: int
+    job: int
+    slot: int
+    tag: int
+
+
+class Abandon(NamedTuple):
+    """A round is over."""
+
+    era: int
+    turn: int
+
+
+class Stop(NamedTuple):
+    """There are no more rounds, or none because of an error."""
+
+    error: Exception | None
+
+
+class Report(NamedTuple):
+    """What a worker has computed in a round: the tasks that are done, as pairs of job and slot."""
+
+    era: int
+    turn: int
+    done: tuple[tuple[int, int], ...]
+    signature: Signature | None
+    seconds: float
+
+
+class Failure(NamedTuple):
+    """The traceback of an exception in a worker."""
+
+    text: str
+
+
+class Outcome(NamedTuple):
+    """A round's gradient is decoded: so many numbers of a dtype follow, with a tag."""
+
+    info: RoundInfo
+    signature: Signature
+    length: int
+    dtype: str
+    tag: int

@@ -1,0 +1,118 @@
+"""A round that runs: who has answered, whether it may end, and from which vectors its gradient is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from time import perf_counter
+
+import numpy as np
+
+from .code import Mask
+from .channel import Vector
+from .crew import Crew, Place
+from .info import Limits, RoundInfo, TooFewWorkers
+from .scheme import Combination, Pattern
+from .weighted import weighted_sum
+
+
+class Round:
+    """Since when a round runs, and who has answered.
+
+    Parameters
+    ----------
+    scheme : str
+        Its name, for errors.
+    turn : int
+    ranks : sequence of int
+        Of each worker.
+    """
+
+    def __init__(self, scheme: str, turn: int, ranks: Sequence[int]) -> None:
+        self.turn = turn
+        self._scheme, self._ranks = scheme, ranks
+        self._idle: set[int] = set()
+        self._begun = perf_counter()
+        self._first: float | None = None
+        self._computed: dict[int, float] = {}
+
+    def answer(self, worker: int, seconds: float) -> None:
+        """Note that a worker is done, and how long it has computed."""
+        self._computed[worker] = seconds
+        if self._first is None:
+            self._first = perf_counter()
+
+    def excuse(self, worker: int) -> None:
+        """Note that a worker has nothing to do."""
+        self._idle.add(worker)
+
+    def missing(self) -> Mask:
+        """Workers that have something to do and have not answered."""
+        missing = np.ones(len(self._ranks), np.bool_)
+        missing[[*self._computed, *self._idle]] = False
+        return missing
+
+    def verdict(self, pattern: Pattern, limits: Limits, silent: Collection[int]) -> tuple[bool, bool]:
+        """Whether the round may end now, and whether what is due must be exact.
+
+        Raises `TooFewWorkers` if it takes too long, or if only ranks that are `silent` are missing, unless the limits
+        ask for something else.
+        """
+        missing = self.missing()
+        if not missing.any():
+            # What was given up earlier may lack now: nothing better will come.
+            return True, False
+        now = perf_counter()
+        if self._first is not None and now - self._begun >= (1 + limits.patience) * (
+            self._first - self._begun
+        ):
+            if pattern.allows(missing):
+                return True, True
+        ranks = self._ranks_of(missing)
+        is_late = limits.deadline is not None and now - self._begun >= limits.deadline
+        if not is_late and not set(ranks).issubset(silent):
+            return False, True
+        if limits.on_deadline == "raise":
+            raise TooFewWorkers(
+                f"round {self.turn}: ranks {ranks} have not answered for {now - self._begun:.1f} s, and "
+                f"{self._scheme} cannot do without them"
+            )
+        return limits.on_deadline == "approximate", limits.on_deadline != "approximate"
+
+    def info(
+        self, job: int, stream: int, combination: Combination, late: int, lost: Collection[int]
+    ) -> RoundInfo:
+        """What there is to tell about the round and the gradient that was due."""
+        return RoundInfo(
+            job,
+            stream,
+            self.turn,
+            perf_counter() - self._begun,
+            tuple(self._ranks_of(self.missing())),
+            {self._ranks[worker]: seconds for worker, seconds in self._computed.items()},
+            late,
+            tuple(lost),
+            combination.error,
+            combination.amplification,
+        )
+
+    def _ranks_of(self, missing: Mask) -> list[int]:
+        return [self._ranks[worker] for worker in np.flatnonzero(missing).tolist()]
+
+
+def places_of(combination: Combination, era: int, job: int, ranks: Sequence[int]) -> list[Place]:
+    """Where the vectors of a sum come from."""
+    return [Place(era, ranks[term.worker], job, term.slot) for term in combination.terms]
+
+
+def decode(crew: Crew, combination: Combination, places: Sequence[Place], pieces: int) -> Vector:
+    """The gradient of a job, as one vector, from vectors in places that are all here."""
+    assert crew.signature is not None
+    length = crew.signature.length(pieces)
+    dtype = np.promote_types(np.dtype(crew.signature.dtypes[0]), np.float32)
+    whole = np.empty(length * pieces, dtype)
+    found = [crew.vector(place) for place in places]
+    vectors = [vector for vector in found if vector is not None]
+    for piece in range(pieces):
+        weights = [term.weights[piece] for term in combination.terms]
+        weighted_sum(vectors, weights, whole[piece * length : (piece + 1) * length])
+    return whole

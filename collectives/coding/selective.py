@@ -1,0 +1,151 @@
+"""Selective repeat: a job that lacks vectors after its round has the fewest possible repeated some rounds later."""
+
+from __future__ import annotations
+
+from collections import deque
+from fractions import Fraction
+
+import numpy as np
+
+from .code import Code
+from .errors import require
+from .scheme import Combination, Mask, Partition, Pattern, Progress, Scheme, Task, combine, equal_partitions
+from .stragglers import Bursty
+
+
+class SelectiveRepeat(Scheme):
+    """SR-SGC: one gradient code, whose vectors are computed again after `burst` rounds where too many straggled.
+
+    Parameters
+    ----------
+    code : Code
+        For s = `repeated_stragglers(burst, window, most)` stragglers.
+    burst, window, most : int
+        The stragglers it is made for, `Bursty(burst, window, most)`. It also stands s in every round.
+
+    Raises
+    ------
+    ValueError
+        If burst does not divide window - 1, if there are fewer workers than `most`, or if the code is for fewer
+        stragglers.
+
+    References
+    ----------
+    Krishnan, Ebrahimi, Khisti 2022, "Sequential Gradient Coding", arXiv 2211.13802, section 3.1.
+    """
+
+    code: Code
+
+    def __init__(self, code: Code, burst: int, window: int, most: int) -> None:
+        require(
+            most <= code.workers, f"{most} stragglers: SR-SGC of {code.workers} workers stands 0 to as many"
+        )
+        wanted = repeated_stragglers(burst, window, most)
+        require(
+            code.stragglers >= wanted,
+            f"{code} stands {code.stragglers} stragglers: SR-SGC with burst {burst}, window {window} and "
+            f"{most} stragglers needs a code for {wanted}",
+        )
+        self.name = "sr-sgc"
+        self.code, self.model, self.delay = code, Bursty(burst, window, most), burst
+        self.workers, self.pieces = code.workers, code.pieces
+
+    @property
+    def partitions(self) -> tuple[Partition, ...]:
+        return equal_partitions(self.code.partitions)
+
+    @property
+    def placement(self) -> tuple[tuple[int, ...], ...]:
+        return self.code.placement
+
+    @property
+    def loads(self) -> tuple[Fraction, ...]:
+        return self.code.loads
+
+    def pattern(self) -> Pattern:
+        return _Repeats(self)
+
+    def start(self, jobs: int) -> Progress:
+        return _Repeated(self, jobs)
+
+
+def repeated_stragglers(burst: int, window: int, most: int) -> int:
+    """Stragglers that the code of SR-SGC has to stand.
+
+    Raises `ValueError` if burst does not divide window - 1.
+
+    Examples
+    --------
+    >>> repeated_stragglers(burst=2, window=3, most=23)
+    12
+    """
+    require(burst >= 1 and most >= 0, f"burst {burst}, {most} stragglers: expected at least 1, and 0")
+    require(
+        window > burst and (window - 1) % burst == 0,
+        f"burst {burst}, window {window}: SR-SGC needs a burst that divides window - 1",
+    )
+    return -(-burst * most // (window - 1 + burst))
+
+
+def _repeating(code: Code, lacking: Mask) -> Mask:
+    """Workers that repeat a job that some lack: as many as too many do."""
+    repeating = np.zeros_like(lacking)
+    if not code.allows(lacking):
+        places = np.flatnonzero(lacking)
+        repeating[places[: len(places) - code.stragglers]] = True
+    return repeating
+
+
+class _Repeats:
+    """Stragglers so far, but for rounds that leave nothing to repeat."""
+
+    def __init__(self, scheme: SelectiveRepeat) -> None:
+        self.code, self.model = scheme.code, scheme.model
+        self.rounds = np.zeros((0, scheme.workers), np.bool_)
+        # Who lacks in the jobs of the last rounds, the oldest first; nobody in those before the first one.
+        self.lacking = deque(np.zeros((scheme.delay, scheme.workers), np.bool_))
+        self.repeating = np.zeros(scheme.workers, np.bool_)
+
+    def _is_exempt(self, missing: Mask) -> bool:
+        """Whether all workers compute the job of the round, and it can be decoded from those that return."""
+        return not self.repeating.any() and self.code.allows(missing)
+
+    def allows(self, missing: Mask) -> bool:
+        return self._is_exempt(missing) or self.model.allows(np.vstack([self.rounds, missing]))
+
+    def close(self, missing: Mask) -> None:
+        row = np.zeros_like(missing) if self._is_exempt(missing) else missing
+        self.rounds = np.vstack([self.rounds, row])[1 - self.model.window :]
+        self.lacking.append(missing | self.repeating)
+        self.lacking.popleft()
+        self.repeating = _repeating(self.code, self.lacking[0])
+
+
+class _Repeated(Progress):
+    """Job t is computed in round t, and what is repeated of it `delay` rounds later."""
+
+    def __init__(self, scheme: SelectiveRepeat, jobs: int) -> None:
+        self.code, self.delay = scheme.code, scheme.delay
+        self._lacking = {job: np.ones(scheme.workers, np.bool_) for job in range(jobs)}
+
+    def tasks(self, turn: int, worker: int) -> tuple[Task, ...]:
+        late = self._lacking.get(turn - self.delay)
+        repeats = late is not None and _repeating(self.code, late)[worker]
+        job = turn - self.delay if repeats else turn
+        held = self.code.placement[worker]
+        if job not in self._lacking or not held:
+            return ()
+        return (Task(job, 0, held, self.code.matrix[worker, list(held)]),)
+
+    def receive(self, worker: int, job: int, slot: int) -> bool:
+        lacking = self._lacking.get(job)
+        if lacking is None or not lacking[worker]:
+            return False
+        lacking[worker] = False
+        return True
+
+    def combine(self, job: int, exactly: bool = True) -> Combination | None:
+        return combine(self.code, np.flatnonzero(~self._lacking[job]).tolist(), 0, exactly)
+
+    def forget(self, job: int) -> None:
+        del self._lacking[job]

@@ -1,0 +1,74 @@
+"""The weighted sum of many vectors in one pass over each, compiled by Numba."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numba import carray, njit, types
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+Vector = NDArray[Any]
+
+# Sums of a block stay in the first cache while all vectors are gone through.
+_BLOCK = 1024
+
+
+@intrinsic
+def _pointer(_context: Any, address: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.voidptr(address), generate
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+def _add_up(addresses: Any, weights: Any, out: Any) -> None:
+    sums = np.empty(_BLOCK, np.float64)
+    for start in range(0, out.size, _BLOCK):
+        count = min(_BLOCK, out.size - start)
+        first = start * out.itemsize
+        for i in range(addresses.size):
+            values = carray(_pointer(addresses[i] + np.uintp(first)), count, out.dtype)
+            weight = weights[i]
+            if i == 0:
+                for k in range(count):
+                    sums[k] = weight * values[k]
+            else:
+                for k in range(count):
+                    sums[k] += weight * values[k]
+        for k in range(count):
+            out[start + k] = sums[k]
+
+
+def weighted_sum(vectors: Sequence[Vector], weights: Sequence[float], out: Vector) -> None:
+    """Sum of vectors times weights, added up in float64 in the order that they are given in.
+
+    Parameters
+    ----------
+    vectors : sequence of (n,) arrays
+        Without gaps, of one dtype: float16, bfloat16, float32 or float64.
+    weights : sequence of float
+    out : (n,) array
+        Of the same dtype or a wider one.
+
+    Examples
+    --------
+    >>> out = np.empty(3, np.float32)
+    >>> weighted_sum([np.ones(3, np.float32), np.arange(3, dtype=np.float32)], [1.0, -2.0], out)
+    >>> out
+    array([ 1., -1., -3.], dtype=float32)
+    """
+    if not vectors:
+        out[...] = 0
+        return
+    if out.dtype == vectors[0].dtype and out.dtype in (np.float32, np.float64):
+        addresses = np.array([each.ctypes.data for each in vectors], np.uintp)
+        _add_up(addresses, np.array(weights, np.float64), out)
+        return
+    sums = np.zeros(out.shape, np.float64)
+    for vector, weight in zip(vectors, weights, strict=True):
+        sums += weight * vector.astype(np.float64)
+    out[...] = sums

@@ -1,0 +1,105 @@
+"""A worker: computes tasks, offers the vectors, and sends those that are asked for."""
+
+from __future__ import annotations
+
+import traceback
+from time import perf_counter
+
+import numpy as np
+
+from .arrays import Packing
+from .channel import ABANDON, CONTROL, REPORT, Backoff, Channel, Vector
+from .encoder import Encoder
+from .injection import Injection
+from .messages import Abandon, Failure, Pull, Report, Start, Stop
+
+
+class Abandoned(Exception):  # noqa: N818 - it is no error
+    """Nobody waits for this round any more."""
+
+
+class Worker:
+    """One rank that computes.
+
+    Parameters
+    ----------
+    channel : Channel
+    master : int
+    streams : list of Packing
+        The parameters of each model.
+    encoder : Encoder
+    injection : Injection, optional
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        master: int,
+        streams: list[Packing],
+        encoder: Encoder,
+        injection: Injection | None,
+    ) -> None:
+        self._channel, self._master, self._streams = channel, master, streams
+        self._encoder, self._injection = encoder, injection
+        self._vectors: dict[tuple[int, int], Vector] = {}
+        self._era = 0
+
+    def serve(self) -> None:
+        """Work until the master says stop; raises what it says it stops for."""
+        backoff = Backoff()
+        while True:
+            found = self._channel.receive(self._master, CONTROL)
+            self._channel.settle()
+            if found is None:
+                backoff.pause()
+                continue
+            backoff.reset()
+            message = found[0]
+            if isinstance(message, Stop):
+                break
+            if isinstance(message, Pull):
+                self._send(message)
+            else:
+                self._work(message)
+        self._channel.part()
+        if message.error is not None:
+            raise message.error
+
+    def _send(self, wanted: Pull) -> None:
+        # What a scheme before wanted is not here any more, nor waited for.
+        if wanted.era == self._era:
+            self._channel.send_array(self._vectors[wanted.job, wanted.slot], self._master, wanted.tag)
+
+    def _work(self, start: Start) -> None:
+        if start.era != self._era:
+            self._era = start.era
+            self._vectors.clear()
+            self._encoder.forget_data()
+        for job, tag in start.parameters.items():
+            stream = self._streams[job % len(self._streams)]
+            memory = np.empty(stream.nbytes, np.uint8)
+            self._channel.receive_array(memory, self._master, tag).Wait()
+            stream.unpack(memory)
+        for place in [each for each in self._vectors if each[0] < start.first_open]:
+            del self._vectors[place]
+        begun, done = perf_counter(), []
+        try:
+            if self._injection is not None:
+                self._injection.straggle(start.turn, lambda: self._look_up(start))
+            for task in start.tasks:
+                vector = self._encoder.encode(task, start.partitions, lambda: self._look_up(start))
+                self._vectors[task.job, task.slot] = vector
+                done.append((task.job, task.slot))
+        except Abandoned:
+            pass
+        except Exception:
+            self._channel.send(Failure(traceback.format_exc()), self._master, REPORT)
+            return
+        report = Report(start.era, start.turn, tuple(done), self._encoder.signature, perf_counter() - begun)
+        self._channel.send(report, self._master, REPORT)
+
+    def _look_up(self, start: Start) -> None:
+        """Give up a round that the master has ended."""
+        while (found := self._channel.receive(self._master, ABANDON)) is not None:
+            if found[0] == Abandon(start.era, start.turn):
+                raise Abandoned
