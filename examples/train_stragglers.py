@@ -1,13 +1,13 @@
 """Training with workers that are slow now and then: uncoded, without them, and by gradient codes.
 
-Three softmax regressions with different penalties learn scikit-learn's handwritten digits in turn, so that a gradient
-may come one or two rounds late. Rank 0 has the models; the other ranks, which each have a part of the digits, compute
-gradients, and straggle as a random trace says, by sleeping. Run it with 8 workers:
+Three softmax regressions with different penalties learn scikit-learn's handwritten digits in turn, so that a
+gradient may come one or two rounds late. Rank 0 has the models; the other ranks, which each have a part of
+the digits, compute gradients, and straggle as a random trace says, by sleeping. Run it with 8 workers:
 
     mpiexec -n 9 python examples/train_stragglers.py
 
-It checks that the weights are those of the direct computation, prints how long each scheme takes, and draws the loss over
-time. It needs scikit-learn, of which the 1797 digits of 8 by 8 pixels are a part.
+It checks that the weights are those of the direct computation, prints how long each scheme takes, and draws
+the loss over time. It needs scikit-learn, of which the 1797 digits of 8 by 8 pixels are a part.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ Models = tuple[Array, ...]
 DIGITS = 10
 PENALTIES = (1e-4, 1e-3, 1e-2)
 LEARNING_RATE = 0.5
-# Seconds of a round beside the computing, and of computing all of the data, which one processor for many ranks would
-# not show: ranks sleep for so long.
+# Seconds of a round beside the computing, and of computing all of the data, which one processor for many
+# ranks would not show: ranks sleep for so long.
 ROUND_SECONDS, DATA_SECONDS = 15e-3, 20e-3
 TOLERANCE = 1e-8
 
@@ -172,7 +172,8 @@ def main(jobs: int, seed: int, output: Path) -> None:
     for name, training in trainings.items():
         error = max(float(np.abs(a - b).max()) for a, b in zip(training.models, expected, strict=True))
         print(
-            f"{name}: {training.seconds[-1]:.2f} s, loss {training.losses[-1]:.4f}, weights differ by {error:.1e}"
+            f"{name}: {training.seconds[-1]:.2f} s, loss {training.losses[-1]:.4f}, "
+            f"weights differ by {error:.1e}"
         )
         are_right &= error <= TOLERANCE or name == "ignoring stragglers"
     print("the weights are" + ("" if are_right else " NOT") + " those of the direct computation")

@@ -94,7 +94,7 @@ def test_data_is_loaded_once_and_only_where_needed(comm):
     each, loaded = schemes(comm.size - 1)[-1], []
 
     def noting(partition):
-        loaded.append(partition.index)
+        loaded.append(partition.number)
         return load(partition)
 
     weights = models(each)

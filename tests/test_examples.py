@@ -133,6 +133,16 @@ def test_train_digits(tmp_path, ranks):
     assert imread(picture).shape[0] > 100
 
 
+def test_train_stragglers(tmp_path):
+    """Few gradients with three workers: all schemes have their turn."""
+    pytest.importorskip("sklearn")
+    picture = tmp_path / "loss.png"
+    output = run_well(EXAMPLES / "train_stragglers.py", "--jobs", 12, "--output", picture, ranks=4)
+    assert len(re.findall(r"weights differ by", output)) == 5
+    assert "the weights are those of the direct computation" in output
+    assert imread(picture).shape[0] > 100
+
+
 @pytest.mark.skipif(find_spec("torch") is None, reason="needs PyTorch: pip install 'roundelay[pytorch]'")
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_train_text(tmp_path, ranks):

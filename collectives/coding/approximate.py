@@ -43,7 +43,9 @@ class ErasureHead(Repetition):
             f"{collected} collected of {workers} workers: expected 1 to {workers}",
         )
         whole = fractional_repetition(workers, stragglers)
-        super().__init__("erasure-head", [np.flatnonzero(whole.group_of == each) for each in range(whole.groups)])
+        super().__init__(
+            "erasure-head", [np.flatnonzero(whole.group_of == each) for each in range(whole.groups)]
+        )
         self.collected, self.stragglers = collected, workers - collected
 
     def allows(self, missing: Mask) -> bool:
@@ -80,8 +82,8 @@ def ignore_stragglers(workers: int, stragglers: int) -> ErasureHead:
 class OptimalDecoding(Code):
     """Partitions on a few workers each, and the weights of those that return by least squares.
 
-    The worker that has a partition sends its gradient divided by the copies. Less load than an exact code for as many
-    stragglers: the error grows gradually with them.
+    The worker that has a partition sends its gradient divided by the copies. Less load than an exact code for
+    as many stragglers: the error grows gradually with them.
 
     Parameters
     ----------
@@ -92,8 +94,8 @@ class OptimalDecoding(Code):
 
     References
     ----------
-    Raviv et al. 2018, arXiv 1707.03858, section 6; Glasgow and Wootters 2021, "Approximate gradient coding with optimal
-    decoding", arXiv 2006.09638.
+    Raviv et al. 2018, arXiv 1707.03858, section 6; Glasgow and Wootters 2021, "Approximate gradient coding
+    with optimal decoding", arXiv 2006.09638.
 
     Examples
     --------
@@ -121,7 +123,7 @@ class OptimalDecoding(Code):
         return len(set(returned)) >= self.workers - self.stragglers
 
     def _random_regular(self) -> Matrix:
-        """A cyclic placement with workers and partitions in random order: nobody's neighbours straggle together."""
+        """A cyclic placement, workers and partitions in random order: neighbours may straggle together."""
         rng = np.random.default_rng([self.workers, self.copies])
         held = np.zeros((self.workers, self.workers))
         strides = rng.permutation(self.workers)[: self.copies]

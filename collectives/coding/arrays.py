@@ -1,4 +1,4 @@
-"""Parameters and gradients: an array or several, of NumPy, CuPy or PyTorch, as one run of memory on the host."""
+"""Parameters and gradients: arrays of NumPy, CuPy or PyTorch, and the same as one run of host memory."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Signature(NamedTuple):
         return sum(int(np.prod(shape)) for shape in self.shapes)
 
     def length(self, pieces: int) -> int:
-        """Elements of each of so many pieces of equal size, of which the last may be longer than what is left."""
+        """Elements of each of so many equal pieces; there may be less for the last."""
         return -(-self.size // pieces)
 
 
@@ -90,7 +90,7 @@ class Packing:
 
 
 def gradient_like(signature: Signature, vector: Flat, parameters: Any) -> Any:
-    """The arrays of a gradient over the memory of a vector; on the device, or as tensors, as the parameters are."""
+    """The arrays of a gradient over the memory of a vector, of the same kind as the parameters."""
     like = list(parameters) if isinstance(parameters, (list, tuple)) else [parameters]
     arrays, start = [], 0
     for place, (shape, dtype) in enumerate(zip(signature.shapes, signature.dtypes, strict=True)):

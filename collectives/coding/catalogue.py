@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from .code import Code
 from .cyclic import MOST_MDS, cyclic_mds, cyclic_repetition
-from .errors import require
+from .errors import check_stragglers, require
+from .grouped import Grouped
 from .multiplexed import Multiplexed
 from .repetition import fractional_repetition, uncoded
+from .rounding import rounding_gain
 from .scheme import GradientCoding, Scheme
 from .selective import SelectiveRepeat, repeated_stragglers
 
@@ -16,18 +18,23 @@ SCHEMES = ("uncoded", "gc", "sr-sgc", "m-sgc")
 def best_code(workers: int, stragglers: int) -> Code:
     """The code for so many stragglers that has the least load, and amplifies least of those.
 
-    Fractional repetition where its groups are equal; else a cyclic one, of roots of unity where that keeps its digits.
+    Fractional repetition where its groups are equal; else as many such groups as leave enough workers for a
+    cyclic code.
 
     Examples
     --------
     >>> best_code(8, 1), best_code(8, 2).name, best_code(8, 4).name
-    (fractional-repetition(workers=8, stragglers=1), 'cyclic-repetition', 'cyclic-repetition')
+    (fractional-repetition(workers=8, stragglers=1), 'grouped-repetition', 'cyclic-repetition')
     """
-    if 0 <= stragglers < workers and workers % (stragglers + 1) == 0:
+    check_stragglers(workers, stragglers)
+    copies = stragglers + 1
+    if workers % copies == 0:
         return fractional_repetition(workers, stragglers)
-    if workers <= MOST_MDS and (workers - stragglers) % 2 == 1:
-        return cyclic_mds(workers, stragglers)
-    return cyclic_repetition(workers, stragglers)
+    left = copies + workers % copies
+    last: Code = cyclic_repetition(left, stragglers)
+    if left <= MOST_MDS and (left - stragglers) % 2 == 1:
+        last = min(last, cyclic_mds(left, stragglers), key=rounding_gain)
+    return last if left == workers else Grouped(workers, last)
 
 
 def scheme(
@@ -45,16 +52,16 @@ def scheme(
     name : {"uncoded", "gc", "sr-sgc", "m-sgc"}
     workers : int
     stragglers : int, optional
-        For gradient coding ("gc"), how many may straggle in a round (s); for the sequential ones, how many different
-        ones in a window (lambda).
+        For gradient coding ("gc"), how many may straggle in a round (s); for the sequential ones, how many
+        different ones in a window (lambda).
     burst, window : int, optional
         Of the sequential schemes (B and W).
 
     Raises
     ------
     ValueError
-        For an unknown name, for an argument that is missing or that the scheme does not have, and for parameters that it
-        does not allow.
+        For an unknown name, for an argument that is missing or that the scheme does not have, and for
+        parameters that it does not allow.
 
     Examples
     --------
@@ -66,14 +73,20 @@ def scheme(
     given = {"stragglers": stragglers, "burst": burst, "window": window}
     needed = {"uncoded": (), "gc": ("stragglers",)}.get(name, tuple(given))
     for argument, value in given.items():
-        require((value is not None) == (argument in needed), f"{name}: needs {', '.join(needed) or 'no parameters'}")
+        require(
+            (value is not None) == (argument in needed),
+            f"{name}: needs {', '.join(needed) or 'no parameters'}",
+        )
     if name == "uncoded":
         return GradientCoding(uncoded(workers))
     assert stragglers is not None
     if name == "gc":
         return GradientCoding(best_code(workers, stragglers))
-    assert burst is not None and window is not None
+    assert burst is not None
+    assert window is not None
     if name == "sr-sgc":
-        return SelectiveRepeat(best_code(workers, repeated_stragglers(burst, window, stragglers)), burst, window, stragglers)
+        return SelectiveRepeat(
+            best_code(workers, repeated_stragglers(burst, window, stragglers)), burst, window, stragglers
+        )
     code = best_code(workers, stragglers) if stragglers < workers else None
     return Multiplexed(workers, burst, window, stragglers, code)

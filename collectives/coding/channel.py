@@ -1,13 +1,14 @@
 """Messages of one training, which are told from those of others on the same ranks.
 
-A training may end while a worker is late. What it then still sends must not be taken for something that a later
-training waits for: objects carry the number of their training, and arrays go with tags that are named in an object before
-and come again only after many others.
+A training may end while a worker is late. What it then still sends must not be taken for something that a
+later training waits for: objects carry the number of their training, and arrays go with tags that are named
+in an object before and come again only after many others.
 """
 
 from __future__ import annotations
 
 import os
+from itertools import count
 from time import perf_counter, sleep
 from typing import Any
 
@@ -25,14 +26,12 @@ _SENT, _ASKED, _TAGS = 1000, 16000, 15000
 # How long after the last round messages may still be under way.
 PARTING_SECONDS = 2.0
 _SPINS, _PAUSE_SECONDS = 200, 50e-6
-_used = 0
+_numbers = count()
 
 
 def next_tag(is_asked: bool) -> int:
     """A tag for an array that this process sends, or asks for."""
-    global _used
-    _used += 1
-    return (_ASKED if is_asked else _SENT) + _used % _TAGS
+    return (_ASKED if is_asked else _SENT) + next(_numbers) % _TAGS
 
 
 class Channel:

@@ -39,8 +39,8 @@ class Decoding(NamedTuple):
 class Code:
     """A linear code over the gradients of the partitions of the data.
 
-    The message of worker i is the sum over partitions j and pieces p of `matrix[i, j, p]` times piece p of the
-    gradient of partition j: a vector of one gradient's length, divided by the number of pieces. Gradients
+    The message of worker i is the sum over partitions j and pieces p of `matrix[i, j, p]` times piece p of
+    the gradient of partition j: a vector of one gradient's length, divided by the number of pieces. Gradients
     are sums over the samples of a partition, not means.
 
     Parameters
@@ -51,13 +51,13 @@ class Code:
     stragglers : int
         So many workers, whichever they are, may be missing.
     build : callable
-        Returns the matrix, an array of float64 of that shape. It is called when the matrix is first needed: what
-        only asks for loads, with thousands of workers, does not need it.
+        Returns the matrix, an array of float64 of that shape. It is called when the matrix is first needed:
+        what only asks for loads, with thousands of workers, does not need it.
 
     References
     ----------
-    Tandon, Lei, Dimakis, Karampatziakis 2017, "Gradient Coding", arXiv 1612.03301, section 2. More than one piece:
-    Ye and Abbe 2018, "Communication-computation efficient gradient coding".
+    Tandon, Lei, Dimakis, Karampatziakis 2017, "Gradient Coding", arXiv 1612.03301, section 2. More than one
+    piece: Ye and Abbe 2018, "Communication-computation efficient gradient coding".
     """
 
     # How far from the sum of all gradients a decoding may be.
@@ -125,7 +125,7 @@ class Code:
         return self._decodings[found]
 
     def approximate(self, returned: Collection[int]) -> Decoding:
-        """The weights by which the messages of some workers come nearest to the sum, and how far from it they are."""
+        """The weights by which the messages of some workers come nearest to the sum, and how near."""
         used = sorted(set(returned))
         rows = self._flat[used]
         coefficients = np.linalg.lstsq(rows.T, self._wanted.T, rcond=None)[0].T
@@ -146,7 +146,8 @@ class Code:
     def _solve(self, returned: frozenset[int]) -> Decoding | None:
         """Decoding with the least coefficients: one system of the size of the missing workers.
 
-        If more are missing than it has unknowns, so many of them decide: whatever solves it for all of them is found.
+        If more are missing than it has unknowns, so many of them decide: whatever solves it for all of them
+        is found.
         """
         lost = sorted(set(range(self.workers)) - returned)
         base, null = self._bases

@@ -20,9 +20,9 @@ from .info import Limits, RoundInfo
 from .injection import Injection
 from .master import Master
 from .rotating import Rotation
+from .rounding import check_wire
 from .scheme import GradientCoding, Partition, Scheme
 from .simulation import usual_patience
-from .rounding import check_wire
 from .worker import Worker
 
 _PURPOSE = "coded gradients"
@@ -32,9 +32,9 @@ _numbers = count()
 class CodedGradients:
     """A master and workers that compute the gradient of a sum over data, by a scheme that stands stragglers.
 
-    All ranks make it alike. The master has the parameters, decodes the gradients and lets the program change the
-    parameters; the others compute. Or all ranks compute, and take turns at being the master: each has parameters of
-    its own and changes them by the same gradients.
+    All ranks make it alike. The master has the parameters, decodes the gradients and lets the program change
+    the parameters; the others compute. Or all ranks compute, and take turns at being the master: each has
+    parameters of its own and changes them by the same gradients.
 
     Parameters
     ----------
@@ -42,32 +42,32 @@ class CodedGradients:
     scheme : Scheme or Code
         For all ranks but the master; for all of them if they take turns.
     gradient : callable
-        `gradient(parameters, data)` returns an array or a list of arrays, or is a generator of them: chunks, each
-        encoded while the next is computed. It is the sum over the samples of `data`, not their mean, and of the same
-        shapes and dtype each time. An array that it returns may be used again after the call.
+        `gradient(parameters, data)` returns an array or a list of arrays, or is a generator of them: chunks,
+        each encoded while the next is computed. It is the sum over the samples of `data`, not their mean, and
+        of the same shapes and dtype each time. An array that it returns may be used again after the call.
     load : callable
-        `load(partition)` returns the data of a `Partition`, of which `partition.rows(count)` are the rows. It is called
-        when a worker needs it first.
+        `load(partition)` returns the data of a `Partition`, of which `partition.rows(count)` are the rows. It
+        is called when a worker needs it first.
     parameters : array, list of arrays, or tuple of those
-        Of NumPy, CuPy or PyTorch, on all ranks of the same shapes and dtypes. What the master has counts: the workers'
-        are overwritten before they compute. A tuple has one for each of several models, which are trained in turn; a
-        scheme with a delay of T needs at least T + 1.
+        Of NumPy, CuPy or PyTorch, on all ranks of the same shapes and dtypes. What the master has counts: the
+        workers' are overwritten before they compute. A tuple has one for each of several models, which are
+        trained in turn; a scheme with a delay of T needs at least T + 1.
     master : int, optional
         A rank; None if all take turns, which needs a scheme without delay.
     patience : float, optional
-        How long a round waits after its first worker, in parts of that worker's time, before the others may be
-        stragglers. If not given 0 for a scheme without delay, whose rounds need not spare stragglers for those to
-        come, and 1 for the others.
+        How long a round waits after its first worker, in parts of that worker's time, before the others may
+        be stragglers. If not given 0 for a scheme without delay, whose rounds need not spare stragglers for
+        those to come, and 1 for the others.
     deadline : float, optional
         Seconds that a round may take.
     on_deadline : {"raise", "approximate", "wait"}
-        What happens then, or when all workers that are missing are lost: an error on all ranks, the best approximation
-        by what is there, with its error reported, or nothing.
+        What happens then, or when all workers that are missing are lost: an error on all ranks, the best
+        approximation by what is there, with its error reported, or nothing.
     lost_after : float
         Seconds after which a worker that does not answer is reported as lost.
     replan : callable, optional
-        `replan(workers)` returns a scheme for fewer workers. With it the training goes on without those that are lost,
-        and their part of the data goes to the others.
+        `replan(workers)` returns a scheme for fewer workers. With it the training goes on without those that
+        are lost, and their part of the data goes to the others.
     wire : dtype, optional
         What is sent, for instance float16, if not the gradient's own dtype.
     injection : Injection, optional
@@ -76,9 +76,9 @@ class CodedGradients:
     Raises
     ------
     ValueError
-        On all ranks: if they differ in the scheme or the parameters, if the scheme is for another number of workers,
-        if there are too few models for its delay, for limits that are none, and for a wire dtype whose rounding the code
-        would amplify too much.
+        On all ranks: if they differ in the scheme or the parameters, if the scheme is for another number of
+        workers, if there are too few models for its delay, for limits that are none, and for a wire dtype
+        whose rounding the code would amplify too much.
 
     References
     ----------
@@ -140,7 +140,8 @@ class CodedGradients:
             )
             require(
                 len(streams) > scheme.delay,
-                f"{len(streams)} models: {scheme.name} with a delay of {scheme.delay} needs {scheme.delay + 1}",
+                f"{len(streams)} models: {scheme.name} with a delay of {scheme.delay} "
+                f"needs {scheme.delay + 1}",
             )
             if wire is not None:
                 check_wire(scheme, wire)
@@ -160,16 +161,16 @@ class CodedGradients:
             self._role = Worker(channel, master, streams, encoder, injection)
 
     def rounds(self, jobs: int) -> Iterator[tuple[Any, RoundInfo]]:
-        """Yield so many gradients on the master, or on all ranks that take turns; on the others work for them.
+        """Yield gradients on the master, or on all ranks that take turns; on the others work for them.
 
-        A gradient is like the parameters of its model, `parameters[info.stream]` if there are several, and is to be
-        applied to those before the next one is asked for. Workers yield nothing.
+        A gradient is like the parameters of its model, `parameters[info.stream]` if there are several, and is
+        to be applied to those before the next one is asked for. Workers yield nothing.
 
         Raises
         ------
         WorkerError
-            On all ranks that still answer: an exception in a worker, with its traceback, or gradients that differ in
-            shape or dtype.
+            On all ranks that still answer: an exception in a worker, with its traceback, or gradients that
+            differ in shape or dtype.
         TooFewWorkers
             What arrived within the deadline does not determine a gradient.
         """
@@ -185,7 +186,7 @@ class CodedGradients:
 
 
 def _together(comm: MPI.Intracomm, check: Callable[[], Limits], signature: Any) -> Limits:
-    """What a check returns, or one error on all ranks if any raises, or if they differ in what they call with."""
+    """What a check returns; one error on all ranks if any raises, or if they call with something else."""
     limits, error = None, None
     try:
         limits = check()

@@ -1,4 +1,4 @@
-"""Cyclic placement: each worker has s + 1 neighbouring partitions, and any n - s workers determine the sum."""
+"""Cyclic placement: workers have s + 1 neighbouring partitions, and any n - s of them determine the sum."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ MOST_MDS = 64
 def cyclic_repetition(workers: int, stragglers: int) -> Placed:
     """Random cyclic code: of some that are drawn, the one whose decoding amplifies least.
 
-    Where workers and stragglers + 1 have a common divisor, so many neighbouring partitions are on the same workers.
+    Where workers and stragglers + 1 have a common divisor, so many neighbouring partitions are on the same
+    workers.
 
     References
     ----------
@@ -31,24 +32,27 @@ def cyclic_repetition(workers: int, stragglers: int) -> Placed:
     (Fraction(3, 5), True, False)
     """
     check_stragglers(workers, stragglers)
-    return Placed("cyclic-repetition", workers, stragglers, 1, dealt_holders([stragglers + 1] * workers, workers))
+    return Placed(
+        "cyclic-repetition", workers, stragglers, 1, dealt_holders([stragglers + 1] * workers, workers)
+    )
 
 
 def cyclic_mds(workers: int, stragglers: int) -> Code:
     """Circulant code from roots of unity, whose distance is chosen by a search.
 
-    Raises `ValueError` for more than 64 workers, where digits are lost, and where workers - stragglers is even: the
-    roots of a real code come in pairs.
+    Raises `ValueError` for more than 64 workers, where digits are lost, and where workers - stragglers is
+    even: the roots of a real code come in pairs.
 
     References
     ----------
-    Raviv, Tandon, Dimakis, Tamo 2018, "Gradient coding from cyclic MDS codes and expander graphs", arXiv 1707.03858.
+    Raviv, Tandon, Dimakis, Tamo 2018, "Gradient coding from cyclic MDS codes and expander graphs", arXiv
+    1707.03858.
 
     Examples
     --------
     >>> code = cyclic_mds(8, 3)
-    >>> code.decodable([0, 1, 2, 3, 4]), round(code.decode(range(5)).amplification)
-    (True, 3)
+    >>> code.load, code.decodable([0, 1, 2, 3, 4])
+    (Fraction(1, 2), True)
     """
     check_stragglers(workers, stragglers)
     require(workers <= MOST_MDS, f"{workers} workers: a cyclic MDS code keeps its digits up to {MOST_MDS}")
@@ -72,7 +76,8 @@ def _circulant(workers: int, stragglers: int, stride: int) -> Matrix:
     roots = np.exp(2j * np.pi * (powers % workers) / workers)
     word, apart = np.ones(1, np.complex128), np.ones(stragglers)
     for _ in range(stragglers):
-        # Next the one that is farthest from those before (Leja): in the order of the circle all digits can be lost.
+        # Next the one that is farthest from those before (Leja): in the order of the circle all digits can be
+        # lost.
         root = roots[np.argmax(apart)]
         word = np.convolve(word, [1.0, -root])
         apart *= np.abs(roots - root)

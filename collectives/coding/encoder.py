@@ -54,7 +54,9 @@ class Encoder:
         self._data.clear()
 
     def encode(self, task: Task, partitions: Mapping[int, Partition], look_up: Callable[[], None]) -> Vector:
-        """The vector of a task: gradients times weights, added up as they come; `look_up` may raise between chunks.
+        """The vector of a task: gradients times weights, added up as they come.
+
+        `look_up` is called between chunks, and may raise.
 
         Raises
         ------
@@ -78,7 +80,8 @@ class Encoder:
             if sums is None:
                 sums = np.zeros(self.signature.length(task.weights.shape[1]), self._precision(is_plain))
             self._add(chunks, weights, sums)
-        assert sums is not None and self.signature is not None
+        assert sums is not None
+        assert self.signature is not None
         wire = np.dtype(self.signature.dtypes[0]) if self._wire is None else self._wire
         return sums.astype(wire, copy=False)
 

@@ -13,7 +13,7 @@ class WorkerError(RuntimeError):
     """An exception in a worker's gradient function, or results that do not fit together; on all ranks."""
 
 
-class TooFewWorkers(RuntimeError):  # noqa: N818 - it says what there is too little of
+class TooFewWorkers(RuntimeError):
     """What arrived within the deadline does not determine the gradient; on all ranks."""
 
 

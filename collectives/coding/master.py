@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ from .info import Limits, RoundInfo, TooFewWorkers, WorkerError
 from .messages import Report, Start
 from .rounds import Round, decode, places_of
 from .scheme import Combination, Scheme
-
 
 # Of all trainings of this process: messages of one are told from those of another.
 _eras = count(1)
@@ -182,7 +180,7 @@ class Master:
         Returns a scheme for fewer workers, to go on without those that are lost.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917
+    def __init__(
         self,
         crew: Crew,
         scheme: Scheme,

@@ -1,8 +1,8 @@
 """What the master and the workers tell each other.
 
-A worker offers its vectors, and the master pulls those that it needs: what is late is not sent, and each vector that is
-has memory of its own. Nobody sends a worker anything to compute with before it has answered: it never sees parameters
-change under its hands.
+A worker offers its vectors, and the master pulls those that it needs: what is late is not sent, and each
+vector that is has memory of its own. Nobody sends a worker anything to compute with before it has answered:
+it never sees parameters change under its hands.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from .scheme import Partition, Task
 class Start(NamedTuple):
     """Compute for a round.
 
-    The parameters of the jobs in `parameters` follow, with these tags. Vectors of jobs before `first_open` may be
-    dropped.
+    The parameters of the jobs in `parameters` follow, with these tags. Vectors of jobs before `first_open`
+    may be dropped.
     """
 
     era: int

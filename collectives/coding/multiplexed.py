@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from fractions import Fraction
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
-from .code import Code
+from .code import Code, Mask
 from .errors import require
-from .scheme import Combination, Mask, Partition, Pattern, Progress, Scheme, Task, Term, combine
+from .scheme import Combination, Partition, Pattern, Progress, Scheme, Task, Term, combine
 from .stragglers import Arbitrary, Bursty
 
 # Weight of a partition that is sent as it is.
@@ -19,9 +20,9 @@ _ALONE = np.ones((1, 1))
 class Multiplexed(Scheme):
     """M-SGC: most of the data is on one worker each and computed again if it straggled; the rest is coded.
 
-    A job runs through window - 1 + burst rounds, with one small vector of each worker in every one of them: first
-    the worker's own partitions, then, of `burst` coded groups, one vector each, or what is missing of its own.
-    A worker so has vectors of as many jobs in a message.
+    A job runs through window - 1 + burst rounds, with one small vector of each worker in every one of them:
+    first the worker's own partitions, then, of `burst` coded groups, one vector each, or what is missing of
+    its own. A worker so has vectors of as many jobs in a message.
 
     Parameters
     ----------
@@ -63,7 +64,7 @@ class Multiplexed(Scheme):
         if self.code is not None:
             sizes += [self._coded_size] * (self.workers * self.burst)
         ends = np.cumsum([Fraction(0), *sizes]).tolist()
-        return tuple(Partition(i, *each) for i, each in enumerate(zip(ends, ends[1:], strict=False)))
+        return tuple(Partition(i, *each) for i, each in enumerate(pairwise(ends)))
 
     @property
     def _coded_size(self) -> Fraction:
@@ -127,7 +128,7 @@ class _Windows:
 
 
 class _Diagonals(Progress):
-    """Job t is in slot j in round t + j. Slots below `own` are a worker's own partitions, the others coded."""
+    """Job t is in slot j in round t + j; slots below `own` are a worker's own partitions."""
 
     def __init__(self, scheme: Multiplexed, jobs: int) -> None:
         self.scheme = scheme

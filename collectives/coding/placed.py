@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from .code import Code, Matrix
+from .code import Code, Mask, Matrix
 from .errors import check_stragglers, require
 from .rounding import rounding_gain
 
@@ -19,8 +19,8 @@ class Placed(Code):
     """A code in which each partition is on stragglers + pieces workers, wherever they are.
 
     There are vectors over the workers, orthonormal and at random. With the first ones, one for each piece, as
-    coefficients messages give the sum; with the others, one for each straggler, they give nothing. For each partition
-    that determines the weights of the workers that have it.
+    coefficients messages give the sum; with the others, one for each straggler, they give nothing. For each
+    partition that determines the weights of the workers that have it.
 
     Parameters
     ----------
@@ -31,8 +31,8 @@ class Placed(Code):
 
     References
     ----------
-    Ye and Abbe 2018, "Communication-computation efficient gradient coding", arXiv 1802.03475; with one piece, Wang et al.
-    2019, "Heterogeneity-aware gradient coding", arXiv 1901.09339.
+    Ye and Abbe 2018, "Communication-computation efficient gradient coding", arXiv 1802.03475; with one piece,
+    Wang et al. 2019, "Heterogeneity-aware gradient coding", arXiv 1901.09339.
     """
 
     def __init__(
@@ -55,6 +55,11 @@ class Placed(Code):
                 held[worker].append(partition)
         return tuple(map(tuple, held))
 
+    def allows(self, missing: Mask) -> bool:
+        # More are survived by some codes and by chance: to know that takes the matrix, which a simulation
+        # does without.
+        return bool(missing.sum() <= self.stragglers)
+
     def _best(self) -> Matrix:
         shape = (self.workers, self.partitions, self.pieces)
         drawn = [self._drawn(seed) for seed in range(_DRAWN)]
@@ -66,16 +71,17 @@ class Placed(Code):
         vectors = np.linalg.qr(rng.standard_normal((self.workers, copies)))[0]
         held = np.asarray(self.holders)
         weights = np.linalg.solve(vectors[held].transpose(0, 2, 1), np.eye(copies, self.pieces))
-        matrix = np.zeros((self.workers, self.partitions, self.pieces))
+        matrix: Matrix = np.zeros((self.workers, self.partitions, self.pieces))
         matrix[held, np.arange(self.partitions)[:, np.newaxis]] = weights
-        return matrix / np.abs(matrix).max()
+        matrix /= np.abs(matrix).max()
+        return matrix
 
 
 def dealt_holders(shares: Sequence[int], partitions: int) -> list[list[int]]:
     """Workers of each partition: one worker after the other takes its share, around the partitions.
 
-    Partitions that the same workers have are as good as one: fewer are to be told apart, and decoding amplifies less
-    than if each worker began at the next one.
+    Partitions that the same workers have are as good as one: fewer are to be told apart, and decoding
+    amplifies less than if each worker began at the next one.
     """
     turns = np.repeat(np.arange(len(shares)), shares)
     return [turns[partition::partitions].tolist() for partition in range(partitions)]
@@ -88,7 +94,8 @@ def communication_efficient(workers: int, stragglers: int, pieces: int) -> Place
     ----------
     workers, stragglers : int
     pieces : int
-        Messages have the length of a gradient, divided by this; each worker has stragglers + pieces partitions.
+        Messages have the length of a gradient, divided by this; each worker has stragglers + pieces
+        partitions.
 
     Examples
     --------
@@ -98,7 +105,7 @@ def communication_efficient(workers: int, stragglers: int, pieces: int) -> Place
     """
     require(
         stragglers >= 0 and pieces >= 1 and stragglers + pieces <= workers,
-        f"{workers} workers, {stragglers} stragglers, {pieces} pieces: expected at least stragglers + pieces workers",
+        f"{workers} workers, {stragglers} stragglers, {pieces} pieces: expected as many workers as both",
     )
     holders = dealt_holders([stragglers + pieces] * workers, workers)
     return Placed("communication-efficient", workers, stragglers, pieces, holders)
@@ -115,8 +122,8 @@ def heterogeneity_aware(
         Samples that each worker computes in a second, or in any other unit of time.
     stragglers : int
     partitions : int, optional
-        Into how many parts the data is divided: more follow the speeds more closely. Four for each worker if not
-        given.
+        Into how many parts the data is divided: more follow the speeds more closely. Four for each worker if
+        not given.
 
     Raises
     ------
@@ -157,4 +164,4 @@ def _proportional(speeds: Matrix, total: int, most: int) -> list[int]:
     found = np.floor(shares + 1e-9).astype(int)
     for worker in np.argsort(found - shares, kind="stable")[: total - found.sum()]:
         found[worker] += 1
-    return found.tolist()
+    return list(map(int, found))

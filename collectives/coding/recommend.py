@@ -16,7 +16,7 @@ from .traces import Trace
 # Workers whose models are trained in turn are few: the delay that four models allow.
 MOST_DELAY = 3
 # By what factor a number of stragglers differs from the next one that is tried, where it is not by 1.
-_STEP = 1.05
+_STEP = 1.1
 # SR-SGC repeats over up to so many bursts.
 _MOST_REPEATS = 3
 
@@ -24,8 +24,8 @@ _MOST_REPEATS = 3
 class Candidate(NamedTuple):
     """A scheme with parameters, and the time that it takes in a simulation.
 
-    `parameters` are those of `catalogue.scheme`, and `load` is the share of the data that a worker computes in a
-    round.
+    `parameters` are those of `catalogue.scheme`, and `load` is the share of the data that a worker computes
+    in a round.
     """
 
     name: str
@@ -60,7 +60,8 @@ def recommend(
         As many as the trace has rounds, if not given.
     names : sequence of {"uncoded", "gc", "sr-sgc", "m-sgc"}
     most_delay : int
-        Rounds by which a gradient may be late: with so many and one more models that are trained in turn none waits.
+        Rounds by which a gradient may be late: with so many and one more models that are trained in turn
+        none waits.
     patience : float, optional
         As in `simulate`.
     build : callable, optional
@@ -132,11 +133,11 @@ def _grid(name: str, workers: int, most_delay: int) -> Iterator[tuple[str, list[
 
 
 def _numbers(workers: int) -> list[int]:
-    """Numbers of stragglers to try of a code."""
+    """Numbers of stragglers to try of a code: to stand half of the workers, all compute half of the data."""
     # Where groups are of the same size: such a code stands more than it must.
-    numbers = {size - 1 for size in range(2, workers + 1) if workers % size == 0}
+    numbers = {size - 1 for size in range(2, workers // 2 + 1) if workers % size == 0}
     number = 1
-    while number < workers:
+    while number <= workers // 2:
         numbers.add(number)
         number = max(number + 1, int(number * _STEP))
     return sorted(numbers)

@@ -37,7 +37,7 @@ class Recorder:
         self._rounds: list[tuple[float, list[float]]] = []
 
     def add(self, info: RoundInfo, scheme: Scheme) -> None:
-        """Take note of a round, of the scheme that ran. Who was not waited for took at least as long as it did."""
+        """Take note of a round, and of the scheme that ran. Who was missing took at least as long as it."""
         times = [info.computed.get(rank, info.seconds) for rank in self._ranks]
         self._rounds.append((float(scheme.load), times))
 
@@ -47,8 +47,8 @@ class Recorder:
         Parameters
         ----------
         slope : float, optional
-            Seconds by which a worker takes longer for all of the data than for none. If not given, it is fitted to the
-            medians of rounds with different loads.
+            Seconds by which a worker takes longer for all of the data than for none. If not given, it is
+            fitted to the medians of rounds with different loads.
 
         Raises
         ------
@@ -62,7 +62,7 @@ class Recorder:
             different = np.unique(loads)
             require(
                 different.size > 1,
-                f"all rounds had the load {different[0]:.4g}: give the slope, or record some of another scheme",
+                f"all rounds had the load {different[0]:.4g}: give the slope, or record others, too",
             )
             medians = [float(np.median(seconds[loads == load])) for load in different]
             slope = max(0.0, float(np.polyfit(different, medians, 1)[0]))

@@ -15,8 +15,8 @@ from .errors import check_stragglers
 class Repetition(Code):
     """Workers of a group have the same partitions and send the same sum; groups share no partition.
 
-    One message of each group is added up, with weights that are 1: exact in any dtype. Of more stragglers than
-    asked for, those are survived that leave a worker in each group.
+    One message of each group is added up, with weights that are 1: exact in any dtype. Of more stragglers
+    than asked for, those are survived that leave a worker in each group.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class Repetition(Code):
 
     def _same_group(self) -> Matrix:
         same = self.group_of[:, np.newaxis] == self.group_of
-        return same[:, :, np.newaxis].astype(np.float64)
+        return np.asarray(same[:, :, np.newaxis], np.float64)
 
     @cached_property
     def loads(self) -> tuple[Fraction, ...]:
@@ -62,7 +62,7 @@ class Repetition(Code):
 
 
 def fractional_repetition(workers: int, stragglers: int) -> Repetition:
-    """Groups of stragglers + 1 workers, or of more, as equal as can be, where that does not divide the workers.
+    """Groups of stragglers + 1 workers; of more, as equal as can be, where that does not divide them all.
 
     Examples
     --------

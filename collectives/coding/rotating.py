@@ -1,4 +1,4 @@
-"""All ranks as workers that take turns at being the master: each changes its own parameters by the same gradients."""
+"""All ranks as workers that take turns at being the master, and change parameters of their own alike."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Rotation:
     injection : Injection, optional
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917
+    def __init__(
         self,
         channel: Channel,
         scheme: Scheme,
@@ -106,7 +106,7 @@ class Rotation:
         return None if found is None else found[0]
 
     def _look_up(self, master: int) -> None:
-        """Give up what nobody waits for: before it has answered, a master has nothing else to say to a rank."""
+        """Give up what nobody waits for: a master has nothing else to say to a rank that has not answered."""
         if (message := self._hear(master)) is not None:
             self._heard.append(message)
             raise Abandoned

@@ -20,8 +20,8 @@ def rounding_gain(code: Code) -> float:
     """By how much the rounding of messages counts more than in a plain sum, for the worst set of stragglers.
 
     For independent gradients of the same size: the root mean square of what the weights of a decoding make of
-    the rounding of messages, by that of a sum. It is 1 for repetition. All sets are looked at if they are few;
-    else some, those next to each other, which are the worst for many codes, and random ones.
+    the rounding of messages, by that of a sum. It is 1 for repetition. All sets are looked at if they are
+    few; else some, those next to each other, which are the worst for many codes, and random ones.
 
     Examples
     --------
@@ -60,15 +60,15 @@ def check_wire(scheme: Scheme, wire: np.dtype[np.generic]) -> None:
     unit = _epsilon(wire) / 2
     require(
         gain * unit <= MOST_ERROR,
-        f"{wire} on the wire: {scheme.name} would amplify its rounding, {unit:.1e}, by {gain:.0f}; expected an error of at "
-        f"most {MOST_ERROR}",
+        f"{wire} on the wire: {scheme.name} would amplify its rounding, {unit:.1e}, by {gain:.0f}; "
+        f"expected an error of at most {MOST_ERROR}",
     )
 
 
 def _epsilon(dtype: np.dtype[np.generic]) -> float:
     """Distance from 1 to the next number of a dtype, of NumPy's or ml_dtypes'."""
     if dtype.kind == "f":
-        return float(np.finfo(dtype).eps)  # type: ignore[arg-type]
+        return float(np.finfo(dtype).eps)  # type: ignore[type-var]
     import ml_dtypes
 
-    return float(ml_dtypes.finfo(dtype).eps)
+    return float(ml_dtypes.finfo(dtype).eps)  # type: ignore[no-untyped-call]

@@ -7,8 +7,8 @@ from time import perf_counter
 
 import numpy as np
 
-from .code import Mask
 from .channel import Vector
+from .code import Mask
 from .crew import Crew, Place
 from .info import Limits, RoundInfo, TooFewWorkers
 from .scheme import Combination, Pattern
@@ -54,19 +54,16 @@ class Round:
     def verdict(self, pattern: Pattern, limits: Limits, silent: Collection[int]) -> tuple[bool, bool]:
         """Whether the round may end now, and whether what is due must be exact.
 
-        Raises `TooFewWorkers` if it takes too long, or if only ranks that are `silent` are missing, unless the limits
-        ask for something else.
+        Raises `TooFewWorkers` if it takes too long, or if only ranks that are `silent` are missing, unless
+        the limits ask for something else.
         """
         missing = self.missing()
         if not missing.any():
             # What was given up earlier may lack now: nothing better will come.
             return True, False
         now = perf_counter()
-        if self._first is not None and now - self._begun >= (1 + limits.patience) * (
-            self._first - self._begun
-        ):
-            if pattern.allows(missing):
-                return True, True
+        if self._is_impatient(now, limits.patience) and pattern.allows(missing):
+            return True, True
         ranks = self._ranks_of(missing)
         is_late = limits.deadline is not None and now - self._begun >= limits.deadline
         if not is_late and not set(ranks).issubset(silent):
@@ -77,6 +74,10 @@ class Round:
                 f"{self._scheme} cannot do without them"
             )
         return limits.on_deadline == "approximate", limits.on_deadline != "approximate"
+
+    def _is_impatient(self, now: float, patience: float) -> bool:
+        """Whether stragglers need not be waited for any longer."""
+        return self._first is not None and now - self._begun >= (1 + patience) * (self._first - self._begun)
 
     def info(
         self, job: int, stream: int, combination: Combination, late: int, lost: Collection[int]

@@ -16,7 +16,7 @@ from .code import Code, Mask, Matrix
 class Partition(NamedTuple):
     """A part of the data, from one fraction of it to another."""
 
-    index: int
+    number: int
     start: Fraction
     stop: Fraction
 
@@ -174,6 +174,8 @@ class GradientCoding(Scheme):
     >>> GradientCoding(fractional_repetition(8, 1)).load
     Fraction(1, 4)
     """
+
+    code: Code
 
     def __init__(self, code: Code) -> None:
         self.code = code

@@ -1,4 +1,4 @@
-"""Selective repeat: a job that lacks vectors after its round has the fewest possible repeated some rounds later."""
+"""Selective repeat: of a job that lacks vectors after its round the fewest possible are computed again."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from fractions import Fraction
 
 import numpy as np
 
-from .code import Code
+from .code import Code, Mask
 from .errors import require
-from .scheme import Combination, Mask, Partition, Pattern, Progress, Scheme, Task, combine, equal_partitions
+from .scheme import Combination, Partition, Pattern, Progress, Scheme, Task, combine, equal_partitions
 from .stragglers import Bursty
 
 
 class SelectiveRepeat(Scheme):
-    """SR-SGC: one gradient code, whose vectors are computed again after `burst` rounds where too many straggled.
+    """SR-SGC: one gradient code, of which vectors are computed again `burst` rounds after too many straggled.
 
     Parameters
     ----------
@@ -26,13 +26,15 @@ class SelectiveRepeat(Scheme):
     Raises
     ------
     ValueError
-        If burst does not divide window - 1, if there are fewer workers than `most`, or if the code is for fewer
-        stragglers.
+        If burst does not divide window - 1, if there are fewer workers than `most`, or if the code is for
+        fewer stragglers.
 
     References
     ----------
     Krishnan, Ebrahimi, Khisti 2022, "Sequential Gradient Coding", arXiv 2211.13802, section 3.1.
     """
+
+    code: Code
 
     code: Code
 

@@ -56,8 +56,8 @@ def simulate(
 ) -> Simulated:
     """Simulate the rounds of a training: those after the end of the trace are as its first ones again.
 
-    A round goes on until `patience` is over, and then for as long as the workers that are missing are not allowed
-    to by the scheme's pattern.
+    A round goes on until `patience` is over, and then for as long as the workers that are missing are not
+    allowed to by the scheme's pattern.
 
     Parameters
     ----------
@@ -66,8 +66,8 @@ def simulate(
     trace : Trace
     jobs : int
     patience : float, optional
-        How long after its first worker a round waits for others, in parts of the first one's time (mu); what a
-        training over MPI waits if not given.
+        How long after its first worker a round waits for others, in parts of the first one's time (mu); what
+        a training over MPI waits if not given.
     wait_for_all : bool
         Whether a round that cannot end then waits for all workers, as published, or for the fewest.
     report : callable, optional
@@ -87,8 +87,8 @@ def simulate(
     >>> from roundelay.collectives.coding.catalogue import scheme
     >>> from roundelay.collectives.coding.traces import markov_trace
     >>> trace = markov_trace(workers=16, rounds=80)
-    >>> simulate(scheme("gc", 16, stragglers=3), trace, 80).seconds < simulate(scheme("uncoded", 16), trace, 80).seconds
-    True
+    >>> simulate(scheme("gc", 16, stragglers=3), trace, 80).seconds < simulate(scheme("uncoded", 16), trace,
+    80).seconds True
     """
     require(
         scheme.workers == trace.workers,

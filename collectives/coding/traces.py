@@ -29,8 +29,8 @@ class Trace:
     load : float
         The share of the data that each worker computed meanwhile.
     slope : float, or (rounds, workers) array
-        Seconds by which a worker takes longer for all of the data than for none: of all workers in all rounds, or
-        of each, where slowness multiplies what is computed.
+        Seconds by which a worker takes longer for all of the data than for none: of all workers in all
+        rounds, or of each, where slowness multiplies what is computed.
 
     Raises
     ------
@@ -134,8 +134,8 @@ def markov_trace(  # noqa: PLR0913
     base : float
         Seconds of a worker that does not straggle, for the load of uncoded data.
     jitter : float
-        By what parts of it a time is longer than that, on average: exponentially distributed, as a floor and a tail
-        of times recorded on cloud functions suggest.
+        By what parts of it a time is longer than that, on average: exponentially distributed, as a floor and
+        a tail of times recorded on cloud functions suggest.
     slope : float
         Seconds for all of the data on one worker, which slowness does not multiply.
     seed : int
@@ -168,7 +168,7 @@ def gilbert_elliott_trace(  # noqa: PLR0913
     return Trace((base + slope / workers) * factor, 1 / workers, slope * factor)
 
 
-def pareto_trace(  # noqa: PLR0913
+def pareto_trace(
     workers: int,
     rounds: int,
     *,

@@ -14,7 +14,7 @@ from .injection import Injection
 from .messages import Abandon, Failure, Pull, Report, Start, Stop
 
 
-class Abandoned(Exception):  # noqa: N818 - it is no error
+class Abandoned(Exception):
     """Nobody waits for this round any more."""
 
 

@@ -1,0 +1,165 @@
+"""The master among workers that answer late, twice, in any order, or not at all: never a wrong gradient.
+
+    python -m tests.test_coded_delivery
+
+does the same with 10,000 seeds, in half a minute.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from roundelay.collectives.coding.arrays import Packing, Signature
+from roundelay.collectives.coding.catalogue import scheme
+from roundelay.collectives.coding.crew import Place
+from roundelay.collectives.coding.info import Limits
+from roundelay.collectives.coding.master import Master
+from roundelay.collectives.coding.messages import Report, Start
+
+SEEDS, MANY_SEEDS, JOBS = 100, 2000, 5
+
+
+def value(version: float, partition: int) -> float:
+    """The gradient of a partition: another one for each version of the parameters."""
+    return np.sin(1.0 + version) * (partition + 1) + np.cos(version * (partition + 2))
+
+
+class Chaos:
+    """Stands for the crew and its messages: any that is under way may be the next to arrive.
+
+    Vectors are as the real ones: made from the parameters that came with the job, named by who and what.
+    """
+
+    def __init__(self, rng: np.random.Generator, ranks: list[int], dead: set[int]) -> None:
+        self.rng, self.dead = rng, dead
+        self.signature = Signature(((1,),), ("float64",), True)
+        self._free = dict.fromkeys(ranks, True)
+        self._has: dict[int, dict[int, float]] = {rank: {} for rank in ranks}
+        self._reports: list[tuple[int, Report]] = []
+        self._coming: list[Place] = []
+        self._made: dict[Place, np.ndarray] = {}
+        self._here: dict[Place, np.ndarray] = {}
+        self._wanted: set[Place] = set()
+
+    def is_free(self, rank: int) -> bool:
+        """Whether a worker has answered."""
+        return self._free[rank]
+
+    def silent(self, seconds: float) -> list[int]:
+        """Nobody is lost."""
+        return []
+
+    def begin_anew(self) -> None:
+        """Forget all but what is under way."""
+        self._wanted.clear()
+        self._here.clear()
+        for has in self._has.values():
+            has.clear()
+
+    def start(self, rank: int, start: Start, versions: dict[int, np.ndarray]) -> None:
+        """Have a worker compute: its report is under way."""
+        assert self._free[rank]
+        self._free[rank] = False
+        for task in start.tasks:
+            self._has[rank].setdefault(task.job, float(versions[task.job].view(np.float64)[0]))
+            gradients = [value(self._has[rank][task.job], each) for each in task.partitions]
+            place = Place(start.era, rank, task.job, task.slot)
+            # What is computed again is the same, to the rounding of its sum.
+            self._made[place] = np.array([float(task.weights[:, 0] @ gradients)])
+        done = tuple((task.job, task.slot) for task in start.tasks)
+        if rank not in self.dead:
+            self._reports.append((rank, Report(start.era, start.turn, done, self.signature, 0.0)))
+
+    def abandon(self, rank: int, era: int, turn: int) -> None:
+        """Cut a report that is under way; or be too late."""
+        for place, (sender, report) in enumerate(self._reports):
+            if (sender, report.era, report.turn) == (rank, era, turn) and self.rng.random() < 0.5:
+                kept = int(self.rng.integers(len(report.done) + 1))
+                self._reports[place] = (rank, report._replace(done=report.done[:kept]))
+
+    def pull(self, place: Place, pieces: int) -> None:
+        """Ask for a vector: it is under way."""
+        assert pieces == 1
+        if place not in self._wanted:
+            self._wanted.add(place)
+            self._coming.append(place)
+
+    def vector(self, place: Place) -> np.ndarray | None:
+        """A vector that is here."""
+        return self._here.get(place)
+
+    def drop(self, job: int) -> None:
+        """Forget the vectors of a job."""
+        self._here = {place: each for place, each in self._here.items() if place.job != job}
+        self._wanted = {place for place in self._wanted if place.job != job}
+
+    def listen(self) -> tuple[list[tuple[int, Report]], bool]:
+        """Let one thing arrive; a report may arrive once more later."""
+        chosen = int(self.rng.integers(len(self._reports) + len(self._coming)))
+        if chosen < len(self._reports):
+            rank, report = self._reports[chosen]
+            if self.rng.random() > 0.1 or not self._free[rank]:
+                self._reports.pop(chosen)
+            self._free[rank] = True
+            return [(rank, report)], False
+        place = self._coming.pop(chosen - len(self._reports))
+        if place in self._wanted:
+            self._here[place] = self._made[place]
+        return [], True
+
+    def part(self, error: Exception | None) -> None:
+        """No training fails."""
+        assert error is None
+
+
+def gradients(
+    chaos: Any, name: str, how: dict[str, int], workers: int, jobs: int
+) -> Iterator[tuple[float, float]]:
+    """Gradients as the master decodes them, and as they are; it may go on with another scheme in between."""
+    each = scheme(name, workers, **how)
+    models = [np.full(1, 10.0 * stream) for stream in range(each.delay + 1)]
+    limits = Limits(patience=0.0, deadline=None, on_deadline="raise", lost_after=1e9)
+    master = Master(
+        chaos, each, list(range(1, workers + 1)), [Packing(model) for model in models], limits, None
+    )
+    for total, info in master.rounds(jobs):
+        model = models[info.stream]
+        count = len(master._scheme.partitions)
+        yield float(total[0]), sum(value(float(model[0]), partition) for partition in range(count))
+        model += 1.0
+        if chaos.rng.random() < 0.1:
+            master.switch(scheme(name, workers, **how))
+
+
+CASES = (
+    ("gc", 4, {"stragglers": 1}, 1),
+    ("gc", 5, {"stragglers": 2}, 2),
+    ("sr-sgc", 4, {"burst": 1, "window": 2, "stragglers": 2}, 0),
+    ("m-sgc", 4, {"burst": 1, "window": 2, "stragglers": 1}, 0),
+    ("m-sgc", 3, {"burst": 1, "window": 3, "stragglers": 3}, 0),
+)
+
+
+@pytest.mark.parametrize(("name", "workers", "how", "dead"), CASES)
+def test_never_a_wrong_gradient(name, workers, how, dead):
+    check(name, workers, how, dead, SEEDS)
+
+
+def check(name: str, workers: int, how: dict[str, int], dead: int, seeds: int) -> None:
+    """Train once for each seed."""
+    for seed in range(seeds):
+        rng = np.random.default_rng([seed, workers])
+        lost = set(rng.choice(workers, dead, replace=False).tolist())
+        chaos = Chaos(rng, list(range(1, workers + 1)), {rank + 1 for rank in lost})
+        found = list(gradients(chaos, name, how, workers, JOBS))
+        assert len(found) == JOBS
+        for total, right in found:
+            assert total == pytest.approx(right, rel=1e-7, abs=1e-7), seed
+
+
+if __name__ == "__main__":
+    for case in CASES:
+        check(*case, MANY_SEEDS)
+        print(f"{MANY_SEEDS} seeds: {case}")
