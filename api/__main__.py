@@ -1,4 +1,4 @@
-"""The command line: `roundelay run`, `roundelay info`, `roundelay measure` and `roundelay plan`."""
+"""The command line: `roundelay run`, `info`, `measure`, `plan` and `coding`."""
 
 from __future__ import annotations
 
@@ -81,6 +81,17 @@ def plan(context: click.Context, arguments: tuple[str, ...]) -> None:
 
     with plan.make_context("plan", list(arguments), parent=context.parent) as inner:
         plan.invoke(inner)
+
+
+@main.command(add_help_option=False, context_settings={"ignore_unknown_options": True}, options_metavar="")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def coding(context: click.Context, arguments: tuple[str, ...]) -> None:
+    """Choose a scheme for gradients that do not wait for stragglers."""
+    from .coding_commands import coding
+
+    with coding.make_context("coding", list(arguments), parent=context.parent) as inner:
+        coding.invoke(inner)
 
 
 if __name__ == "__main__":

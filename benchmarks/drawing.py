@@ -23,8 +23,9 @@ Results = dict[str, Any]
 
 
 def read(benchmark: str) -> list[Results]:
-    """Results of a benchmark, one for each MPI library it was run with."""
-    paths = [RESULTS / f"{benchmark}-{library}.json" for library in LIBRARIES]
+    """Results of a benchmark, one for each MPI library it was run with, or one if it uses none."""
+    names = [benchmark, *(f"{benchmark}-{library}" for library in LIBRARIES)]
+    paths = [RESULTS / f"{name}.json" for name in names]
     return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
 
 

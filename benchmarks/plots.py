@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from benchmarks import plots_allreduce, plots_attention
+from benchmarks import plots_allreduce, plots_attention, plots_coding
 from benchmarks.drawing import (
     BLUE,
     GREEN,
@@ -227,6 +227,7 @@ PLOTS = {
     "pingpong": (draw_pingpong, "pingpong"),
     **plots_allreduce.PLOTS,
     **plots_attention.PLOTS,
+    **plots_coding.PLOTS,
 }
 TABLES = {
     "pack": pack_table,
@@ -234,6 +235,7 @@ TABLES = {
     "overhead": overhead_table,
     **plots_allreduce.TABLES,
     **plots_attention.TABLES,
+    **plots_coding.TABLES,
 }
 
 

@@ -304,13 +304,28 @@ def _best_table_figure(run: Results) -> str:
     return f"{100 * statistics.mean(losses):.0f} % (at most {100 * max(losses):.0f} %)"
 
 
+def linear_table() -> str:
+    """How many times as long the softmax ring takes as linear attention with gathered states."""
+    kinds = [(causal, backward) for causal in (False, True) for backward in (False, True)]
+    titles = [f"{'causal' if causal else 'all'}, {what_is_computed(backward)}" for causal, backward in kinds]
+    lines = [f"| tokens of a rank | {' | '.join(titles)} |", "|---|" + "---:|" * len(kinds)]
+    for results in read("attention-linear-2"):
+        ratios = {
+            (row["tokens"], row["causal"], row["backward"]): row["softmax over"]["all-gather"]
+            for row in results["rows"]
+        }
+        for tokens in dict.fromkeys(row["tokens"] for row in results["rows"]):
+            lines.append(f"| {tokens} | {' | '.join(f'{ratios[(tokens, *each)]:.1f}' for each in kinds)} |")
+    return "\n".join(lines) + "\n"
+
+
 PLOTS = {
     "attention-rates": (draw_rates, "attention-node-2"),
     "attention-algorithms": (draw_algorithms, "attention-node-2"),
     "attention-memory": (draw_memory, "attention-memory-4"),
     "attention-netlab": (draw_network, "attention-netlab-4"),
 }
-TABLES = {"attention": rates_table}
+TABLES = {"attention": rates_table, "attention-linear": linear_table}
 
 
 def main() -> None:

@@ -221,9 +221,10 @@ def schedule(
 def _repeated(comm: MPI.Intracomm, operation: str, nbytes: int, call: Callable[[], None]) -> Run:
     """Ranks of an allreduce and its like cannot run ahead of one another; those with a root begin together.
 
-    The barrier or call before is not timed. Ranks leave a barrier as far apart as a message takes, which would
-    count as if the call took it: they begin as a call leaves them. Who comes last leaves first where all hear from
-    all, so that single calls take a rank by turns less and more; short ones are timed several together.
+    The barrier or call before is not timed. Ranks leave a barrier as far apart as a message takes, which
+    would count as if the call took it: they begin as a call leaves them. Who comes last leaves first where
+    all hear from all, so that single calls take a rank by turns less and more; short ones are timed several
+    together.
     """
     apart = operation in ("bcast", "reduce")
     together = 1 if apart or nbytes > SHORT_BYTES else TOGETHER

@@ -1,6 +1,7 @@
 """Gradients from a master and workers, of which some are late, wrong or gone."""
 
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -188,7 +189,7 @@ def test_too_few_workers(comm):
     with pytest.raises(TooFewWorkers, match=rf"ranks \[{comm.size - 1}\] have not answered"):
         train(comm, each, jobs=1, deadline=0.1, injection=slow)
     weights = np.full(5, 0.1)
-    options = {"deadline": 0.1, "on_deadline": "approximate", "injection": slow}
+    options: dict[str, Any] = {"deadline": 0.1, "on_deadline": "approximate", "injection": slow}
     rest = np.concatenate([load(each.partitions[worker]) for worker in range(comm.size - 2)])
     for total, info in CodedGradients(comm, each, slope, load, weights, **options).rounds(2):
         assert info.error == 1.0
@@ -243,7 +244,7 @@ def test_leaving_early(comm):
         break
     coded = CodedGradients(comm, each, slope, load, np.zeros(5))
     if comm.rank == 0:
-        rounds = coded.rounds(100)
+        rounds: Any = coded.rounds(100)
         next(rounds)
         with pytest.raises(ZeroDivisionError):
             rounds.throw(ZeroDivisionError)
@@ -336,4 +337,4 @@ def test_repetition_gives_the_same_bits_whoever_straggles(comm):
             injection=injection,
         )
         results.append([total.copy() for total, _ in single.rounds(8)])
-    assert_array_equal(*results)
+    assert_array_equal(results[0], results[1])

@@ -23,7 +23,7 @@ SEEDS, MANY_SEEDS, JOBS = 100, 2000, 5
 
 def value(version: float, partition: int) -> float:
     """The gradient of a partition: another one for each version of the parameters."""
-    return np.sin(1.0 + version) * (partition + 1) + np.cos(version * (partition + 2))
+    return float(np.sin(1.0 + version) * (partition + 1) + np.cos(version * (partition + 2)))
 
 
 class Chaos:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from .code import Code
 from .cyclic import MOST_MDS, cyclic_mds, cyclic_repetition
 from .errors import check_stragglers, require
@@ -31,10 +33,17 @@ def best_code(workers: int, stragglers: int) -> Code:
     if workers % copies == 0:
         return fractional_repetition(workers, stragglers)
     left = copies + workers % copies
-    last: Code = cyclic_repetition(left, stragglers)
-    if left <= MOST_MDS and (left - stragglers) % 2 == 1:
-        last = min(last, cyclic_mds(left, stragglers), key=rounding_gain)
+    last = _small_cyclic(left, stragglers) if left <= MOST_MDS else cyclic_repetition(left, stragglers)
     return last if left == workers else Grouped(workers, last)
+
+
+@cache
+def _small_cyclic(workers: int, stragglers: int) -> Code:
+    """The better one of two codes, kept: to judge takes their matrices, and many schemes have the same."""
+    code: Code = cyclic_repetition(workers, stragglers)
+    if (workers - stragglers) % 2 == 1:
+        code = min(code, cyclic_mds(workers, stragglers), key=rounding_gain)
+    return code
 
 
 def scheme(

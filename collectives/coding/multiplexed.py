@@ -166,13 +166,14 @@ class _Diagonals(Progress):
         if exactly and not is_whole:
             return None
         terms, error = [Term(*each, (1.0,)) for each in own if each in received], 0.0 if is_whole else 1.0
-        for slot in range(scheme.own, scheme.slots) if scheme.code is not None else ():
-            returned = [worker for worker, each in received if each == slot]
-            coded = combine(scheme.code, returned, slot, exactly)
-            if coded is None:
-                return None
-            terms += coded.terms
-            error = max(error, coded.error)
+        if scheme.code is not None:
+            for slot in range(scheme.own, scheme.slots):
+                returned = [worker for worker, each in received if each == slot]
+                coded = combine(scheme.code, returned, slot, exactly)
+                if coded is None:
+                    return None
+                terms += coded.terms
+                error = max(error, coded.error)
         return Combination(tuple(terms), error)
 
     def forget(self, job: int) -> None:

@@ -81,9 +81,8 @@ def recommend(
     Examples
     --------
     >>> from roundelay.collectives.coding.traces import markov_trace
-    >>> found = recommend(markov_trace(workers=16, rounds=40, slope=50.0))
-    >>> found[0].name, found[0].seconds < found[-1].seconds
-    ('m-sgc', True)
+    >>> print(recommend(markov_trace(workers=16, rounds=40))[0])
+    gc (s=1)
     """
     require(most_delay >= 0, f"most delay {most_delay}: expected 0 or more")
     grid = [each for name in names for each in _grid(name, trace.workers, most_delay)]

@@ -1,4 +1,4 @@
-"""Schemes: what each worker computes in each round, when a round may end, and from what a gradient is decoded."""
+"""Schemes: what workers compute in each round, when it may end, and from what a gradient is decoded."""
 
 from __future__ import annotations
 
@@ -50,7 +50,10 @@ class Term(NamedTuple):
 
 
 class Combination(NamedTuple):
-    """The sum that is a job's gradient, and by how much the weight of a partition in it differs from 1, at most."""
+    """The sum that is a job's gradient.
+
+    `error` is by how much the weight of a partition in it differs from 1, at most.
+    """
 
     terms: tuple[Term, ...]
     error: float
@@ -78,7 +81,7 @@ class Pattern(Protocol):
 
 
 class Progress(ABC):
-    """The jobs of one training: results that came, and tasks that follow from them. Rounds and jobs count from 0."""
+    """The jobs of one training, counted from 0 as rounds are: results that came, and tasks that follow."""
 
     @abstractmethod
     def tasks(self, turn: int, worker: int) -> tuple[Task, ...]:

@@ -36,8 +36,6 @@ class SelectiveRepeat(Scheme):
 
     code: Code
 
-    code: Code
-
     def __init__(self, code: Code, burst: int, window: int, most: int) -> None:
         require(
             most <= code.workers, f"{most} stragglers: SR-SGC of {code.workers} workers stands 0 to as many"

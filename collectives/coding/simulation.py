@@ -87,8 +87,9 @@ def simulate(
     >>> from roundelay.collectives.coding.catalogue import scheme
     >>> from roundelay.collectives.coding.traces import markov_trace
     >>> trace = markov_trace(workers=16, rounds=80)
-    >>> simulate(scheme("gc", 16, stragglers=3), trace, 80).seconds < simulate(scheme("uncoded", 16), trace,
-    80).seconds True
+    >>> uncoded, coded = scheme("uncoded", 16), scheme("gc", 16, stragglers=3)
+    >>> simulate(coded, trace, 80).seconds < simulate(uncoded, trace, 80).seconds
+    True
     """
     require(
         scheme.workers == trace.workers,

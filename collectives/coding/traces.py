@@ -72,7 +72,7 @@ class Trace:
     @property
     def workers(self) -> int:
         """How many workers it has."""
-        return self.seconds.shape[1]
+        return int(self.seconds.shape[1])
 
     def at(self, loads: NDArray[np.float64] | float) -> Seconds:
         """Seconds of all workers in all rounds, (rounds, workers), if their loads were others."""
@@ -85,7 +85,8 @@ class Trace:
 
     def save(self, file: str | PathLike[str]) -> None:
         """Write it to a file of NumPy's, with the arrays seconds, load and slope."""
-        np.savez_compressed(file, seconds=self.seconds, load=self.load, slope=self.slope)
+        with Path(file).open("wb") as opened:
+            np.savez_compressed(opened, seconds=self.seconds, load=self.load, slope=self.slope)
 
     @staticmethod
     def read(file: str | PathLike[str]) -> Trace:

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 Vector = NDArray[Any]
 
-# Sums of a block stay in the second cache while all vectors are gone through, four at a time: with fewer,
-# sums are read and written too often; with more, or with shorter blocks, memory has too many places to be
-# read from at once.
+# Sums of a block stay in the second cache while all vectors are gone through. Blocks are long, vectors are
+# taken four at a time, and the last four go right to the result: sums are read and written seldom, memory is
+# read in long runs.
 _BLOCK = 1 << 16
 
 
@@ -29,25 +29,31 @@ def _pointer(_context: Any, address: Any) -> Any:
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 def _add_up(addresses: Any, weights: Any, out: Any) -> None:
     sums = np.empty(min(_BLOCK, out.size), np.float64)
+    odd = addresses.size % 4
     for start in range(0, out.size, _BLOCK):
         count = min(_BLOCK, out.size - start)
         first = np.uintp(start * out.itemsize)
+        result = out[start : start + count]
         sums[:count] = 0.0
-        for i in range(0, addresses.size - 3, 4):
+        for i in range(odd):
+            v0 = carray(_pointer(addresses[i] + first), count, out.dtype)
+            w0 = weights[i]
+            for k in range(count):
+                sums[k] += w0 * v0[k]
+        for i in range(odd, addresses.size, 4):
             v0 = carray(_pointer(addresses[i] + first), count, out.dtype)
             v1 = carray(_pointer(addresses[i + 1] + first), count, out.dtype)
             v2 = carray(_pointer(addresses[i + 2] + first), count, out.dtype)
             v3 = carray(_pointer(addresses[i + 3] + first), count, out.dtype)
             w0, w1, w2, w3 = weights[i], weights[i + 1], weights[i + 2], weights[i + 3]
-            for k in range(count):
-                sums[k] = sums[k] + w0 * v0[k] + w1 * v1[k] + w2 * v2[k] + w3 * v3[k]
-        for i in range(addresses.size // 4 * 4, addresses.size):
-            v0 = carray(_pointer(addresses[i] + first), count, out.dtype)
-            w0 = weights[i]
-            for k in range(count):
-                sums[k] += w0 * v0[k]
-        for k in range(count):
-            out[start + k] = sums[k]
+            if i + 4 < addresses.size:
+                for k in range(count):
+                    sums[k] = sums[k] + w0 * v0[k] + w1 * v1[k] + w2 * v2[k] + w3 * v3[k]
+            else:
+                for k in range(count):
+                    result[k] = sums[k] + w0 * v0[k] + w1 * v1[k] + w2 * v2[k] + w3 * v3[k]
+        if addresses.size < 4:
+            result[:] = sums[:count]
 
 
 def weighted_sum(vectors: Sequence[Vector], weights: Sequence[float], out: Vector) -> None:
