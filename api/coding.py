@@ -2,7 +2,7 @@
 
 from .collectives.coding.approximate import ErasureHead, OptimalDecoding, ignore_stragglers
 from .collectives.coding.catalogue import best_code, scheme
-from .collectives.coding.code import Code, Decoding
+from .collectives.coding.code import EXACT, Code, Decoding
 from .collectives.coding.coded import CodedGradients
 from .collectives.coding.cyclic import cyclic_mds, cyclic_repetition
 from .collectives.coding.info import RoundInfo, TooFewWorkers, WorkerError
@@ -18,6 +18,7 @@ from .collectives.coding.stragglers import Arbitrary, Bursty, PerRound
 from .collectives.coding.traces import Trace, gilbert_elliott_trace, markov_trace, pareto_trace
 
 __all__ = [
+    "EXACT",
     "Arbitrary",
     "Bursty",
     "Code",

@@ -1,7 +1,7 @@
 """Coded gradients over MPI: what a round costs, and how long trainings with stragglers take.
 
     mpiexec -n 9 python -m benchmarks.coding_mpi --overhead
-    mpiexec -n 17 python -m benchmarks.coding_mpi [--jobs 120] [--seed 0]
+    mpiexec -n 17 python -m benchmarks.coding_mpi [--jobs 60] [--seed 0]
 
 The first times rounds without stragglers and with a gradient that is there already, beside a plain `Reduce`
 and `Bcast` of the same bytes, in turn. The second trains by each scheme while workers sleep as a trace says,
@@ -36,7 +36,7 @@ WORKERS = SIZE - 1
 SIZES = tuple(1 << power for power in range(16, 25, 2))
 ROUNDS, TURNS = 20, 7
 # A round's seconds without the data, and all of the data's on one worker.
-BASE_SECONDS, SLOPE_SECONDS = 60e-3, 200e-3
+BASE_SECONDS, SLOPE_SECONDS = 150e-3, 500e-3
 TRACE: dict[str, Any] = {"share": 0.05, "stay": 0.09, "factors": (2.0, 3.5), "base": BASE_SECONDS}
 PROBED = 80
 Array = NDArray[np.float32]
@@ -113,7 +113,8 @@ def train(scheme: coding.Scheme, trace: coding.Trace, jobs: int) -> float:
     WORLD.Barrier()
     start = perf_counter()
     for totals, info in coded.rounds(jobs):
-        np.testing.assert_allclose(totals[0], models[info.stream] + 1, rtol=1e-6)
+        if info.error < coding.EXACT:
+            np.testing.assert_allclose(totals[0], models[info.stream] + 1, rtol=1e-6)
         models[info.stream][...] = totals[0] / 2
     return WORLD.bcast(perf_counter() - start)
 
@@ -122,13 +123,22 @@ def compare(jobs: int, seed: int) -> list[dict[str, Any]]:
     """Measured and predicted seconds of each scheme."""
     trace = coding.markov_trace(WORKERS, jobs + 8, slope=SLOPE_SECONDS, seed=seed, **TRACE)
     results = []
-    for each in candidates(seed):
-        scheme = coding.scheme(each.name, WORKERS, **each.parameters)
-        predicted = coding.simulate(scheme, trace, jobs, patience=each.patience).seconds
+    # Decoding is compiled when it is first used.
+    train(coding.scheme("uncoded", WORKERS), trace, 2)
+    found = [
+        (each.name, each.parameters, coding.scheme(each.name, WORKERS, **each.parameters), each.patience)
+        for each in candidates(seed)
+    ]
+    few = max(1, WORKERS // 8)
+    found.append(
+        ("ignore", {"stragglers": few}, coding.GradientCoding(coding.ignore_stragglers(WORKERS, few)), 0)
+    )
+    for name, parameters, scheme, patience in found:
+        predicted = coding.simulate(scheme, trace, jobs, patience=patience).seconds
         results.append(
             {
-                "scheme": each.name,
-                "parameters": each.parameters,
+                "scheme": name,
+                "parameters": parameters,
                 "load": float(scheme.load),
                 "seconds": train(scheme, trace, jobs),
                 "predicted": predicted,
@@ -148,7 +158,7 @@ def show(results: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
 
 @click.command()
 @click.option("--overhead", "is_overhead", is_flag=True, help="Time rounds without stragglers.")
-@click.option("--jobs", default=120, show_default=True, help="Gradients of a training.")
+@click.option("--jobs", default=60, show_default=True, help="Gradients of a training.")
 @click.option("--seed", default=0, show_default=True, help="Of the stragglers.")
 def main(is_overhead: bool, jobs: int, seed: int) -> None:
     """Measure rounds, or trainings."""

@@ -8,11 +8,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from benchmarks.drawing import BLUE, GREEN, GREY, ORANGE, Results, read
+from benchmarks.drawing import BLUE, GREEN, GREY, ORANGE, Results, library_of, read
 
 STYLES = {"uncoded": (GREY, "s"), "gc": (ORANGE, "^"), "sr-sgc": (GREEN, "D"), "m-sgc": (BLUE, "o")}
 TITLES = {"published": "as published, cyclic codes", "here": "roundelay, repetition in groups"}
-PATTERN = {"gc": "s", "sr-sgc": "B, W, λ", "m-sgc": "B, W, λ"}
+PATTERN = {"gc": "s", "ignore": "s", "sr-sgc": "B, W, λ", "m-sgc": "B, W, λ"}
 
 
 def named(name: str, figures: dict[str, Any]) -> str:
@@ -117,10 +117,54 @@ def gains_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def codes_table() -> str:
+    """Errors and times of decoding, for each code."""
+    titles = ("workers, stragglers", "code", "largest weight", "error, float32", "float16", "ms for weights")
+    lines = [f"| {' | '.join(titles)} |", "|---|---|---:|---:|---:|---:|"]
+    for results in read("coding-codes"):
+        for row in sorted(results["rows"], key=lambda each: (each["workers"], -each["stragglers"])):
+            figures = (
+                f"{row['workers']}, {row['stragglers']}",
+                row["code"],
+                f"{row['coefficient']:.3g}",
+                f"{row['float32']:.0e}",
+                f"{row['float16']:.0e}",
+                f"{row['milliseconds']:.2f}",
+            )
+            lines.append(f"| {' | '.join(figures)} |")
+    return "\n".join(lines) + "\n"
+
+
+def overhead_table() -> str:
+    """How long a round takes, in parts of a broadcast and a reduction."""
+    runs = read("coding-overhead-8")
+    lines = [f"| bytes | {' | '.join(map(library_of, runs))} |", "|---:|" + "---:|" * len(runs)]
+    for rows in zip(*(results["rows"] for results in runs), strict=True):
+        figures = (f"{1e3 * row['ours']:.2f} ms, {row['ratio']:.2f}" for row in rows)
+        lines.append(f"| {rows[0]['bytes']:,} | {' | '.join(figures)} |")
+    return "\n".join(lines) + "\n"
+
+
+def training_table() -> str:
+    """Measured and predicted seconds of trainings."""
+    lines = ["| workers | scheme | load | seconds | predicted |", "|---:|---|---:|---:|---:|"]
+    for workers in (8, 16):
+        for results in read(f"coding-training-{workers}"):
+            for row in results["rows"]:
+                times = f"{row['seconds']:.1f} | {row['predicted']:.1f}"
+                lines.append(f"| {workers} | {named(row['scheme'], row)} | {row['load']:.3f} | {times} |")
+    return "\n".join(lines) + "\n"
+
+
 PLOTS = {
     "coding-times": (draw_times, "coding-simulation"),
     "coding-slopes": (draw_slopes, "coding-simulation"),
     "coding-rounds": (draw_rounds, "coding-simulation"),
     "coding-stragglers": (draw_stragglers, "coding-simulation"),
 }
-TABLES = {"coding-simulation": gains_table}
+TABLES = {
+    "coding-codes": codes_table,
+    "coding-overhead": overhead_table,
+    "coding-simulation": gains_table,
+    "coding-training": training_table,
+}

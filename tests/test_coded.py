@@ -9,8 +9,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from roundelay.collectives.coding.catalogue import scheme
 from roundelay.collectives.coding.coded import CodedGradients
-from roundelay.collectives.coding.info import TooFewWorkers, WorkerError
+from roundelay.collectives.coding.info import RoundInfo, TooFewWorkers, WorkerError
 from roundelay.collectives.coding.injection import Injection
+from roundelay.collectives.coding.recommend import MOST_DELAY, recommend
+from roundelay.collectives.coding.recorder import Recorder
 
 pytestmark = pytest.mark.mpi(min_size=2)
 
@@ -235,6 +237,38 @@ def test_switching_schemes(comm):
         weights[info.stream][...] -= 1e-3 * total
         if info.job % 3 == 2:
             coded.switch(found[min(info.job // 3 + 1, len(found) - 1)])
+
+
+@pytest.mark.mpi(min_size=3)
+def test_beginning_uncoded_to_look_and_switch(comm):
+    """Uncoded rounds and some of a code are recorded; what is recommended goes on."""
+    workers = comm.size - 1
+    found = [scheme("uncoded", workers), scheme("gc", workers, stragglers=workers - 1)]
+    weights = tuple(np.full(5, 0.1 * (stream + 1)) for stream in range(MOST_DELAY + 1))
+    slow = Injection([0.0, 0.01]) if comm.rank == comm.size - 1 else None
+    coded = CodedGradients(comm, found[0], slope, load, weights, injection=slow)
+    recorder, running = Recorder(list(range(1, comm.size))), found[0]
+    for total, info in coded.rounds(20):
+        assert_allclose(total, slope(weights[info.stream], ROWS), rtol=1e-8, atol=1e-8)
+        recorder.add(info, running)
+        if info.job == 5:
+            coded.switch(running := found[1])
+        elif info.job == 9:
+            trace = recorder.trace()
+            assert trace.seconds.shape == (10, workers)
+            best = recommend(trace)[0]
+            coded.switch(running := scheme(best.name, workers, **best.parameters))
+
+
+def test_recording_needs_rounds_and_loads():
+    recorder = Recorder([1])
+    with pytest.raises(ValueError, match="no rounds"):
+        recorder.trace()
+    info = RoundInfo(0, 0, 0, 0.5, (1,), {}, 0, (), 0.0, 1.0)
+    recorder.add(info, scheme("uncoded", 1))
+    assert recorder.trace(slope=2.0).seconds.tolist() == [[0.5]]
+    with pytest.raises(ValueError, match="all rounds had the load 1"):
+        recorder.trace()
 
 
 def test_leaving_early(comm):

@@ -16,6 +16,8 @@ from .routes import Steps
 PAIR_SECONDS = 50e-6
 # The same of an exchange of heads for tokens.
 SWAP_SECONDS = 100e-6
+# Seconds that it takes for each byte of it, beside being sent.
+PACKED = 0.6e-9
 
 
 def pair_seconds(problem: Problem, rates: Rates, queries: int, keys: int, heads: int) -> float:
@@ -61,6 +63,6 @@ def swap_seconds(problem: Problem, width: int, rates: Rates) -> float:
     shape, count = problem.shape, max(problem.count(member) for member in range(problem.group.size))
     heads = 2 * shape.heads + 2 * max(shape.key_heads, width)
     nbytes = shape.batch * count * heads * (shape.size + shape.value_size) / 2 * shape.dtype.itemsize
-    # Packed and unpacked at either end, which takes about as long as to be sent on one node.
-    each = rates.latency * (width - 1) + 2 * nbytes * (width - 1) / width / rates.bandwidth
-    return 2 * (SWAP_SECONDS + each) if width > 1 else 0.0
+    # Those of an exchange are under way together. They are packed and unpacked at either end.
+    moved = nbytes * (width - 1) / width
+    return 2 * (SWAP_SECONDS + rates.latency) + moved / rates.bandwidth + moved * PACKED if width > 1 else 0.0

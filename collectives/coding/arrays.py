@@ -74,6 +74,14 @@ class Packing:
         self._ends = np.cumsum([0, *sizes]).tolist()
         self.nbytes: int = self._ends[-1]
 
+    @property
+    def memory(self) -> Flat | None:
+        """The bytes of the arrays, if they are a single one of the host without gaps."""
+        array = self.arrays[0] if len(self.arrays) == 1 else None
+        if not isinstance(array, np.ndarray) or not array.flags.c_contiguous or not array.flags.writeable:
+            return None
+        return array.reshape(-1).view(np.uint8)
+
     def _parts(self, memory: Flat) -> Iterable[tuple[Array, Flat]]:
         for array, (start, stop) in zip(self.arrays, pairwise(self._ends), strict=True):
             yield array, memory[start:stop].view(array.dtype).reshape(array.shape)

@@ -25,7 +25,7 @@ CONTROL, ABANDON, REPORT = 1, 2, 3
 _SENT, _ASKED, _TAGS = 1000, 16000, 15000
 # How long after the last round messages may still be under way.
 PARTING_SECONDS = 2.0
-_SPINS, _PAUSE_SECONDS = 200, 50e-6
+_SPINS, _SHORTEST_SECONDS, _LONGEST_SECONDS = 20, 50e-6, 1e-3
 _numbers = count()
 
 
@@ -71,6 +71,11 @@ class Channel:
         """Receive the bytes of an array."""
         return self._comm.Irecv(array.view(np.uint8), rank, tag)
 
+    @property
+    def is_sending(self) -> bool:
+        """Whether anything is still to be sent."""
+        return bool(self._sends)
+
     def settle(self) -> None:
         """Let go what has been sent."""
         self._sends = [each for each in self._sends if not each[0].Test()]
@@ -84,19 +89,23 @@ class Channel:
 
 
 class Backoff:
-    """Waiting that first gives way to others and then sleeps: ranks may be more than processors."""
+    """Waiting that first gives way to others and then sleeps: ranks may be more than processors.
+
+    Who has waited for long sleeps for longer, by a twentieth of the time.
+    """
 
     def __init__(self) -> None:
-        self._spins = 0
+        self.reset()
 
     def reset(self) -> None:
         """Something came."""
-        self._spins = 0
+        self._begun, self._spins = perf_counter(), 0
 
     def pause(self) -> None:
         """Nothing came."""
         self._spins += 1
         if self._spins < _SPINS:
             os.sched_yield()
-        else:
-            sleep(_PAUSE_SECONDS)
+            return
+        waited = perf_counter() - self._begun
+        sleep(min(max(waited / 20, _SHORTEST_SECONDS), _LONGEST_SECONDS))

@@ -46,12 +46,17 @@ class Encoder:
         self._data: dict[Partition, Any] = {}
         self.signature: Signature | None = None
         self._is_single = True
+        self._free: list[Vector] = []
         # Adds one chunk of a gradient while the next is computed.
         self._thread = ThreadPoolExecutor(1)
 
     def forget_data(self) -> None:
         """Drop the data of all partitions: others follow."""
         self._data.clear()
+
+    def recycle(self, vector: Vector) -> None:
+        """Take back the memory of a vector that nobody reads any more."""
+        self._free.append(vector)
 
     def encode(self, task: Task, partitions: Mapping[int, Partition], look_up: Callable[[], None]) -> Vector:
         """The vector of a task: gradients times weights, added up as they come.
@@ -77,9 +82,13 @@ class Encoder:
             if self.signature is None:
                 arrays = list(chunks)
                 self.signature, chunks = self._sign(arrays), iter(arrays)
+            is_first = sums is None
             if sums is None:
-                sums = np.zeros(self.signature.length(task.weights.shape[1]), self._precision(is_plain))
-            self._add(chunks, weights, sums)
+                sums = self._take(self.signature.length(len(weights)), self._precision(is_plain))
+            if is_first and len(weights) > 1:
+                # The last piece may be longer than what there is for it.
+                sums[...] = 0
+            self._add(chunks, weights, sums, is_first and len(weights) == 1)
         assert sums is not None
         assert self.signature is not None
         wire = np.dtype(self.signature.dtypes[0]) if self._wire is None else self._wire
@@ -98,12 +107,19 @@ class Encoder:
             raise TypeError(f"gradient {signature}: expected arrays of one floating dtype")
         return signature
 
-    def _add(self, chunks: Iterator[Any], weights: NDArray[np.float64], sums: Vector) -> None:
-        """Add a gradient, each chunk while the next is computed."""
+    def _take(self, length: int, dtype: np.dtype[Any]) -> Vector:
+        while self._free:
+            vector = self._free.pop()
+            if (vector.size, vector.dtype) == (length, dtype):
+                return vector
+        return np.empty(length, dtype)
+
+    def _add(self, chunks: Iterator[Any], weights: NDArray[np.float64], sums: Vector, anew: bool) -> None:
+        """Add a gradient, or begin `anew` with it, each chunk while the next is computed."""
         arrays, pending, begun = [], [], 0
         for array in chunks:
             arrays.append(array)
-            pending.append(self._thread.submit(_add_chunk, sums, array, begun, weights))
+            pending.append(self._thread.submit(_add_chunk, sums, array, begun, weights, anew))
             begun += int(array.size)
         for each in pending:
             each.result()
@@ -117,8 +133,8 @@ class Encoder:
         return np.promote_types(own, np.float32) if is_plain else np.dtype(np.float64)
 
 
-def _add_chunk(sums: Vector, array: Any, begun: int, weights: NDArray[np.float64]) -> None:
-    """Add a part of a flat gradient, from element `begun` on, to the sums of its pieces."""
+def _add_chunk(sums: Vector, array: Any, begun: int, weights: NDArray[np.float64], anew: bool) -> None:
+    """Add a part of a flat gradient, from element `begun` on, to the sums of its pieces, or put it there."""
     if isinstance(array, np.ndarray):
         part = array.reshape(-1)
     else:
@@ -127,9 +143,12 @@ def _add_chunk(sums: Vector, array: Any, begun: int, weights: NDArray[np.float64
     length = sums.size
     for piece, weight in enumerate(weights):
         start, stop = max(begun, piece * length), min(begun + part.size, (piece + 1) * length)
-        if start < stop and weight:
+        if start < stop:
             target = sums[start - piece * length : stop - piece * length]
             values = part[start - begun : stop - begun]
-            target += (
-                values if weight == 1 else sums.dtype.type(weight) * values.astype(sums.dtype, copy=False)
-            )
+            if anew:
+                np.multiply(values, sums.dtype.type(weight), out=target, casting="unsafe")
+            elif weight == 1:
+                target += values
+            else:
+                target += sums.dtype.type(weight) * values.astype(sums.dtype, copy=False)

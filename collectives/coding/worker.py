@@ -76,12 +76,11 @@ class Worker:
             self._vectors.clear()
             self._encoder.forget_data()
         for job, tag in start.parameters.items():
-            stream = self._streams[job % len(self._streams)]
-            memory = np.empty(stream.nbytes, np.uint8)
-            self._channel.receive_array(memory, self._master, tag).Wait()
-            stream.unpack(memory)
+            self._receive_parameters(self._streams[job % len(self._streams)], tag)
         for place in [each for each in self._vectors if each[0] < start.first_open]:
-            del self._vectors[place]
+            vector = self._vectors.pop(place)
+            if not self._channel.is_sending:
+                self._encoder.recycle(vector)
         begun, done = perf_counter(), []
         try:
             if self._injection is not None:
@@ -97,6 +96,13 @@ class Worker:
             return
         report = Report(start.era, start.turn, tuple(done), self._encoder.signature, perf_counter() - begun)
         self._channel.send(report, self._master, REPORT)
+
+    def _receive_parameters(self, stream: Packing, tag: int) -> None:
+        own = stream.memory
+        memory = np.empty(stream.nbytes, np.uint8) if own is None else own
+        self._channel.receive_array(memory, self._master, tag).Wait()
+        if own is None:
+            stream.unpack(memory)
 
     def _look_up(self, start: Start) -> None:
         """Give up a round that the master has ended."""
