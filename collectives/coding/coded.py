@@ -88,6 +88,7 @@ class CodedGradients:
     --------
     Least squares, by the only worker there is, which is not the master:
 
+    >>> from roundelay import MPI, coding
     >>> comm = MPI.COMM_WORLD
     >>> data, weights = np.arange(12.0).reshape(6, 2), np.zeros(2)
     >>> def gradient(weights, rows):
@@ -95,7 +96,8 @@ class CodedGradients:
     >>> def load(partition):
     ...     return data[partition.rows(len(data))]
     >>> if comm.size > 1:
-    ...     coded = CodedGradients(comm, scheme("uncoded", comm.size - 1), gradient, load, weights)
+    ...     scheme = coding.scheme("uncoded", comm.size - 1)
+    ...     coded = CodedGradients(comm, scheme, gradient, load, weights)
     ...     for total, info in coded.rounds(10):
     ...         weights -= 1e-3 * total
     """

@@ -32,6 +32,7 @@ class Injection:
     --------
     Rank 2 is slower by half a second in every tenth round:
 
+    >>> from roundelay import MPI
     >>> injection = Injection([0.5] + 9 * [0.0]) if MPI.COMM_WORLD.rank == 2 else None
     """
 
