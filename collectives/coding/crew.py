@@ -15,6 +15,9 @@ from .channel import ABANDON, CONTROL, REPORT, Channel, Vector, next_tag
 from .info import WorkerError
 from .messages import Abandon, Failure, Pull, Report, Start, Stop
 
+# Vectors whose memory is kept for others.
+_MOST_FREE = 256
+
 
 class Place(NamedTuple):
     """Which vector of which worker."""
@@ -115,6 +118,8 @@ class Crew:
         """Forget the vectors of a job."""
         for place in [each for each in self._vectors if each.job == job]:
             self._free.append(self._vectors.pop(place))
+        # Those that were computed here come on top of what is pulled.
+        del self._free[_MOST_FREE:]
         self._wanted = {place for place in self._wanted if place.job != job}
 
     def _take(self, length: int, dtype: np.dtype[Any]) -> Vector:
@@ -141,13 +146,14 @@ class Crew:
         return reports, any(arrived)
 
     def _arrive(self, worker: _Worker) -> bool:
-        under_way = [each for each in worker.sending if not each[0].Test()]
-        arrived = [each for each in worker.sending if each not in under_way]
-        worker.sending = under_way
-        for _, place, vector in arrived:
-            if place in self._wanted:
+        before, worker.sending = worker.sending, []
+        for each in before:
+            request, place, vector = each
+            if not request.Test():
+                worker.sending.append(each)
+            elif place in self._wanted:
                 self._vectors[place] = vector
-        return bool(arrived)
+        return len(worker.sending) < len(before)
 
     def check(self, signature: Signature | None, rank: int) -> None:
         """Raise `WorkerError` if the gradient of a rank has not the shapes and dtype of the others."""
