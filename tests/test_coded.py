@@ -8,11 +8,12 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from roundelay.collectives.coding.catalogue import scheme
-from roundelay.collectives.coding.coded import CodedGradients
+from roundelay.collectives.coding.coded import PURPOSE, CodedGradients
 from roundelay.collectives.coding.info import RoundInfo, TooFewWorkers, WorkerError
 from roundelay.collectives.coding.injection import Injection
 from roundelay.collectives.coding.recommend import MOST_DELAY, recommend
 from roundelay.collectives.coding.recorder import Recorder
+from roundelay.collectives.service import service_of
 
 pytestmark = pytest.mark.mpi(min_size=2)
 
@@ -57,6 +58,9 @@ def train(comm, scheme_, jobs=JOBS, gradient=slope, **options):
         model -= 1e-3 * total
         infos.append(info)
     assert [info.job for info in infos] == (list(range(jobs)) if comm.rank == 0 else [])
+    comm.Barrier()
+    # A communicator that is made when this one is freed could receive it.
+    assert not service_of(comm).private(PURPOSE).Iprobe()
     return infos
 
 

@@ -8,6 +8,7 @@ in an object before and come again only after many others.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from itertools import count
 from time import perf_counter, sleep
 from typing import Any
@@ -20,7 +21,8 @@ from ...datatypes.plain import MPI
 Vector = NDArray[Any]
 
 # For objects to workers, who look at ABANDON while they compute, and for those to the master.
-CONTROL, ABANDON, REPORT = 1, 2, 3
+# FAREWELL is the last message to a rank.
+CONTROL, ABANDON, REPORT, FAREWELL = 1, 2, 3, 4
 # Tags of arrays: of those that the sender names, and of those that the receiver asks for.
 _SENT, _ASKED, _TAGS = 1000, 16000, 15000
 # How long after the last round messages may still be under way.
@@ -80,12 +82,29 @@ class Channel:
         """Let go what has been sent."""
         self._sends = [each for each in self._sends if not each[0].Test()]
 
-    def part(self) -> None:
-        """Wait a while until all is sent: who does not answer is not waited for."""
-        end, backoff = perf_counter() + PARTING_SECONDS, Backoff()
-        while self._sends and perf_counter() < end:
+    def part(self, others: Iterable[int]) -> None:
+        """Leave no message behind: receive all that others sent before they, too, came to the end.
+
+        What is left on a communicator may come to one that is made when it is freed. Who does not answer is
+        not waited for.
+        """
+        end, backoff, waiting = perf_counter() + PARTING_SECONDS, Backoff(), set(others)
+        for rank in waiting:
+            self.send(None, rank, FAREWELL)
+        while (waiting or self._sends) and perf_counter() < end:
             self.settle()
+            waiting = {rank for rank in waiting if not self._drain(rank)}
             backoff.pause()
+
+    def _drain(self, rank: int) -> bool:
+        """Receive what a rank sent, in its order; tell whether its farewell was among it."""
+        status = MPI.Status()
+        while (found := self._comm.Improbe(rank, MPI.ANY_TAG, status)) is not None:
+            data = bytearray(status.Get_count(MPI.BYTE))
+            found.Recv([data, MPI.BYTE])
+            if status.tag == FAREWELL and MPI.pickle.loads(data)[0] == self._number:
+                return True
+        return False
 
 
 class Backoff:

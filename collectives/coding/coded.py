@@ -25,7 +25,7 @@ from .scheme import GradientCoding, Partition, Scheme
 from .simulation import usual_patience
 from .worker import Worker
 
-_PURPOSE = "coded gradients"
+PURPOSE = "coded gradients"
 _numbers = count()
 
 
@@ -151,7 +151,7 @@ class CodedGradients:
 
         limits = _together(comm, check, (scheme.name, scheme.loads, [each.signature for each in streams]))
         number = comm.allreduce(next(_numbers), MPI.MAX)
-        channel = Channel(service_of(comm).private(_PURPOSE), number)
+        channel = Channel(service_of(comm).private(PURPOSE), number)
         encoder = Encoder(gradient, load, streams, wire)
         self._role: Master | Worker | Rotation
         if master is None:

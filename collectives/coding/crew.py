@@ -170,13 +170,14 @@ class Crew:
         """Tell the workers that there are no more rounds; those that do not answer are not waited for."""
         for rank in self._workers:
             self._channel.send(Stop(error), rank, CONTROL)
-        self._channel.part()
+        self._channel.part(self._workers)
         self.cancel()
 
     def cancel(self) -> None:
         """Wait for no vector any more."""
         for worker in self._workers.values():
             for request, _, _ in worker.sending:
-                request.Cancel()
-                request.Free()
+                if not request.Test():
+                    request.Cancel()
+                    request.Free()
             worker.sending.clear()

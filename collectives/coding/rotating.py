@@ -69,7 +69,7 @@ class Rotation:
                 self._vectors.clear()
                 yield gradient_like(outcome.signature, vector, self._stream.given), outcome.info
         finally:
-            self._channel.part()
+            self._channel.part(self._others())
             self._crew.cancel()
 
     # As one of the others -------------------------------------------------------------------------

@@ -61,7 +61,7 @@ class Worker:
                 self._send(message)
             else:
                 self._work(message)
-        self._channel.part()
+        self._channel.part([self._master])
         if message.error is not None:
             raise message.error
 
