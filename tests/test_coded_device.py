@@ -31,12 +31,13 @@ def put(request, monkeypatch):
 def test_parameters_and_gradients_on_a_device(comm, put, master):
     """Two arrays, of which the gradient's are new ones each time."""
 
-    def slopes(vector, matrix, rows):
+    def slopes(arrays, rows):
+        vector, matrix = arrays
         error = rows @ vector - 1
         return [2 * rows.T @ error, matrix * len(rows)]
 
     def gradient(parameters, rows):
-        return [put(each) for each in slopes(*(each.get() for each in parameters), rows)]
+        return [put(each) for each in slopes([each.get() for each in parameters], rows)]
 
     workers = comm.size - (master is not None)
     scheme = coding.scheme("gc", workers, stragglers=workers - 1)
@@ -46,7 +47,7 @@ def test_parameters_and_gradients_on_a_device(comm, put, master):
     )
     for totals, _ in coded.rounds(4):
         before = [each.get() for each in parameters]
-        for total, right in zip(totals, slopes(*before, ROWS), strict=True):
+        for total, right in zip(totals, slopes(before, ROWS), strict=True):
             assert_allclose(total.get(), right)
         for parameter, was, total in zip(parameters, before, totals, strict=True):
             parameter[...] = put(was - 1e-3 * total.get())
