@@ -79,8 +79,7 @@ def plan(context: click.Context, arguments: tuple[str, ...]) -> None:
     """Predict what each algorithm of a collective takes on a network."""
     from .planning import plan
 
-    with plan.make_context("plan", list(arguments), parent=context.parent) as inner:
-        plan.invoke(inner)
+    _hand_over(plan, context, arguments)
 
 
 @main.command(add_help_option=False, context_settings={"ignore_unknown_options": True}, options_metavar="")
@@ -90,8 +89,13 @@ def coding(context: click.Context, arguments: tuple[str, ...]) -> None:
     """Choose a scheme for gradients that do not wait for stragglers."""
     from .coding_commands import coding
 
-    with coding.make_context("coding", list(arguments), parent=context.parent) as inner:
-        coding.invoke(inner)
+    _hand_over(coding, context, arguments)
+
+
+def _hand_over(command: click.Command, context: click.Context, arguments: tuple[str, ...]) -> None:
+    """Run a command that was imported only now, with arguments that were not read."""
+    with command.make_context(context.info_name, list(arguments), parent=context.parent) as inner:
+        command.invoke(inner)
 
 
 if __name__ == "__main__":

@@ -236,12 +236,14 @@ def dense(row: Row, whole: dict[str, Array]) -> list[Array]:
     return [out, dq, dk, dv]
 
 
-def check(row: Row, whole: dict[str, Array], compared: dict[str, Way]) -> None:
-    """Raise `AssertionError` on all ranks if a way is wrong; beside "auto" if too large for dense."""
+def check(
+    row: Row, whole: dict[str, Array], compared: dict[str, Way], by: Callable[..., list[Array]]
+) -> None:
+    """Raise `AssertionError` on all ranks if a way is wrong; beside the first one if too large for dense."""
     if row.tokens * SIZE <= DENSE:
-        expected = [mine(array, row) for array in dense(row, whole)]
+        expected = [mine(array, row) for array in by(row, whole)]
     else:
-        expected = compared["auto"]()
+        expected = next(iter(compared.values()))()
     for name, run in compared.items():
         errors = [
             np.abs(found - right).max() / np.abs(right).max()
@@ -271,7 +273,7 @@ def measure(row: Row, rounds: int, peers: Peers | None) -> dict[str, Any]:
     whole = whole_arrays(row)
     own = {name: mine(array, row) for name, array in whole.items()}
     compared = ways(row, own, peers)
-    check(row, whole, compared)
+    check(row, whole, compared, dense)
     product = gemm(GEMM_SIZE, GEMM_SIZE, GEMM_SIZE)
     times = in_turn({**compared, KERNEL: kernel(row, own, whole), GEMM: product}, rounds)
     # What it takes for the same operations.

@@ -20,14 +20,13 @@ from rich.table import Table
 
 import roundelay
 from benchmarks.attention import (
-    DENSE,
     HEADS,
     RESULTS,
     SIZE,
-    TOLERANCE,
     Array,
     Row,
     Way,
+    check,
     in_turn,
     installed,
     mine,
@@ -69,28 +68,12 @@ def dense(row: Row, whole: dict[str, Array]) -> list[Array]:
     return [np.stack(each)[np.newaxis] for each in zip(*found, strict=True)]
 
 
-def check(row: Row, whole: dict[str, Array], compared: dict[str, Way]) -> None:
-    """Raise `AssertionError` on all ranks if an algorithm is wrong."""
-    if row.tokens * SIZE <= DENSE:
-        expected = [mine(array, row) for array in dense(row, whole)]
-    else:
-        expected = compared[LASP2]()
-    for name, run in compared.items():
-        errors = [
-            np.abs(found - right).max() / np.abs(right).max()
-            for found, right in zip(run(), expected, strict=False)
-        ]
-        worst = WORLD.allreduce(float(max(errors)), PLAIN.MAX)
-        if not worst < TOLERANCE:
-            raise AssertionError(f"{name} is wrong by {worst:.1e} of the largest value: {row.label}")
-
-
 def measure(row: Row, rounds: int) -> dict[str, Any]:
     """Check and time all algorithms for one problem."""
     whole = whole_arrays(row)
     own = {name: mine(array, row) for name, array in whole.items()}
     compared = {name: linear(name, row, own) for name in ALGORITHMS[row.causal]}
-    check(row, whole, compared)
+    check(row, whole, compared, dense)
     # Causal softmax attention of contiguous parts would leave the first ranks idle.
     softmax = row._replace(placement="zigzag" if row.causal else "contiguous")
     compared[SOFTMAX] = way("ring", softmax, {name: mine(array, softmax) for name, array in whole.items()})

@@ -1,9 +1,11 @@
 """What a test may ask for, and the same rules for ``pytest`` alone as for ``python -m tests``."""
 
 import os
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -54,6 +56,22 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     if request.param == "always ours":
         never = choice._Limits(-1, -1)
         monkeypatch.setattr(choice, "_rule", lambda: choice._Rule(never, never))
+
+
+@pytest.fixture(params=["stand-in", "cupy"])
+def put(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any], Any]]:
+    """Copy an array of the host to the device: by CuPy where there is a GPU, by a stand-in everywhere."""
+    from roundelay.collectives import memory
+    from tests import device, device_functions
+
+    if request.param == "cupy":
+        yield device.cupy_or_skip().asarray
+        return
+    monkeypatch.setitem(sys.modules, "cupy", device_functions.module())
+    memory._device.cache_clear()
+    monkeypatch.setattr(device.Array, "pending", False)
+    yield device_functions.on_device
+    memory._device.cache_clear()
 
 
 def drain(comm: MPI.Intracomm) -> Iterator[str]:

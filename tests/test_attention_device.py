@@ -1,6 +1,5 @@
 """Attention of arrays on a device: by CuPy where there is a GPU, by a stand-in for it everywhere."""
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -9,24 +8,10 @@ import pytest
 from numpy.testing import assert_allclose
 
 import roundelay
-from roundelay.collectives import memory
-from tests import device, device_functions
 
 pytestmark = pytest.mark.mpi
 
 TOKENS = 8
-
-
-@pytest.fixture(params=["stand-in", "cupy"])
-def put(request, monkeypatch):
-    """Copy an array of the host to the device."""
-    if request.param == "cupy":
-        return device.cupy_or_skip().asarray
-    monkeypatch.setitem(sys.modules, "cupy", device_functions.module())
-    memory._device.cache_clear()
-    monkeypatch.setattr(device.Array, "pending", False)
-    yield device_functions.on_device
-    memory._device.cache_clear()
 
 
 OPTIONS: dict[str, Callable[[int], dict[str, Any]]] = {

@@ -1,30 +1,14 @@
 """Coded gradients of arrays on a device: by CuPy where there is a GPU, by a stand-in for it everywhere."""
 
-import sys
-
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
 from roundelay import coding
-from roundelay.collectives import memory
-from tests import device, device_functions
 
 pytestmark = pytest.mark.mpi(min_size=2)
 
 ROWS = np.random.default_rng(0).standard_normal((24, 5))
-
-
-@pytest.fixture(params=["stand-in", "cupy"])
-def put(request, monkeypatch):
-    """Copy an array of the host to the device."""
-    if request.param == "cupy":
-        return device.cupy_or_skip().asarray
-    monkeypatch.setitem(sys.modules, "cupy", device_functions.module())
-    memory._device.cache_clear()
-    monkeypatch.setattr(device.Array, "pending", False)
-    yield device_functions.on_device
-    memory._device.cache_clear()
 
 
 @pytest.mark.parametrize("master", [0, None])

@@ -28,6 +28,7 @@ _SENT, _ASKED, _TAGS = 1000, 16000, 15000
 # How long after the last round messages may still be under way.
 PARTING_SECONDS = 2.0
 _SPINS, _SHORTEST_SECONDS, _LONGEST_SECONDS = 20, 50e-6, 1e-3
+_MOST_KEPT = 256
 _numbers = count()
 
 
@@ -105,6 +106,26 @@ class Channel:
             if status.tag == FAREWELL and MPI.pickle.loads(data)[0] == self._number:
                 return True
         return False
+
+
+class Spares:
+    """Vectors whose memory is kept for others: new memory is slow where it is first touched."""
+
+    def __init__(self) -> None:
+        self._kept: list[Vector] = []
+
+    def keep(self, vector: Vector) -> None:
+        """Take back a vector that nobody reads any more."""
+        if len(self._kept) < _MOST_KEPT:
+            self._kept.append(vector)
+
+    def take(self, length: int, dtype: np.dtype[Any]) -> Vector:
+        """A vector with anything in it; those of another kind are let go."""
+        while self._kept:
+            vector = self._kept.pop()
+            if (vector.size, vector.dtype) == (length, dtype):
+                return vector
+        return np.empty(length, dtype)
 
 
 class Backoff:

@@ -11,12 +11,9 @@ import numpy as np
 
 from ...datatypes.plain import MPI
 from .arrays import Signature
-from .channel import ABANDON, CONTROL, REPORT, Channel, Vector, next_tag
+from .channel import ABANDON, CONTROL, REPORT, Channel, Spares, Vector, next_tag
 from .info import WorkerError
 from .messages import Abandon, Failure, Pull, Report, Start, Stop
-
-# Vectors whose memory is kept for others.
-_MOST_FREE = 256
 
 
 class Place(NamedTuple):
@@ -53,7 +50,7 @@ class Crew:
         self._workers = {rank: _Worker() for rank in ranks}
         self._wanted: set[Place] = set()
         self._vectors: dict[Place, Vector] = {}
-        self._free: list[Vector] = []
+        self._spares = Spares()
         self.signature: Signature | None = None
         self._signer = -1
 
@@ -101,7 +98,7 @@ class Crew:
             return
         self._wanted.add(place)
         dtype = np.dtype(self.signature.dtypes[0]) if self._wire is None else self._wire
-        vector, tag = self._take(self.signature.length(pieces), dtype), next_tag(is_asked=True)
+        vector, tag = self._spares.take(self.signature.length(pieces), dtype), next_tag(is_asked=True)
         request = self._channel.receive_array(vector, place.rank, tag)
         self._workers[place.rank].sending.append((request, place, vector))
         self._channel.send(Pull(place.era, place.job, place.slot, tag), place.rank, CONTROL)
@@ -117,17 +114,8 @@ class Crew:
     def drop(self, job: int) -> None:
         """Forget the vectors of a job."""
         for place in [each for each in self._vectors if each.job == job]:
-            self._free.append(self._vectors.pop(place))
-        # Those that were computed here come on top of what is pulled.
-        del self._free[_MOST_FREE:]
+            self._spares.keep(self._vectors.pop(place))
         self._wanted = {place for place in self._wanted if place.job != job}
-
-    def _take(self, length: int, dtype: np.dtype[Any]) -> Vector:
-        while self._free:
-            vector = self._free.pop()
-            if (vector.size, vector.dtype) == (length, dtype):
-                return vector
-        return np.empty(length, dtype)
 
     # From workers ---------------------------------------------------------------------------------
 

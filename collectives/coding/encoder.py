@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from ..memory import memory_of
 from .arrays import Packing, Signature, listed, signature_of
+from .channel import Spares, Vector
 from .scheme import Partition, Task
 
-Vector = NDArray[Any]
 _FLOATING = ("float16", "bfloat16", "float32", "float64")
 
 
@@ -33,6 +33,8 @@ class Encoder:
     ----------
     signature : Signature
         Of the gradient, once there was one.
+    spares : Spares
+        Where vectors come from.
     """
 
     def __init__(
@@ -46,17 +48,13 @@ class Encoder:
         self._data: dict[Partition, Any] = {}
         self.signature: Signature | None = None
         self._is_single = True
-        self._free: list[Vector] = []
+        self.spares = Spares()
         # Adds one chunk of a gradient while the next is computed.
         self._thread = ThreadPoolExecutor(1)
 
     def forget_data(self) -> None:
         """Drop the data of all partitions: others follow."""
         self._data.clear()
-
-    def recycle(self, vector: Vector) -> None:
-        """Take back the memory of a vector that nobody reads any more."""
-        self._free.append(vector)
 
     def encode(self, task: Task, partitions: Mapping[int, Partition], look_up: Callable[[], None]) -> Vector:
         """The vector of a task: gradients times weights, added up as they come.
@@ -84,7 +82,7 @@ class Encoder:
                 self.signature, chunks = self._sign(arrays), iter(arrays)
             is_first = sums is None
             if sums is None:
-                sums = self._take(self.signature.length(len(weights)), self._precision(is_plain))
+                sums = self.spares.take(self.signature.length(len(weights)), self._precision(is_plain))
             if is_first and len(weights) > 1:
                 # The last piece may be longer than what there is for it.
                 sums[...] = 0
@@ -106,13 +104,6 @@ class Encoder:
         if len(set(signature.dtypes)) != 1 or signature.dtypes[0] not in _FLOATING:
             raise TypeError(f"gradient {signature}: expected arrays of one floating dtype")
         return signature
-
-    def _take(self, length: int, dtype: np.dtype[Any]) -> Vector:
-        while self._free:
-            vector = self._free.pop()
-            if (vector.size, vector.dtype) == (length, dtype):
-                return vector
-        return np.empty(length, dtype)
 
     def _add(self, chunks: Iterator[Any], weights: NDArray[np.float64], sums: Vector, anew: bool) -> None:
         """Add a gradient, or begin `anew` with it, each chunk while the next is computed."""

@@ -161,10 +161,38 @@ def equal_partitions(count: int) -> tuple[Partition, ...]:
     return tuple(Partition(each, Fraction(each, count), Fraction(each + 1, count)) for each in range(count))
 
 
+class SingleCode(Scheme):
+    """A scheme in which each vector is a message of one code: the data is as the code places it."""
+
+    code: Code
+
+    def __init__(self, name: str, code: Code) -> None:
+        self.name, self.code = name, code
+        self.workers, self.pieces = code.workers, code.pieces
+
+    @cached_property
+    def partitions(self) -> tuple[Partition, ...]:
+        return equal_partitions(self.code.partitions)
+
+    @property
+    def placement(self) -> tuple[tuple[int, ...], ...]:
+        return self.code.placement
+
+    @property
+    def loads(self) -> tuple[Fraction, ...]:
+        return self.code.loads
+
+
+def message_tasks(code: Code, worker: int, job: int) -> tuple[Task, ...]:
+    """The task that is a worker's message for a job; none if it has no partitions."""
+    held = code.placement[worker]
+    return (Task(job, 0, held, code.matrix[worker, list(held)]),) if held else ()
+
+
 # Gradient coding ----------------------------------------------------------------------------------
 
 
-class GradientCoding(Scheme):
+class GradientCoding(SingleCode):
     """A code in every round for itself; a round ends when what came can be decoded.
 
     Parameters
@@ -178,25 +206,8 @@ class GradientCoding(Scheme):
     Fraction(1, 4)
     """
 
-    code: Code
-
     def __init__(self, code: Code) -> None:
-        self.code = code
-        self.name = code.name
-        self.workers = code.workers
-        self.pieces = code.pieces
-
-    @cached_property
-    def partitions(self) -> tuple[Partition, ...]:
-        return equal_partitions(self.code.partitions)
-
-    @property
-    def placement(self) -> tuple[tuple[int, ...], ...]:
-        return self.code.placement
-
-    @property
-    def loads(self) -> tuple[Fraction, ...]:
-        return self.code.loads
+        super().__init__(code.name, code)
 
     def pattern(self) -> Pattern:
         return _Decodable(self.code)
@@ -226,10 +237,7 @@ class _Rounds(Progress):
         self._returned: dict[int, set[int]] = {job: set() for job in range(jobs)}
 
     def tasks(self, turn: int, worker: int) -> tuple[Task, ...]:
-        held = self.code.placement[worker]
-        if turn not in self._returned or not held:
-            return ()
-        return (Task(turn, 0, held, self.code.matrix[worker, list(held)]),)
+        return message_tasks(self.code, worker, turn) if turn in self._returned else ()
 
     def receive(self, worker: int, job: int, slot: int) -> bool:
         returned = self._returned.get(job)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from fractions import Fraction
 
 import numpy as np
 
 from .code import Code, Mask
 from .errors import require
-from .scheme import Combination, Partition, Pattern, Progress, Scheme, Task, combine, equal_partitions
+from .scheme import Combination, Pattern, Progress, SingleCode, Task, combine, message_tasks
 from .stragglers import Bursty
 
 
-class SelectiveRepeat(Scheme):
+class SelectiveRepeat(SingleCode):
     """SR-SGC: one gradient code, of which vectors are computed again `burst` rounds after too many straggled.
 
     Parameters
@@ -34,8 +33,6 @@ class SelectiveRepeat(Scheme):
     Krishnan, Ebrahimi, Khisti 2022, "Sequential Gradient Coding", arXiv 2211.13802, section 3.1.
     """
 
-    code: Code
-
     def __init__(self, code: Code, burst: int, window: int, most: int) -> None:
         require(
             most <= code.workers, f"{most} stragglers: SR-SGC of {code.workers} workers stands 0 to as many"
@@ -46,21 +43,8 @@ class SelectiveRepeat(Scheme):
             f"{code} stands {code.stragglers} stragglers: SR-SGC with burst {burst}, window {window} and "
             f"{most} stragglers needs a code for {wanted}",
         )
-        self.name = "sr-sgc"
-        self.code, self.model, self.delay = code, Bursty(burst, window, most), burst
-        self.workers, self.pieces = code.workers, code.pieces
-
-    @property
-    def partitions(self) -> tuple[Partition, ...]:
-        return equal_partitions(self.code.partitions)
-
-    @property
-    def placement(self) -> tuple[tuple[int, ...], ...]:
-        return self.code.placement
-
-    @property
-    def loads(self) -> tuple[Fraction, ...]:
-        return self.code.loads
+        super().__init__("sr-sgc", code)
+        self.model, self.delay = Bursty(burst, window, most), burst
 
     def pattern(self) -> Pattern:
         return _Repeats(self)
@@ -132,10 +116,7 @@ class _Repeated(Progress):
         late = self._lacking.get(turn - self.delay)
         repeats = late is not None and _repeating(self.code, late)[worker]
         job = turn - self.delay if repeats else turn
-        held = self.code.placement[worker]
-        if job not in self._lacking or not held:
-            return ()
-        return (Task(job, 0, held, self.code.matrix[worker, list(held)]),)
+        return message_tasks(self.code, worker, job) if job in self._lacking else ()
 
     def receive(self, worker: int, job: int, slot: int) -> bool:
         lacking = self._lacking.get(job)

@@ -80,7 +80,7 @@ class Worker:
         for place in [each for each in self._vectors if each[0] < start.first_open]:
             vector = self._vectors.pop(place)
             if not self._channel.is_sending:
-                self._encoder.recycle(vector)
+                self._encoder.spares.keep(vector)
         begun, done = perf_counter(), []
         try:
             if self._injection is not None:
