@@ -147,12 +147,13 @@ def overhead_table() -> str:
 
 def training_table() -> str:
     """Measured and predicted seconds of trainings."""
-    lines = ["| workers | scheme | load | seconds | predicted |", "|---:|---|---:|---:|---:|"]
+    lines = ["| library | workers | scheme | load | seconds | predicted |", "|---|---:|---|---:|---:|---:|"]
     for workers in (8, 16):
         for results in read(f"coding-training-{workers}"):
             for row in results["rows"]:
                 times = f"{row['seconds']:.1f} | {row['predicted']:.1f}"
-                lines.append(f"| {workers} | {named(row['scheme'], row)} | {row['load']:.3f} | {times} |")
+                scheme = f"{named(row['scheme'], row)} | {row['load']:.3f}"
+                lines.append(f"| {library_of(results)} | {workers} | {scheme} | {times} |")
     return "\n".join(lines) + "\n"
 
 
