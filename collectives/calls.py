@@ -40,6 +40,7 @@ from .shared import run_shared
 _SUM = MPI.SUM
 _Intracomm = MPI.Intracomm
 _LISTS = (list, tuple)
+_ON_HOST = frozenset((np.ndarray, type(MPI.IN_PLACE), type(None)))
 Library = Callable[[], Any]
 
 
@@ -147,7 +148,7 @@ def _allreduce(
 def _quick_allreduce(comm: Any, sendbuf: Any, recvbuf: Any, op: MPI.Op = _SUM) -> Any:
     """Allreduce, with a short way for what is known to be left to the library."""
     service = known_service(comm)
-    if service is not None and recvbuf.__class__ is np.ndarray:
+    if service is not None and recvbuf.__class__ is np.ndarray and sendbuf.__class__ in _ON_HOST:
         ready = service.ready.get((recvbuf.nbytes, recvbuf.dtype.num, op.handle, ""))
         if ready is not None and ready[0].current is None and ready[0].left > 0:
             try:

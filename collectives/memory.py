@@ -1,7 +1,8 @@
 """Where the arrays of a collective lie: in the memory of the host, or of a device, where CuPy computes.
 
-An array on a device is handed to the MPI library as it is, which must be able to read it (CUDA-aware). CuPy
-computes in streams, which MPI does not know: what is sent, or returned to the program, is waited for.
+An array on a device is handed to the MPI library as it is, if that says that it can read it, else staged on
+the host (`roundelay.comm.device`). CuPy computes in streams, which MPI does not know: what is sent, or returned
+to the program, is waited for.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..comm import pool
+from ..comm.device import as_cupy
 
 Array = NDArray[Any]
 
@@ -101,16 +103,5 @@ def device_array(buffer: Any, receiving: bool) -> Any:
 
     Without CuPy there is none: nothing could be reduced.
     """
-    if not hasattr(type(buffer), "__cuda_array_interface__"):
-        return None
-    try:
-        import cupy
-    except ImportError:
-        return None
-    if not isinstance(buffer, cupy.ndarray):
-        # PyTorch's tensors have one on a device only.
-        interface = getattr(buffer, "__cuda_array_interface__", None)
-        if interface is None or (receiving and interface["data"][1]):
-            return None
-        buffer = cupy.asarray(buffer)
-    return buffer.reshape(-1) if buffer.flags.c_contiguous else None
+    array = as_cupy(buffer, receiving)
+    return None if array is None or not array.flags.c_contiguous else array.reshape(-1)

@@ -7,6 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from ..comm.device import stage_gpu
 from ..datatypes.plain import MPI
 from .calls import execution_in_place
 from .execute import even_bounds
@@ -77,6 +78,8 @@ class ProgressiveAllreduce:
         self._memory = memory_of(buffer)
         self._bounds = even_bounds(buffer.size, segments)
         parts = [buffer[self.part(segment)] for segment in range(segments)]
+        self._stages = [stage_gpu(part, receiving=True) for part in parts]
+        parts = [stage.spec if stage else part for stage, part in zip(self._stages, parts, strict=True)]
         self._executions = [execution_in_place(comm, part, op, algorithm) for part in parts]
         self._running: dict[int, Running] = {}
 
@@ -93,6 +96,9 @@ class ProgressiveAllreduce:
         if segment in self._running:
             raise ValueError(f"segment {segment}: ready already")
         self._memory.settle()
+        stage = self._stages[segment]
+        if stage is not None:
+            stage.load()
         self._running[segment] = begin(self._executions[segment])
 
     def wait(self) -> None:
@@ -107,3 +113,6 @@ class ProgressiveAllreduce:
         while waiting:
             waiting = [running for running in waiting if not running.advance()]
             sched_yield()
+        for stage in self._stages:
+            if stage is not None:
+                stage.store()

@@ -11,6 +11,12 @@ def _is_set(name: str) -> bool:
 
 
 @cache
+def hands_over_gpu_memory() -> bool | None:
+    """`ROUNDELAY_GPU_DIRECT`: whether MPI gets arrays on a GPU as they are; None where it is not set."""
+    return _is_set("ROUNDELAY_GPU_DIRECT") if os.environ.get("ROUNDELAY_GPU_DIRECT") else None
+
+
+@cache
 def is_disabled() -> bool:
     """`ROUNDELAY_DISABLE`: every call goes to mpi4py unchanged."""
     return _is_set("ROUNDELAY_DISABLE")

@@ -21,12 +21,15 @@ from ..datatypes.movers import has_mover
 from ..datatypes.plain import MPI
 from .choice import library_moves
 from .densetype import dense_type
+from .device import is_on_gpu, stage_gpu
 from .settings import checks_bounds
-from .staging import Stage
+from .staging import HostStage, Stage
 from .strided import stage_array
 
 _Datatype = MPI.Datatype
 _ANY_SIZE = 1 << 61
+# What is surely in the memory of the host, and often given.
+_ON_HOST = frozenset((np.ndarray, bytearray, bytes, memoryview, MPI.buffer))
 
 Reader = Callable[[Sequence[Any], bool, int, bool], Stage | None]
 
@@ -52,7 +55,7 @@ def is_left(buffer: Sequence[Any]) -> bool:
 
     If it does not, nothing is known.
     """
-    if len(buffer) != 3 or not isinstance(buffer[2], _Datatype):
+    if len(buffer) != 3 or not isinstance(buffer[2], _Datatype) or buffer[0].__class__ not in _ON_HOST:
         return False
     known = recall(buffer[2])
     return known is not None and not checks_bounds() and _is_left(buffer, known, 1)
@@ -61,7 +64,7 @@ def is_left(buffer: Sequence[Any]) -> bool:
 def find_stage(
     read: Reader, buffer: Any, receiving: bool, blocks: int = 1, forced: bool = False
 ) -> Stage | None:
-    """Stage for a buffer argument, if it has a datatype that is packed here or a NumPy array with gaps.
+    """Stage for a buffer argument with a datatype that is packed here, an array with gaps, or one on a GPU.
 
     `read` is one of the functions below, for the kind of argument that the operation takes; `blocks` is
     the number of ranks among which a collective divides it. With `forced`, nothing that has gaps is left to
@@ -69,10 +72,14 @@ def find_stage(
     """
     owner = buffer
     if buffer.__class__ is list or buffer.__class__ is tuple:
+        if buffer and is_on_gpu(buffer[0]):
+            return stage_gpu(buffer, receiving)
         stage = read(buffer, receiving, blocks, forced)
         if stage is not None or not buffer:
             return stage
         owner = buffer[0]
+    elif is_on_gpu(buffer):
+        return stage_gpu(buffer, receiving)
     if owner.__class__ is np.ndarray and not owner.flags.forc:
         return stage_array(buffer, receiving)
     return None
@@ -122,7 +129,7 @@ def stage_one(buffer: Sequence[Any], receiving: bool, blocks: int = 1, forced: b
         return None
     program, instances = known.program(total)
     part = (program.address, instances, memory.address + offset, 0)
-    stage = Stage((part,), total * known.size, (buffer, program))
+    stage = HostStage((part,), total * known.size, (buffer, program))
     stage.spec = [stage.memory, count, datatype]
     return stage
 
@@ -300,7 +307,7 @@ def _stage(
         programs.append(program)
         parts.append((program.address, instances, memory.address + place.offset, start))
         start += place.count * place.known.size
-    return Stage(parts, nbytes, (buffer, programs))
+    return HostStage(parts, nbytes, (buffer, programs))
 
 
 def _check_bounds(memory: _Memory, place: _Place) -> None:

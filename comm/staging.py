@@ -6,6 +6,7 @@ buffer (`store`).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from .pool import Block, give_back, take
 Part = tuple[int, int, int, int]
 
 
-class Stage:
+class Stage(ABC):
     """Contiguous memory in place of a buffer.
 
     Attributes
@@ -34,20 +35,18 @@ class Stage:
         Whether MPI may write any part of it: it must then be filled before, even to receive.
     """
 
-    __slots__ = ("_block", "_parts", "memory", "nbytes", "owner", "partial", "spec")
+    __slots__ = ("memory", "nbytes", "owner", "partial", "spec")
 
-    def __init__(self, parts: Sequence[Part], nbytes: int, owner: Any, partial: bool = False) -> None:
-        self._parts = parts
-        self._block: Block = take(nbytes)
-        self.memory = self._block.array
+    def __init__(self, memory: Any, nbytes: int, owner: Any, partial: bool) -> None:
+        self.memory = memory
         self.nbytes = nbytes
         self.owner = owner
         self.partial = partial
         self.spec: Any = None
 
+    @abstractmethod
     def load(self) -> None:
         """Pack the buffer into the stage."""
-        self._move(PACK)
 
     def store(self, received: int | None = None) -> None:
         """Unpack the stage into the buffer; with `received`, only so many bytes of it."""
@@ -55,9 +54,42 @@ class Stage:
             if received <= 0:
                 return
             # A short message ends anywhere in the layout: fill up with what the buffer holds already.
-            message = self._block.array[:received].copy()
+            message = self.memory[:received].copy()
             self.load()
-            self._block.array[:received] = message
+            self.memory[:received] = message
+        self._unpack()
+
+    @abstractmethod
+    def _unpack(self) -> None:
+        """Unpack all of the stage."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Give the memory back, once MPI no longer reads or writes it."""
+
+
+class HostStage(Stage):
+    """Contiguous memory in place of a buffer on the host, which programs pack and unpack.
+
+    Parameters
+    ----------
+    parts : sequence of Part
+    nbytes, owner, partial
+        As those of a stage.
+    """
+
+    __slots__ = ("_block", "_parts")
+
+    def __init__(self, parts: Sequence[Part], nbytes: int, owner: Any, partial: bool = False) -> None:
+        self._parts = parts
+        self._block: Block = take(nbytes)
+        super().__init__(self._block.array, nbytes, owner, partial)
+
+    def load(self) -> None:
+        """Pack the buffer into the stage."""
+        self._move(PACK)
+
+    def _unpack(self) -> None:
         self._move(UNPACK)
 
     def _move(self, direction: int) -> None:
@@ -66,5 +98,5 @@ class Stage:
             run(direction, address + start, memory, program, instances)
 
     def release(self) -> None:
-        """Give the memory back, once MPI no longer reads or writes it."""
+        """Make the memory free for other stages."""
         give_back(self._block)

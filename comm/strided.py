@@ -17,7 +17,7 @@ from ..datatypes.plain import MPI
 from ..datatypes.program import Program
 from .choice import library_moves
 from .owned import OwnedType
-from .staging import Stage
+from .staging import HostStage, Stage
 
 _FACTS_KEPT = 4096
 
@@ -109,7 +109,7 @@ def stage_array(buffer: Any, receiving: bool) -> Stage | None:
 
 def _stage(array: NDArray[Any], facts: _ArrayFacts, partial: bool = False) -> Stage:
     part = (facts.program.address, 1, address(array), 0)
-    return Stage((part,), facts.nbytes, (array, facts), partial)
+    return HostStage((part,), facts.nbytes, (array, facts), partial)
 
 
 def _is_receivable(array: NDArray[Any], facts: _ArrayFacts) -> bool:

@@ -58,20 +58,13 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(choice, "_rule", lambda: choice._Rule(never, never))
 
 
-@pytest.fixture(params=["stand-in", "cupy"])
+@pytest.fixture(params=["stand-in", "staged", "cupy"])
 def put(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any], Any]]:
     """Copy an array of the host to the device: by CuPy where there is a GPU, by a stand-in everywhere."""
-    from roundelay.collectives import memory
     from tests import device, device_functions
 
-    if request.param == "cupy":
-        yield device.cupy_or_skip().asarray
-        return
-    monkeypatch.setitem(sys.modules, "cupy", device_functions.module())
-    memory._device.cache_clear()
-    monkeypatch.setattr(device.Array, "pending", False)
-    yield device_functions.on_device
-    memory._device.cache_clear()
+    module, on_device = device_functions.module(), device_functions.on_device
+    yield from device.place(request.param, monkeypatch, module, on_device)
 
 
 def drain(comm: MPI.Intracomm) -> Iterator[str]:

@@ -5,6 +5,8 @@ array as a value, a conversion to NumPy by accident. An array that MPI looks at 
 stream is waited for raises as well; on a GPU that would be a wrong result now and then.
 """
 
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -12,7 +14,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from roundelay import MPI
+from roundelay.collectives import memory
+from roundelay.comm import device as staging
 
 
 class Array:
@@ -25,6 +28,7 @@ class Array:
         self._host = host
         self.dtype, self.size, self.shape = host.dtype, host.size, host.shape
         self.itemsize, self.nbytes, self.ndim = host.itemsize, host.nbytes, host.ndim
+        self.strides = host.strides
         self.flags = SimpleNamespace(c_contiguous=host.flags.c_contiguous, forc=host.flags.forc)
         self.device = SimpleNamespace(id=0)
 
@@ -37,6 +41,11 @@ class Array:
 
     def __array__(self, *_: Any, **__: Any) -> Any:
         raise TypeError("implicit conversion to a NumPy array")
+
+    @property
+    def T(self) -> "Array":
+        """The same memory with its axes in reverse."""
+        return Array(self._host.T)
 
     def __getitem__(self, key: Any) -> "Array":
         return Array(self._host[key])
@@ -53,20 +62,46 @@ class Array:
         """The same memory in another shape."""
         return Array(self._host.reshape(*shape))
 
+    def copy(self) -> "Array":
+        """A copy on the device."""
+        return Array(self._host.copy())
+
     def get(self) -> Any:
         """A copy on the host."""
         return self._host.copy()
 
+    def set(self, host: Any) -> None:
+        """Copy an array of the host to this one."""
+        self._host[...] = host
+        Array.pending = True
+
+
+# What `put` tries: a stand-in whose memory the MPI library reads, one that is staged, and a GPU.
+PLACES = ("stand-in", "staged", "cupy")
+
+
+def place(
+    name: str, monkeypatch: pytest.MonkeyPatch, module: Any, on_device: Callable[[Any], Any]
+) -> Iterator[Callable[[Any], Any]]:
+    """Yield what copies an array of the host to the device, with a stand-in for CuPy unless it is "cupy"."""
+    if name == "cupy":
+        yield cupy_or_skip().asarray
+        return
+    monkeypatch.setattr(staging, "library_reads_gpu", lambda: name == "stand-in")
+    monkeypatch.setitem(sys.modules, "cupy", module)
+    monkeypatch.setattr(Array, "pending", False)
+    memory._device.cache_clear()
+    yield on_device
+    memory._device.cache_clear()
+
 
 def cupy_or_skip() -> Any:
-    """CuPy itself, where there is a GPU whose memory MPI can send."""
+    """CuPy itself, where there is a GPU."""
     cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
     try:
         cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
         pytest.skip(f"no GPU: {error}")
-    if "cuda" not in (MPI.COMM_WORLD.Get_info().Get("mpi_memory_alloc_kinds") or ""):
-        pytest.skip("the MPI library does not say that it reads the memory of a GPU")
     return cupy
 
 
@@ -102,6 +137,7 @@ def _as_array(value: Any) -> Array:
 
 
 def _as_numpy(value: Array, out: Any) -> Any:
+    assert out.flags.c_contiguous
     _synchronize()
     out[...] = value._host
     return out
@@ -125,6 +161,7 @@ def module() -> SimpleNamespace:
     functions = (*functions, np.bitwise_and, np.bitwise_or, np.bitwise_xor)
     cuda = SimpleNamespace(
         Device=lambda number: nullcontext(),
+        alloc_pinned_memory=bytearray,
         get_current_stream=lambda: SimpleNamespace(synchronize=_synchronize),
     )
     return SimpleNamespace(

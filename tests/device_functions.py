@@ -16,12 +16,6 @@ class Array(device.Array, np.lib.mixins.NDArrayOperatorsMixin):
 
     __hash__ = None  # type: ignore[assignment]
 
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """Steps between elements in bytes."""
-        strides: tuple[int, ...] = self._host.strides
-        return strides
-
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
         out = options.get("out")
         found = getattr(ufunc, method)(*map(unwrap, inputs), **unwrapped(options))
@@ -89,5 +83,6 @@ def on_device(host: Any) -> Array:
 def module() -> Any:
     """What stands for the module `cupy`."""
     cupy = device.module()
+    cupy.empty = lambda shape, dtype: Array(np.empty(shape, dtype))
     cupy.asarray = lambda value: value if isinstance(value, Array) else on_device(value)
     return cupy

@@ -14,16 +14,10 @@ from tests import device
 pytestmark = pytest.mark.mpi
 
 
-@pytest.fixture(params=["stand-in", "cupy"])
+@pytest.fixture(params=device.PLACES)
 def put(request, monkeypatch):
     """Copy an array of the host to the device."""
-    if request.param == "cupy":
-        return device.cupy_or_skip().asarray
-    monkeypatch.setitem(sys.modules, "cupy", device.module())
-    memory._device.cache_clear()
-    monkeypatch.setattr(device.Array, "pending", False)
-    yield device.on_device
-    memory._device.cache_clear()
+    yield from device.place(request.param, monkeypatch, device.module(), device.on_device)
 
 
 ALGORITHMS = [name for name in roundelay.algorithms("allreduce") if name not in ("native", "hierarchical")]

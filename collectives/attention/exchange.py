@@ -17,7 +17,7 @@ import numpy as np
 from ...datatypes.plain import MPI
 from ..memory import memory_of
 from .backward import Backward, Gradients, Queries
-from .group import wait
+from .group import progress, wait
 from .parcel import Parcel
 from .problem import Problem
 from .routes import Steps, Task
@@ -110,7 +110,7 @@ class _Run(ABC):
         """Let messages go on."""
         for requests in (self._fetching, self._answers, self._older):
             if requests:
-                MPI.Request.Testall(requests)
+                progress(requests)
 
     def _post(self, number: int) -> None:
         """Begin the messages that a step needs."""

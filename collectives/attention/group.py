@@ -17,6 +17,8 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
+from ...comm.pointtopoint import PointToPoint
+from ...comm.requests import Request
 from ...datatypes.plain import MPI
 from ..memory import memory_of
 from ..service import known_service, service_of
@@ -29,6 +31,8 @@ _LISTS = 1500
 _PURPOSE = "attention"
 # Kinds of messages that do not wait for one another.
 LANES = 8
+# They stage arrays on a GPU where the MPI library cannot read them.
+_isend, _irecv = PointToPoint.Isend, PointToPoint.Irecv
 
 
 @dataclass
@@ -118,14 +122,14 @@ class Group:
             traffic.messages += 1
             traffic.bytes += array.nbytes
         memory_of(array).settle()
-        return self.comm.Isend(_as_bytes(array), self.ranks[member], self._tag + lane)
+        return _isend(self.comm, _as_bytes(array), self.ranks[member], self._tag + lane)
 
     def receive(self, array: Array, member: int, lane: int = 0) -> MPI.Request:
         """Begin to receive into a contiguous array; nothing is received into an empty one."""
         if not array.nbytes:
             return MPI.REQUEST_NULL
         memory_of(array).settle()
-        return self.comm.Irecv(_as_bytes(array), self.ranks[member], self._tag + lane)
+        return _irecv(self.comm, _as_bytes(array), self.ranks[member], self._tag + lane)
 
 
 def _tag(ranks: tuple[int, ...]) -> int:
@@ -143,7 +147,12 @@ def _as_bytes(array: Array) -> Array:
     return array.reshape(-1).view(np.uint8)
 
 
+def progress(requests: Sequence[MPI.Request]) -> bool:
+    """Let messages go on; tell whether all are through."""
+    return Request.Testall(requests)
+
+
 def wait(requests: Sequence[MPI.Request]) -> None:
     """Wait until messages are through, and leave the processor to ranks that share it meanwhile."""
-    while not MPI.Request.Testall(requests):
+    while not progress(requests):
         sched_yield()

@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from ....datatypes.plain import MPI
-from ..group import Group, wait
+from ..group import Group, progress, wait
 from ..parcel import Parcel
 from ..tiles import Array
 
@@ -89,7 +89,7 @@ class AllGather:
 
     def poll(self) -> None:
         """Let messages move on."""
-        MPI.Request.Testall(self._requests)
+        progress(self._requests)
 
     def finish(self) -> Array:
         """Wait for the states, and add them up from the farthest one on."""
@@ -141,7 +141,7 @@ class Chain:
         while self._passed < len(self._receives) and self._receives[self._passed].Test():
             self._pass_on(self._blocks[self._passed])
             self._passed += 1
-        MPI.Request.Testall(self._sends)
+        progress(self._sends)
 
     def finish(self) -> Array:
         """Wait until all blocks have come and gone."""
