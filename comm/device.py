@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..datatypes.layout import overlaps
 from ..datatypes.arrays import strided_layout
+from ..datatypes.layout import overlaps
 from ..datatypes.plain import MPI
 from .settings import hands_over_gpu_memory
 from .staging import Stage

@@ -1,7 +1,6 @@
 """What a test may ask for, and the same rules for ``pytest`` alone as for ``python -m tests``."""
 
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -75,6 +75,15 @@ def with_tokens(options, tokens):
     return {**options, "documents": [round(bound * tokens) for bound in options["documents"]]}
 
 
+def hidden_by(options, tokens):
+    """Which keys the queries do not see, by options of attention."""
+    names = ("causal", "window", "documents")
+    masks = {name: options[name] for name in names if name in options}
+    if isinstance(masks.get("window"), int):
+        masks["window"] = (masks["window"], masks["window"])
+    return hidden_keys(tokens, **masks)
+
+
 def run(comm, counts, algorithm, options, **shape):
     """Compare an algorithm with the dense computation; skip what it cannot serve."""
     options = with_tokens(options, sum(counts))
@@ -83,11 +92,7 @@ def run(comm, counts, algorithm, options, **shape):
         return
     sequence = Sequence(tuple(counts), **shape)
     found = attend(comm, sequence, algorithm, placement, options)
-    names = ("causal", "window", "documents")
-    masks = {name: options[name] for name in names if name in options}
-    if isinstance(masks.get("window"), int):
-        masks["window"] = (masks["window"], masks["window"])
-    check(sequence, comm.rank, placement, found, hidden_keys(sum(counts), **masks))
+    check(sequence, comm.rank, placement, found, hidden_by(options, sum(counts)))
 
 
 @pytest.mark.parametrize("mask", MASKS)

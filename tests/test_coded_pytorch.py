@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from roundelay import coding
+from tests.device import cupy_or_skip
 
 torch: Any = pytest.importorskip("torch", reason="needs PyTorch: pip install 'roundelay[pytorch]'")
 
@@ -17,11 +18,18 @@ def loss_of(model, inputs, targets):
     return ((model(inputs) - targets) ** 2).sum()
 
 
-def test_a_model_and_its_optimizer(comm):
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_model_and_its_optimizer(comm, device):
+    if device == "cuda" and not (torch.cuda.is_available() and cupy_or_skip()):
+        pytest.skip("PyTorch without CUDA")
     generator = torch.Generator().manual_seed(0)
-    inputs, targets = (torch.randn(48, size, generator=generator, dtype=torch.float64) for size in (6, 3))
+    inputs, targets = (
+        torch.randn(48, size, generator=generator, dtype=torch.float64).to(device) for size in (6, 3)
+    )
     torch.manual_seed(1)
-    model = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3)).double()
+    model = (
+        torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3)).double().to(device)
+    )
     alone = deepcopy(model)
     if comm.rank:
         # The master's count.
@@ -41,7 +49,7 @@ def test_a_model_and_its_optimizer(comm):
     coded = coding.CodedGradients(comm, scheme, gradient, load, list(model.parameters()))
     for total, _ in coded.rounds(10):
         for parameter, each in zip(model.parameters(), total, strict=True):
-            assert isinstance(each, torch.Tensor)
+            assert each.device == parameter.device
             parameter.grad = each
         optimizer.step()
         optimizer_alone.zero_grad()

@@ -7,7 +7,7 @@ tags that a program hardly uses. No communicator is made for a list of ranks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os import sched_yield
@@ -32,7 +32,8 @@ _PURPOSE = "attention"
 # Kinds of messages that do not wait for one another.
 LANES = 8
 # They stage arrays on a GPU where the MPI library cannot read them.
-_isend, _irecv = PointToPoint.Isend, PointToPoint.Irecv
+_isend: Callable[..., MPI.Request] = PointToPoint.Isend
+_irecv: Callable[..., MPI.Request] = PointToPoint.Irecv
 
 
 @dataclass

@@ -1,0 +1,129 @@
+"""Attention on one GPU: the ring of one rank beside the fused kernel that it calls.
+
+    python -m benchmarks.attention_gpu [--rounds 15]
+
+Tensors of (1, H, S, D), without and with a causal mask, forward and with gradients. "kernel" is PyTorch's
+operator itself, with the output that it needs for the gradients; "ours" is `roundelay.attention`, and for the
+gradients also `attention_backward`, on the same tensors. What both find is compared first. "twice" times the
+kernel again, under another name: how far it is from 1 is the noise.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import roundelay
+from benchmarks.measure import ratio, time_in_turn, write_json
+from roundelay import MPI
+from roundelay.collectives.attention.flash import EFFICIENT, FLASH
+
+RESULTS = Path(__file__).parent / "results"
+HEADS = 16
+TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+
+
+class Row(NamedTuple):
+    """A problem."""
+
+    dtype: torch.dtype
+    size: int
+    tokens: int
+    causal: bool
+    backward: bool
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations: two products, and five more for the gradients."""
+        scores = HEADS * self.tokens**2 * (0.5 if self.causal else 1)
+        return scores * self.size * (14 if self.backward else 4)
+
+    @property
+    def label(self) -> str:
+        """What it is, in words."""
+        kind = str(self.dtype).removeprefix("torch.")
+        options = ", causal" * self.causal + ", gradients" * self.backward
+        return f"{kind}, D {self.size}, {self.tokens}{options}"
+
+
+def ways(row: Row) -> dict[str, Callable[[], list[torch.Tensor]]]:
+    """The kernel and ours; each returns all that it found."""
+    generator = torch.Generator("cuda").manual_seed(0)
+    shape = 1, HEADS, row.tokens, row.size
+    q, k, v, dout = (
+        torch.randn(shape, generator=generator, device="cuda", dtype=row.dtype) for _ in range(4)
+    )
+    operators = FLASH if row.dtype == torch.bfloat16 else EFFICIENT
+    scale = row.size**-0.5
+    options = {"causal": row.causal, "heads": "BHSD", "algorithm": "ring"}
+
+    def kernel() -> list[torch.Tensor]:
+        out, lse = operators.forward(q, k, v, scale, row.causal)
+        found = [out]
+        if row.backward:
+            found += operators.backward(dout, q, k, v, out, lse, scale, row.causal)
+        torch.cuda.synchronize()
+        return found
+
+    def ours() -> list[torch.Tensor]:
+        out, lse = roundelay.attention(q, k, v, MPI.COMM_SELF, **options)
+        found = [out]
+        if row.backward:
+            found += roundelay.attention_backward(dout, q, k, v, out, lse, MPI.COMM_SELF, **options)
+        torch.cuda.synchronize()
+        return found
+
+    return {"kernel": kernel, "ours": ours, "twice": kernel}
+
+
+def measure(row: Row, rounds: int) -> dict[str, Any]:
+    """Check and time one problem."""
+    calls = ways(row)
+    for right, found in zip(calls["kernel"](), calls["ours"](), strict=True):
+        error = torch.linalg.vector_norm(found.double() - right.double()) / torch.linalg.vector_norm(
+            right.double()
+        )
+        if not error <= TOLERANCES[row.dtype]:
+            raise SystemExit(f"{row.label}: ours differs from the kernel by {error:.1e} of its norm")
+    samples = time_in_turn(calls, rounds)
+    return {
+        "row": row.label,
+        "milliseconds": {name: 1e3 * statistics.median(each) for name, each in samples.items()},
+        "share of the kernel": ratio(samples, "kernel", "ours"),
+        "noise": ratio(samples, "kernel", "twice"),
+        "tflops": row.flops / statistics.median(samples["ours"]) / 1e12,
+    }
+
+
+@click.command()
+@click.option("--rounds", default=15, show_default=True, help="Samples of each way.")
+@click.option("--output", type=click.Path(path_type=Path), help="JSON file; in results/ by default.")
+def main(rounds: int, output: Path | None) -> None:
+    """Time attention on a GPU, and write the results as JSON."""
+    tokens = 1024, 4096, 16384
+    problems = product((torch.bfloat16, torch.float32), (64, 128), tokens, (False, True), (False, True))
+    results = [measure(Row(*problem), rounds) for problem in problems]
+    gpu = torch.cuda.get_device_name()
+    table = Table(title=f"{gpu}, PyTorch {torch.__version__}, one rank")
+    for column in ("problem", "kernel [ms]", "ours [ms]", "share of the kernel", "noise", "TFLOP/s"):
+        table.add_column(column, justify="left" if column == "problem" else "right")
+    for each in results:
+        kernel, ours = (each["milliseconds"][name] for name in ("kernel", "ours"))
+        shares = f"{each['share of the kernel']:.3f}", f"{each['noise']:.3f}"
+        table.add_row(each["row"], f"{kernel:.3f}", f"{ours:.3f}", *shares, f"{each['tflops']:.0f}")
+    Console(width=120).print(table)
+    write_json(
+        output or RESULTS / "attention-gpu.json", {"gpu": gpu, "torch": torch.__version__, "rows": results}
+    )
+
+
+if __name__ == "__main__":
+    main()
