@@ -48,9 +48,10 @@ import roundelay
 from benchmarks.allreduce import sample
 from benchmarks.measure import library_key, write_json
 from roundelay import MPI
-from roundelay.collectives.attention.backward import Backward, Gradients, Queries, delta_of
+from roundelay.collectives.attention.backward import Backward, Queries, Sums
 from roundelay.collectives.attention.call import Options, read
 from roundelay.collectives.attention.catalogue import ALGORITHMS
+from roundelay.collectives.attention.sums import Sum
 
 if TYPE_CHECKING:
     from benchmarks.gloo_ring import Peers
@@ -189,10 +190,10 @@ def kernel(row: Row, own: dict[str, Array], whole: dict[str, Array]) -> Way:
             state.add(block, stripes)
         out, lse = state.result()
         if row.backward:
-            queries = Queries(q, dout, lse, delta_of(dout, out), problem.geometry.tokens[RANK])
-            gradients = Gradients(*map(np.zeros_like, (q, k, v)))
+            queries = Queries(q, dout, lse, problem.geometry.tokens[RANK], out=out)
+            sums = Sums(*(Sum(each, each.shape, each.dtype) for each in (q, k, v)))
             for block, stripes in blocks:
-                Backward(problem.scale).add(queries, block, gradients, stripes)
+                Backward(problem.scale).add(queries, block, sums, stripes)
         return []
 
     return run

@@ -1,8 +1,8 @@
 """Where the arrays of a collective lie: in the memory of the host, or of a device, where CuPy computes.
 
 An array on a device is handed to the MPI library as it is, if that says that it can read it, else staged on
-the host (`roundelay.comm.device`). CuPy computes in streams, which MPI does not know: what is sent, or returned
-to the program, is waited for.
+the host (`roundelay.comm.device`). CuPy computes in streams, which MPI does not know: what is sent, or
+returned to the program, is waited for.
 """
 
 from __future__ import annotations

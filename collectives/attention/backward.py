@@ -7,7 +7,7 @@ added (Dao et al., "FlashAttention", arXiv 2205.14135, section 3.1).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from . import fused
 from .dropout import Dropout
 from .flash import Operators
 from .regions import Region, known_regions
+from .sums import Sum
 from .tiles import (
     Array,
     Block,
@@ -32,33 +33,51 @@ from .tiles import (
 from .visibility import Stripe, Tokens
 
 
-class Queries(NamedTuple):
-    """Queries with all that their gradients need.
+class Queries:
+    """Queries with all that their gradients need: the output, or what it is needed for.
 
-    Attributes
+    Parameters
     ----------
     q, dout : (B, Hq, S, D) and (B, Hq, S, Dv) arrays
     lse : (B, Hq, S) array
         Over all keys.
-    delta : (B, Hq, S) array
-        Sums of `dout * out` over Dv.
     tokens : Tokens
     first_head : int
         Number of the first head among those of all ranks.
+    out : (B, Hq, S, Dv) array, optional
+    delta : (B, Hq, S) array, optional
+        Sums of `dout * out` over Dv.
     """
 
-    q: Array
-    dout: Array
-    lse: Array
-    delta: Array
-    tokens: Tokens
-    first_head: int = 0
+    def __init__(
+        self,
+        q: Array,
+        dout: Array,
+        lse: Array,
+        tokens: Tokens,
+        first_head: int = 0,
+        *,
+        out: Array | None = None,
+        delta: Array | None = None,
+    ) -> None:
+        self.q, self.dout, self.lse, self.tokens, self.first_head = q, dout, lse, tokens, first_head
+        self.out, self._delta = out, delta
+
+    @property
+    def delta(self) -> Array:
+        """Sums of `dout * out` over Dv, found when they are asked for."""
+        if self._delta is None:
+            assert self.out is not None
+            self._delta = delta_of(self.dout, self.out)
+        return self._delta
 
     def of_key_heads(self, heads: slice, each: int) -> Queries:
         """The queries of some key heads."""
         some = slice(heads.start * each, heads.stop * each)
+        if some == slice(0, self.q.shape[1]):
+            return self
         q, dout, lse, delta = (array[:, some] for array in (self.q, self.dout, self.lse, self.delta))
-        return Queries(q, dout, lse, delta, self.tokens, self.first_head + some.start)
+        return Queries(q, dout, lse, self.tokens, self.first_head + some.start, delta=delta)
 
 
 class Gradients(NamedTuple):
@@ -69,13 +88,29 @@ class Gradients(NamedTuple):
     v: Array
 
 
+class Sums(NamedTuple):
+    """What `Gradients` are added up in."""
+
+    q: Sum
+    k: Sum
+    v: Sum
+
+    def results(self) -> Gradients:
+        """The gradients."""
+        return Gradients(self.q.result, self.k.result, self.v.result)
+
+
 def delta_of(dout: Array, out: Array) -> Array:
     """Sums over the last axis of the products, in float32 or better."""
     dtype = computing_dtype(dout.dtype)
-    products = np.matmul(
-        dout[..., None, :].astype(dtype, copy=False), out[..., None].astype(dtype, copy=False)
-    )
-    sums: Array = products[..., 0, 0]
+    slopes: Any = dout.astype(dtype, copy=False)
+    results = out.astype(dtype, copy=False)
+    sums: Array
+    if isinstance(slopes, np.ndarray):
+        sums = np.matmul(slopes[..., None, :], results[..., None])[..., 0, 0]
+    else:
+        # So many products of two vectors each are slow on a device.
+        sums = (slopes * results).sum(axis=-1)
     return sums
 
 
@@ -95,26 +130,25 @@ class Backward:
         self,
         queries: Queries,
         block: Block,
-        gradients: Gradients,
+        sums: Sums,
         stripes: Sequence[Stripe],
         poll: Poll | None = None,
     ) -> None:
         """Add to the gradients what the stripes contribute; `poll` is called now and then."""
-        dtype, key_heads = gradients.q.dtype, block.k.shape[1]
+        dtype, key_heads = computing_dtype(queries.q.dtype), block.k.shape[1]
         operators = fused.operators(queries.q, block.v.shape[-1])
         if operators is not None and self._dropout is None and block.padding is None:
             regions = known_regions(stripes)
             if regions is not None:
-                self._add_regions(operators, queries, block, gradients, regions, poll)
+                self._add_regions(operators, queries, block, sums, regions, poll)
                 return
         known = block._replace(k=block.k.astype(dtype, copy=False), v=block.v.astype(dtype, copy=False))
         # A query that sees nothing has no weights: they are 0 above any score.
         lse = np.where(np.isneginf(queries.lse), np.inf, queries.lse).astype(dtype, copy=False)
         dout = queries.dout.astype(dtype, copy=False)
-        arrays = (queries.q, dout, lse, queries.delta, gradients.q)
-        pair = _Pair(
-            tuple(by_key_head(array, key_heads) for array in arrays), queries, known, gradients, work_for(lse)
-        )
+        arrays = (queries.q, dout, lse, queries.delta, sums.q.array)
+        by_query = tuple(by_key_head(array, key_heads) for array in arrays)
+        pair = _Pair(by_query, queries, known, sums.k.array, sums.v.array, work_for(lse))
         each = queries.q.shape[1] // key_heads
         for heads in heads_together(len(block.k), key_heads, each, stripes):
             for stripe in stripes:
@@ -125,7 +159,7 @@ class Backward:
         operators: Operators,
         queries: Queries,
         block: Block,
-        gradients: Gradients,
+        sums: Sums,
         regions: Sequence[Region],
         poll: Poll | None,
     ) -> None:
@@ -133,16 +167,16 @@ class Backward:
         for region in regions:
             if poll is not None:
                 poll()
-            q, dout, lse, delta, dq = (
-                array[:, :, region.rows]
-                for array in (queries.q, queries.dout, queries.lse, queries.delta, gradients.q)
-            )
-            k, v, dk, dv = (
-                array[:, :, region.keys] for array in (block.k, block.v, gradients.k, gradients.v)
-            )
-            found = fused.gradients(operators, dout, (q, k, v), lse, delta, self._scale, region.causal)
-            for sums, part in zip((dq, dk, dv), found, strict=True):
-                sums += part
+            rows, keys = np.s_[:, :, region.rows], np.s_[:, :, region.keys]
+            arrays = queries.q[rows], block.k[keys], block.v[keys]
+            dout, lse = queries.dout[rows], queries.lse[rows]
+            if queries.out is None:
+                out = fused.output_for(operators, dout, queries.delta[rows])
+            else:
+                out = queries.out[rows]
+            found = fused.gradients(operators, dout, arrays, out, lse, self._scale, region.causal)
+            for each, part, where in zip(sums, found, (rows, keys, keys), strict=True):
+                each.add(part, where)
 
     def _add_stripe(self, heads: Heads, stripe: Stripe, pair: _Pair, poll: Poll | None) -> None:
         work, block, at = pair.work, pair.block, (*heads, stripe.rows)
@@ -168,8 +202,8 @@ class Backward:
             if factors is not None:
                 weights *= factors
             here = (heads.row, heads.keys, tile.keys)
-            pair.gradients.v[here] += _over_heads(work, weights, dout[:, :, rows])
-            pair.gradients.k[here] += _over_heads(work, slopes, scaled[:, :, rows])
+            pair.dv[here] += _over_heads(work, weights, dout[:, :, rows])
+            pair.dk[here] += _over_heads(work, slopes, scaled[:, :, rows])
             gradient[:, :, rows] += work.matmul("rows", slopes, block.k[part])
         gradient *= dtype.type(self._scale)
         dq += gradient
@@ -181,7 +215,8 @@ class _Pair(NamedTuple):
     by_query: tuple[Array, ...]
     queries: Queries
     block: Block
-    gradients: Gradients
+    dk: Array
+    dv: Array
     work: Work
 
 

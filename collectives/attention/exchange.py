@@ -12,15 +12,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from ...datatypes.plain import MPI
 from ..memory import memory_of
-from .backward import Backward, Gradients, Queries
+from .backward import Backward, Gradients, Queries, Sums
 from .group import progress, wait
 from .parcel import Parcel
 from .problem import Problem
 from .routes import Steps, Task
+from .sums import Sum
 from .tiles import Array
 from .window import Window
 
@@ -239,10 +238,10 @@ class _Backward(_Run):
         super().__init__(problem, steps, queries.q, window)
         self.queries, self.k, self.v = queries, k, v
         self.kernel = Backward(problem.scale, problem.dropout)
-        arrays = (queries.q, k, v)
-        self.gradients = Gradients(
-            *(np.zeros_like(each, problem.shape.computing, order="C") for each in arrays)
-        )
+        self.sums = Sums(*(self._sum(each) for each in (queries.q, k, v)))
+
+    def _sum(self, like: Array) -> Sum:
+        return Sum(like, like.shape, self.problem.shape.computing)
 
     def parcel(self, task: Task) -> Parcel:
         shape, heads = self.problem.shape, task.heads.stop - task.heads.start
@@ -267,34 +266,34 @@ class _Backward(_Run):
 
     def begin(self) -> None:
         block = self.problem.block(self.k, self.v, self.me)
-        self.kernel.add(
-            self.queries, block, self.gradients, self.problem.geometry.stripes(self.me, self.me), self.poll
-        )
+        stripes = self.problem.geometry.stripes(self.me, self.me)
+        self.kernel.add(self.queries, block, self.sums, stripes, self.poll)
 
     def compute(self, task: Task, fetched: list[Array]) -> Sequence[Array] | None:
         problem, heads, some = self.problem, task.heads, _query_heads(self.problem, task)
-        mine = self.gradients
+        mine = self.sums
         stripes = problem.geometry.stripes(task.queries, task.keys)
         if task.fetches_keys:
             queries = self.queries.of_key_heads(heads, problem.shape.each)
-            partial = [np.zeros_like(each, problem.shape.computing) for each in fetched]
-            gradients = Gradients(mine.q[:, some], *partial)
+            partial = [self._sum(each) for each in fetched]
+            sums = Sums(mine.q.heads(some), *partial)
             block = problem.block(fetched[0], fetched[1], task.keys)
         else:
             lse, delta, q, dout = fetched
-            queries = Queries(q, dout, lse, delta, problem.geometry.tokens[task.queries], problem.first_head)
-            partial = [np.zeros_like(q, problem.shape.computing)]
-            gradients = Gradients(partial[0], mine.k[:, heads], mine.v[:, heads])
+            tokens = problem.geometry.tokens[task.queries]
+            queries = Queries(q, dout, lse, tokens, problem.first_head, delta=delta)
+            partial = [self._sum(q)]
+            sums = Sums(partial[0], mine.k.heads(heads), mine.v.heads(heads))
             block = problem.block(self.k[:, heads], self.v[:, heads], self.me)
-        self.kernel.add(queries, block, gradients, stripes, self.poll)
-        return partial
+        self.kernel.add(queries, block, sums, stripes, self.poll)
+        return [each.result for each in partial]
 
     def take_in(self, task: Task, answer: list[Array]) -> None:
         if task.fetches_keys:
-            self.gradients.k[:, task.heads] += answer[0]
-            self.gradients.v[:, task.heads] += answer[1]
+            self.sums.k.heads(task.heads).add(answer[0])
+            self.sums.v.heads(task.heads).add(answer[1])
         else:
-            self.gradients.q[:, _query_heads(self.problem, task)] += answer[0]
+            self.sums.q.heads(_query_heads(self.problem, task)).add(answer[0])
 
 
 def _query_heads(problem: Problem, task: Task) -> slice:
@@ -317,4 +316,4 @@ def backward(
     """Gradients of this member's queries, keys and values, along a route."""
     run = _Backward(problem, steps, queries, k, v, window)
     run.run()
-    return run.gradients
+    return run.sums.results()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ...datatypes.plain import MPI
 from .arrays import by_head
-from .backward import Queries, delta_of
+from .backward import Queries
 from .call import Call, Options, read
 from .catalogue import Algorithm, find
 from .tensors import as_arrays, results_like
@@ -173,9 +173,8 @@ def attention_backward(  # noqa: PLR0913
     )
     arrays = {"q": q, "k": k, "v": v, "dout": dout, "out": out, "lse": lse}
     call = read(comm, "attention_backward", arrays, options)
-    slopes, result = by_head(dout, heads), by_head(out, heads)
     tokens = call.problem.geometry.tokens[call.problem.group.index]
-    queries = Queries(call.q, slopes, lse, delta_of(slopes, result), tokens)
+    queries = Queries(call.q, by_head(dout, heads), lse, tokens, out=by_head(out, heads))
     found = _algorithm(call).backward(call.problem, queries, call.k, call.v)
     dq, dk, dv = results_like(given, *(_as_given(each, call) for each in (found.q, found.k, found.v)))
     return dq, dk, dv

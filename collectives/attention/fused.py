@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .flash import Operators, choose
-from .tensors import tensor_over
+from .tensors import as_arrays, tensor_over
 
 Array = NDArray[Any]
 
@@ -37,22 +37,22 @@ def operators(q: Any, value_size: int) -> Operators | None:
 
 
 def attend(use: Operators, arrays: tuple[Array, Array, Array], scale: float, causal: bool) -> tuple[Any, Any]:
-    """Output and log-sum-exp of a region by its queries, keys and values, in float32 or better."""
+    """Output of a region by its queries, keys and values, in their dtype, and log-sum-exp, in float32."""
     with use.stream():
-        out, lse = use.forward(*map(_tensor, arrays), scale, causal)
-        return _array(out), _array(lse)
+        out, lse = as_arrays(*use.forward(*map(_tensor, arrays), scale, causal))
+        return out, lse
 
 
 def gradients(
     use: Operators,
     dout: Array,
     arrays: tuple[Array, Array, Array],
+    out: Array,
     lse: Array,
-    delta: Array,
     scale: float,
     causal: bool,
 ) -> tuple[Any, Any, Any]:
-    """What a region adds to the gradients of its queries, keys and values, in float32 or better.
+    """What a region adds to the gradients of its queries, keys and values, in their dtype or float32.
 
     Parameters
     ----------
@@ -60,17 +60,26 @@ def gradients(
     dout : (B, Hq, S, Dv) array
     arrays : three arrays
         Queries, keys and values.
-    lse, delta : (B, Hq, S) arrays
-        Log-sum-exp over all keys, and the sums of `dout * out`.
+    out, lse : (B, Hq, S, Dv) and (B, Hq, S) arrays
+        Over all keys.
     scale : float
     causal : bool
     """
     with use.stream():
-        slopes = _tensor(dout)
-        out = _output_for(slopes, _tensor(delta))
-        found = use.backward(slopes, *map(_tensor, arrays), out, _tensor(lse), scale, causal)
-        dq, dk, dv = map(_array, found)
+        found = use.backward(*map(_tensor, (dout, *arrays, out, lse)), scale, causal)
+        dq, dk, dv = as_arrays(*found)
     return dq, dk, dv
+
+
+def output_for(use: Operators, dout: Array, delta: Array) -> Any:
+    """An output with the right products with `dout`, delta, which is all that operators take of it.
+
+    Not all who compute gradients have the output itself, but all have these products. The shortest output
+    with them is a multiple of `dout`; it rounds no worse than the true one.
+    """
+    with use.stream():
+        (out,) = as_arrays(_output_for(_tensor(dout), _tensor(delta)))
+    return out
 
 
 def are_finite(use: Operators, *arrays: Array) -> bool:
@@ -81,11 +90,6 @@ def are_finite(use: Operators, *arrays: Array) -> bool:
 
 
 def _output_for(dout: Any, delta: Any) -> Any:
-    """An output with the right products with `dout`, which is all that operators take of it.
-
-    Not all who compute gradients have the output itself, but all have these products, delta. The shortest
-    output with them is a multiple of `dout`; it rounds no worse than the true one.
-    """
     slopes = dout.to(delta.dtype)
     largest = slopes.abs().amax(-1, keepdim=True)
     largest = largest.where(largest > 0, 1)
@@ -112,18 +116,6 @@ def _tensor(array: Array) -> Any:
     if steps[-1] == 1 and not any(place % _ALIGNMENT for place in places):
         return tensor.as_strided(tensor.shape, steps)
     return tensor.clone(memory_format=torch.contiguous_format)
-
-
-def _array(tensor: Any) -> Any:
-    """An array over the memory of a tensor, or of its copy in float32."""
-    torch = sys.modules["torch"]
-    if tensor.dtype != torch.float64:
-        tensor = tensor.float()
-    if not tensor.is_cuda:
-        return tensor.numpy()
-    import cupy
-
-    return cupy.from_dlpack(tensor)
 
 
 def _stream(torch: Any, device: int) -> AbstractContextManager[Any]:

@@ -235,7 +235,8 @@ def backward(problem: Problem, width: int, queries: Queries, k: Array, v: Array)
     gradients = Gradients(*(each.astype(computing, copy=False) for each in (q, k, v)))
     if mesh.mine.query_heads:
         inner = mesh.inner
-        here = Queries(q, dout, lse, delta, inner.geometry.tokens[inner.group.index], inner.first_head)
+        tokens = inner.geometry.tokens[inner.group.index]
+        here = Queries(q, dout, lse, tokens, inner.first_head, delta=delta)
         gradients = exchange.backward(inner, ring(inner), here, k, v)
     kinds = ("queries", "keys", "keys")
     return Gradients(*mesh.swap_back(list(zip(kinds, gradients, strict=True)), [computing] * 3))
