@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -119,6 +119,11 @@ class GpuStage(Stage):
         """Leave the memory to CuPy's pools, which find out themselves when it is not used any more."""
 
 
+@lru_cache(maxsize=4096)
+def _overlaps(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> bool:
+    return overlaps(strided_layout(shape, strides, itemsize))
+
+
 def stage_gpu(buffer: Any, receiving: bool) -> Stage | None:
     """Stage for the array on a GPU in a buffer argument; None where mpi4py shall have or refuse it.
 
@@ -135,7 +140,7 @@ def stage_gpu(buffer: Any, receiving: bool) -> Stage | None:
         if listed and isinstance(buffer[-1], MPI.Datatype) and not buffer[-1].is_predefined:
             # It describes memory that a view does not have.
             return None
-        if receiving and overlaps(strided_layout(array.shape, array.strides, array.itemsize)):
+        if receiving and _overlaps(array.shape, array.strides, array.itemsize):
             raise ValueError(
                 f"message: receive array of shape {array.shape} and strides {array.strides} has elements "
                 "that overlap; a receive buffer needs its own memory for each element"

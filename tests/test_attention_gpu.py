@@ -91,6 +91,38 @@ def test_fused_operators_are_used(comm, regions, dtype, value_size):
     assert len(regions) == comm.rank + 1
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_values_that_are_not_finite(comm, dtype):
+    """They come to the queries that see them, and to no others."""
+    sequence = Sequence((40,) * comm.size, value_size=16)
+    right = dense(sequence, hidden_by({"causal": True}, 40 * comm.size), np.float64)["out"]
+    last = 40 * comm.size - 9
+    sequence.arrays["v"][:, last:] = np.inf
+    sequence.arrays["k"][:, last + 1 :] = np.nan
+    mine = positions(sequence.counts, "contiguous")[comm.rank]
+    q, k, v = (
+        torch.from_numpy(sequence.arrays[name][:, mine]).to(getattr(torch, dtype)).cuda() for name in "qkv"
+    )
+    out: Any = roundelay.attention(q, k, v, comm, causal=True, algorithm="ring")[0]
+    found = out.double().cpu().numpy()
+    assert not np.isfinite(found[:, mine >= last]).any()
+    np.testing.assert_allclose(
+        found[:, mine < last], right[:, mine[mine < last]], atol=10 * TOLERANCES[dtype]
+    )
+
+
+def test_streams_of_both_libraries(comm):
+    """What PyTorch computes in a stream of its own is waited for, and so is what is found."""
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        slow = torch.ones(4096, 4096, device="cuda")
+        for _ in range(50):
+            slow = slow @ slow / 4096
+        q, k, v = (torch.full((1, 40, 4, 16), value, device="cuda") * slow[0, 0] for value in (1.0, 1.0, 2.0))
+        out: Any = roundelay.attention(q, k, v, comm, algorithm="ring")[0]
+        assert bool((out - 2).abs().max() < 1e-5)
+
+
 def test_gradients_by_autograd(comm):
     """`roundelay.pytorch` on a GPU, beside PyTorch's own on the host."""
     from roundelay.pytorch import scaled_dot_product_attention

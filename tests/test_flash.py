@@ -245,6 +245,7 @@ def test_values_that_are_not_finite(comm, use, algorithm):
     mine = positions(sequence.counts, placement)[comm.rank]
     right = dense(sequence, hidden_keys(9 * comm.size, causal=True), np.float64)["out"][:, mine]
     sequence.arrays["v"][:, last:] = np.inf
+    sequence.arrays["k"][:, last + 1 :] = np.nan
     q, k, v = (sequence.mine(name, comm.rank, placement) for name in "qkv")
     out, _ = roundelay.attention(q, k, v, comm, causal=True, placement=placement, algorithm=algorithm)
     assert not np.isfinite(out[:, mine >= last]).any()

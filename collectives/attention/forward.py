@@ -111,10 +111,10 @@ class Forward:
                 self._add_stripe(heads, heads.after(first_key_head), stripe, pair, poll)
 
     def _leaks_nothing(self, regions: Sequence[Region], block: Block) -> bool:
-        """Whether nothing can come to rows from keys that they do not see, by 0 times what is not finite."""
+        """Whether nothing comes to rows from values that they do not see; scores are replaced."""
         assert self._operators is not None
         is_causal = any(region.causal for region in regions)
-        return not is_causal or fused.are_finite(self._operators, block.k, block.v)
+        return not is_causal or fused.are_finite(self._operators, block.v)
 
     def _add_regions(
         self,

@@ -6,14 +6,15 @@ Operators compute float16 and bfloat16 as such: what a region gives is rounded o
 from __future__ import annotations
 
 import sys
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .flash import Operators, choose
-from .tensors import as_arrays, tensor_over
+from .tensors import as_arrays, is_one_stream, tensor_over
 
 Array = NDArray[Any]
 
@@ -29,10 +30,14 @@ def operators(q: Any, value_size: int) -> Operators | None:
     torch = sys.modules.get("torch")
     if torch is None or torch.version.cuda is None or not q.size:
         return None
-    device = q.device.id
+    return _operators(torch, q.dtype.name, q.shape[-1], value_size, q.device.id)
+
+
+@cache
+def _operators(torch: Any, dtype: str, size: int, value_size: int, device: int) -> Operators | None:
     capability = torch.cuda.get_device_capability(device)
     has_flash = torch.backends.cuda.is_flash_attention_available()
-    found = choose(q.dtype.name, q.shape[-1], value_size, capability, has_flash)
+    found = choose(dtype, size, value_size, capability, has_flash)
     return None if found is None else found._replace(stream=lambda: _stream(torch, device))
 
 
@@ -82,11 +87,10 @@ def output_for(use: Operators, dout: Array, delta: Array) -> Any:
     return out
 
 
-def are_finite(use: Operators, *arrays: Array) -> bool:
-    """Whether all is finite; kernels bring what is not to rows that do not see it, too."""
+def are_finite(use: Operators, values: Array) -> bool:
+    """Whether all values are finite; others come to rows that do not see them, too, times a weight of 0."""
     with use.stream():
-        finite = [_tensor(array).isfinite().all() for array in arrays]
-        return bool(sys.modules["torch"].stack(finite).all())
+        return bool(_tensor(values).isfinite().all())
 
 
 def _output_for(dout: Any, delta: Any) -> Any:
@@ -122,6 +126,8 @@ def _stream(torch: Any, device: int) -> AbstractContextManager[Any]:
     """Let torch use the stream of CuPy: neither runs ahead of the other, nor takes memory still in use."""
     import cupy
 
+    if is_one_stream(torch, device):
+        return nullcontext()
     pointer = cupy.cuda.get_current_stream().ptr
     # An external stream at 0 would be a new one.
     stream = torch.cuda.ExternalStream(pointer, device) if pointer else torch.cuda.default_stream(device)
