@@ -9,7 +9,7 @@ from importlib.metadata import version
 from .collectives.catalogue import OPERATIONS
 
 _NAMED = tuple(f"ROUNDELAY_{operation.upper()}" for operation in OPERATIONS)
-SWITCHES = ("ROUNDELAY_DISABLE", "ROUNDELAY_CHECK", *_NAMED, "ROUNDELAY_CACHE_DIR")
+SWITCHES = ("ROUNDELAY_DISABLE", "ROUNDELAY_CHECK", *_NAMED, "ROUNDELAY_GPU_DIRECT", "ROUNDELAY_CACHE_DIR")
 
 
 def information() -> dict[str, str]:

@@ -50,11 +50,15 @@ class Row(NamedTuple):
         return scores * self.size * (14 if self.backward else 4)
 
     @property
+    def kind(self) -> str:
+        """Name of the dtype."""
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
     def label(self) -> str:
         """What it is, in words."""
-        kind = str(self.dtype).removeprefix("torch.")
         options = ", causal" * self.causal + ", gradients" * self.backward
-        return f"{kind}, D {self.size}, {self.tokens}{options}"
+        return f"{self.kind}, D {self.size}, {self.tokens}{options}"
 
 
 def ways(row: Row) -> dict[str, Callable[[], list[torch.Tensor]]]:
@@ -98,7 +102,11 @@ def measure(row: Row, rounds: int) -> dict[str, Any]:
             raise SystemExit(f"{row.label}: ours differs from the kernel by {error:.1e} of its norm")
     samples = time_in_turn(calls, max(FEWEST, min(rounds, int(rounds * LONG / row.flops))))
     return {
-        "row": row.label,
+        "dtype": row.kind,
+        "size": row.size,
+        "tokens": row.tokens,
+        "causal": row.causal,
+        "gradients": row.backward,
         "milliseconds": {name: 1e3 * statistics.median(each) for name, each in samples.items()},
         "share of the kernel": ratio(samples, "kernel", "ours"),
         "noise": ratio(samples, "kernel", "twice"),
@@ -121,10 +129,10 @@ def main(rounds: int, output: Path | None) -> None:
     table = Table(title=f"{gpu}, PyTorch {torch.__version__}, one rank")
     for column in ("problem", "kernel [ms]", "ours [ms]", "share of the kernel", "noise", "TFLOP/s"):
         table.add_column(column, justify="left" if column == "problem" else "right")
-    for each in results:
+    for problem, each in zip(problems, results, strict=True):
         kernel, ours = (each["milliseconds"][name] for name in ("kernel", "ours"))
         shares = f"{each['share of the kernel']:.3f}", f"{each['noise']:.3f}"
-        table.add_row(each["row"], f"{kernel:.3f}", f"{ours:.3f}", *shares, f"{each['tflops']:.0f}")
+        table.add_row(problem.label, f"{kernel:.3f}", f"{ours:.3f}", *shares, f"{each['tflops']:.0f}")
     Console(width=120).print(table)
     write_json(
         output or RESULTS / "attention-gpu.json", {"gpu": gpu, "torch": torch.__version__, "rows": results}

@@ -132,7 +132,7 @@ def main(rounds: int, output: Path | None) -> None:
         )
         table.add_row(each["part"], *cells)
     Console().print(table)
-    path = output or RESULTS / f"gpu-messages-{library_key()}{'-direct' if direct else ''}.json"
+    path = output or RESULTS / f"gpu-messages-{library_key()}.json"
     write_json(path, {"gpu": gpu, "cupy": cupy.__version__, "direct": direct, "rows": results})
 
 

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from benchmarks import plots_allreduce, plots_attention, plots_coding
+from benchmarks import plots_allreduce, plots_attention, plots_coding, plots_gpu
 from benchmarks.drawing import (
     BLUE,
     GREEN,
@@ -228,6 +228,7 @@ PLOTS = {
     **plots_allreduce.PLOTS,
     **plots_attention.PLOTS,
     **plots_coding.PLOTS,
+    **plots_gpu.PLOTS,
 }
 TABLES = {
     "pack": pack_table,
@@ -236,6 +237,7 @@ TABLES = {
     **plots_allreduce.TABLES,
     **plots_attention.TABLES,
     **plots_coding.TABLES,
+    **plots_gpu.TABLES,
 }
 
 
