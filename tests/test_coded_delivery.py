@@ -17,6 +17,7 @@ from roundelay.collectives.coding.crew import Place
 from roundelay.collectives.coding.info import Limits
 from roundelay.collectives.coding.master import Master
 from roundelay.collectives.coding.messages import Report, Start
+from roundelay.collectives.coding.shown import Shown
 
 SEEDS, MANY_SEEDS, JOBS = 100, 2000, 5
 
@@ -68,7 +69,7 @@ class Chaos:
             place = Place(start.era, rank, task.job, task.slot)
             # What is computed again is the same, to the rounding of its sum.
             self._made[place] = np.array([float(task.weights[:, 0] @ gradients)])
-        done = tuple((task.job, task.slot) for task in start.tasks)
+        done = {(task.job, task.slot): self._show() for task in start.tasks}
         if rank not in self.dead:
             self._reports.append((rank, Report(start.era, start.turn, done, self.signature, 0.0)))
 
@@ -76,15 +77,30 @@ class Chaos:
         """Cut a report that is under way; or be too late."""
         for place, (sender, report) in enumerate(self._reports):
             if (sender, report.era, report.turn) == (rank, era, turn) and self.rng.random() < 0.5:
-                kept = int(self.rng.integers(len(report.done) + 1))
-                self._reports[place] = (rank, report._replace(done=report.done[:kept]))
+                kept = list(report.done.items())[: int(self.rng.integers(len(report.done) + 1))]
+                self._reports[place] = (rank, report._replace(done=dict(kept)))
 
-    def pull(self, place: Place, pieces: int) -> None:
-        """Ask for a vector: it is under way."""
+    def _show(self) -> Shown | None:
+        """A vector in memory that the master sees, or one that must be sent."""
+        return Shown(0, 0, 0, 8) if self.rng.random() < 0.5 else None
+
+    def pull(self, place: Place, pieces: int, shown: Shown | None = None) -> None:
+        """Ask for a vector: it is under way, or here."""
         assert pieces == 1
-        if place not in self._wanted:
-            self._wanted.add(place)
+        if place in self._wanted:
+            return
+        self._wanted.add(place)
+        if shown is None:
             self._coming.append(place)
+        else:
+            self._here[place] = self._made[place]
+
+    def room(self, job: int, nbytes: int) -> np.ndarray:
+        """Memory for parameters."""
+        return np.empty(nbytes, np.uint8)
+
+    def forget_parameters(self, job: int) -> None:
+        """Each job has memory of its own."""
 
     def vector(self, place: Place) -> np.ndarray | None:
         """A vector that is here."""

@@ -8,7 +8,7 @@ in an object before and come again only after many others.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import count
 from time import perf_counter, sleep
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...datatypes.plain import MPI
+from .shown import NodeMemory
 
 Vector = NDArray[Any]
 
@@ -38,7 +39,7 @@ def next_tag(is_asked: bool) -> int:
 
 
 class Channel:
-    """Sends and receives for one training.
+    """Sends and receives for one training; made by all ranks together.
 
     Parameters
     ----------
@@ -46,16 +47,25 @@ class Channel:
         Which only coded gradients use.
     number : int
         Of the training; the same on all ranks.
+
+    Attributes
+    ----------
+    rank, size : int
+    memory : NodeMemory
     """
 
     def __init__(self, comm: MPI.Intracomm, number: int) -> None:
         self._comm, self._number = comm, number
-        self._sends: list[tuple[MPI.Request, Any]] = []
+        self._sends: list[MPI.Request] = []
+        # What is being sent, which must live until then.
+        self._sent: list[Any] = []
         self.rank, self.size = comm.rank, comm.size
+        self.memory = NodeMemory(comm)
 
     def send(self, message: Any, rank: int, tag: int) -> None:
         """Send an object, some time."""
-        self._sends.append((self._comm.isend((self._number, message), rank, tag), message))
+        self._sends.append(self._comm.isend((self._number, message), rank, tag))
+        self._sent.append(message)
 
     def receive(self, source: int, tag: int) -> tuple[Any, int] | None:
         """An object and who sent it, if one is there."""
@@ -68,7 +78,8 @@ class Channel:
 
     def send_array(self, array: Vector, rank: int, tag: int) -> None:
         """Send the bytes of an array without gaps, some time; it must not change."""
-        self._sends.append((self._comm.Isend(array.view(np.uint8), rank, tag), array))
+        self._sends.append(self._comm.Isend(array.view(np.uint8), rank, tag))
+        self._sent.append(array)
 
     def receive_array(self, array: Vector, rank: int, tag: int) -> MPI.Request:
         """Receive the bytes of an array."""
@@ -81,7 +92,10 @@ class Channel:
 
     def settle(self) -> None:
         """Let go what has been sent."""
-        self._sends = [each for each in self._sends if not each[0].Test()]
+        if not self._sends:
+            return
+        for place in sorted(MPI.Request.Testsome(self._sends) or (), reverse=True):
+            del self._sends[place], self._sent[place]
 
     def part(self, others: Iterable[int]) -> None:
         """Leave no message behind: receive all that others sent before they, too, came to the end.
@@ -109,9 +123,16 @@ class Channel:
 
 
 class Spares:
-    """Vectors whose memory is kept for others: new memory is slow where it is first touched."""
+    """Vectors whose memory is kept for others: new memory is slow where it is first touched.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    room : callable
+        `room(nbytes)` returns new memory.
+    """
+
+    def __init__(self, room: Callable[[int], Vector]) -> None:
+        self._room = room
         self._kept: list[Vector] = []
 
     def keep(self, vector: Vector) -> None:
@@ -125,7 +146,7 @@ class Spares:
             vector = self._kept.pop()
             if (vector.size, vector.dtype) == (length, dtype):
                 return vector
-        return np.empty(length, dtype)
+        return self._room(length * dtype.itemsize).view(dtype)
 
 
 class Backoff:

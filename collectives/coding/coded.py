@@ -152,7 +152,7 @@ class CodedGradients:
         limits = _together(comm, check, (scheme.name, scheme.loads, [each.signature for each in streams]))
         number = comm.allreduce(next(_numbers), MPI.MAX)
         channel = Channel(service_of(comm).private(PURPOSE), number)
-        encoder = Encoder(gradient, load, streams, wire)
+        encoder = Encoder(gradient, load, streams, wire, channel.memory.room)
         self._role: Master | Worker | Rotation
         if master is None:
             self._role = Rotation(channel, scheme, streams[0], encoder, limits, wire, injection)

@@ -14,6 +14,7 @@ from .arrays import Signature
 from .channel import ABANDON, CONTROL, REPORT, Channel, Spares, Vector, next_tag
 from .info import WorkerError
 from .messages import Abandon, Failure, Pull, Report, Start, Stop
+from .shown import Shown
 
 
 class Place(NamedTuple):
@@ -23,6 +24,14 @@ class Place(NamedTuple):
     rank: int
     job: int
     slot: int
+
+
+@dataclass(eq=False)
+class _Parameters:
+    """Memory with parameters, and since when the workers have computed that they were given to last."""
+
+    memory: Vector
+    since: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -50,7 +59,11 @@ class Crew:
         self._workers = {rank: _Worker() for rank in ranks}
         self._wanted: set[Place] = set()
         self._vectors: dict[Place, Vector] = {}
-        self._spares = Spares()
+        # Those whose memory is not this crew's.
+        self._seen: dict[Place, Vector] = {}
+        self._spares = Spares(lambda nbytes: np.empty(nbytes, np.uint8))
+        self._given: dict[int, _Parameters] = {}
+        self._returned: list[_Parameters] = []
         self.signature: Signature | None = None
         self._signer = -1
 
@@ -71,33 +84,64 @@ class Crew:
         """Forget what was sent and received: another scheme follows."""
         self._wanted.clear()
         self._vectors.clear()
+        self._seen.clear()
         for worker in self._workers.values():
             worker.has.clear()
+
+    # Parameters -----------------------------------------------------------------------------------
+
+    def room(self, job: int, nbytes: int) -> Vector:
+        """Memory for the parameters of a job; those that it had before are forgotten."""
+        self.forget_parameters(job)
+        usable = [each for each in self._returned if self._is_read(each)]
+        self._returned = [each for each in self._returned if each not in usable]
+        fitting = [each.memory for each in usable if each.memory.nbytes == nbytes]
+        memory = fitting[0] if fitting else self._channel.memory.room(nbytes)
+        self._given[job] = _Parameters(memory)
+        return memory
+
+    def forget_parameters(self, job: int) -> None:
+        """Have the memory of a job's parameters used again once nobody reads it."""
+        if job in self._given:
+            self._returned.append(self._given.pop(job))
+
+    def _is_read(self, parameters: _Parameters) -> bool:
+        """Whether all workers that were given parameters have answered since."""
+        return not self._channel.is_sending and all(
+            self._workers[rank].since != since for rank, since in parameters.since.items()
+        )
 
     # To workers -----------------------------------------------------------------------------------
 
     def start(self, rank: int, start: Start, versions: dict[int, Vector]) -> None:
         """Have a free worker compute; the parameters of its jobs go with it, if it does not have them."""
         worker = self._workers[rank]
-        jobs = sorted({task.job for task in start.tasks} - worker.has)
-        tags = {job: next_tag(is_asked=False) for job in jobs}
-        self._channel.send(start._replace(parameters=tags), rank, CONTROL)
-        for job, tag in tags.items():
-            self._channel.send_array(versions[job], rank, tag)
-        worker.has.update(jobs)
         worker.since = perf_counter()
+        sources: dict[int, int | Shown] = {}
+        for job in sorted({task.job for task in start.tasks} - worker.has):
+            shown = self._channel.memory.shown(versions[job], rank)
+            sources[job] = next_tag(is_asked=False) if shown is None else shown
+            self._given[job].since[rank] = worker.since
+        self._channel.send(start._replace(parameters=sources), rank, CONTROL)
+        for job, source in sources.items():
+            if not isinstance(source, Shown):
+                self._channel.send_array(versions[job], rank, source)
+        worker.has.update(sources)
 
     def abandon(self, rank: int, era: int, turn: int) -> None:
         """Tell a worker that computes that a round is over; it may look meanwhile."""
         if not self.is_free(rank):
             self._channel.send(Abandon(era, turn), rank, ABANDON)
 
-    def pull(self, place: Place, pieces: int) -> None:
+    def pull(self, place: Place, pieces: int, shown: Shown | None = None) -> None:
         """Ask for a vector that was offered, if it was not before; `vector` has it once it is here."""
         if place in self._wanted or self.signature is None:
             return
         self._wanted.add(place)
         dtype = np.dtype(self.signature.dtypes[0]) if self._wire is None else self._wire
+        if shown is not None:
+            self._seen[place] = self._channel.memory.look(shown).view(dtype)
+            return
         vector, tag = self._spares.take(self.signature.length(pieces), dtype), next_tag(is_asked=True)
         request = self._channel.receive_array(vector, place.rank, tag)
         self._workers[place.rank].sending.append((request, place, vector))
@@ -105,16 +149,17 @@ class Crew:
 
     def keep(self, place: Place, vector: Vector) -> None:
         """Add a vector that was computed here."""
-        self._vectors[place] = vector
+        self._seen[place] = vector
 
     def vector(self, place: Place) -> Vector | None:
         """A vector, if it is here."""
-        return self._vectors.get(place)
+        return self._vectors.get(place, self._seen.get(place))
 
     def drop(self, job: int) -> None:
         """Forget the vectors of a job."""
         for place in [each for each in self._vectors if each.job == job]:
             self._spares.keep(self._vectors.pop(place))
+        self._seen = {place: each for place, each in self._seen.items() if place.job != job}
         self._wanted = {place for place in self._wanted if place.job != job}
 
     # From workers ---------------------------------------------------------------------------------

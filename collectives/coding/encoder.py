@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -28,6 +28,8 @@ class Encoder:
         The parameters of each model.
     wire : dtype, optional
         What vectors are sent as, if not as the gradient is.
+    room : callable
+        `room(nbytes)` returns memory for a vector.
 
     Attributes
     ----------
@@ -43,20 +45,28 @@ class Encoder:
         load: Callable[[Partition], Any],
         streams: Sequence[Packing],
         wire: np.dtype[Any] | None,
+        room: Callable[[int], Vector],
     ) -> None:
         self._gradient, self._load, self._streams, self._wire = gradient, load, streams, wire
-        self._data: dict[Partition, Any] = {}
+        self._partitions: dict[int, Partition] = {}
+        self._data: dict[int, Any] = {}
         self.signature: Signature | None = None
-        self._is_single = True
-        self.spares = Spares()
+        self._is_single, self._comes_in_chunks = True, False
+        self.spares = Spares(room)
+        self._scratch: Vector | None = None
         # Adds one chunk of a gradient while the next is computed.
         self._thread = ThreadPoolExecutor(1)
 
-    def forget_data(self) -> None:
-        """Drop the data of all partitions: others follow."""
+    def begin_anew(self) -> None:
+        """Drop all partitions and their data: others follow."""
+        self._partitions.clear()
         self._data.clear()
 
-    def encode(self, task: Task, partitions: Mapping[int, Partition], look_up: Callable[[], None]) -> Vector:
+    def know(self, partitions: Iterable[Partition]) -> None:
+        """Take partitions that tasks may name."""
+        self._partitions.update((each.number, each) for each in partitions)
+
+    def encode(self, task: Task, look_up: Callable[[], None]) -> Vector:
         """The vector of a task: gradients times weights, added up as they come.
 
         `look_up` is called between chunks, and may raise.
@@ -72,30 +82,45 @@ class Encoder:
         # Where nothing is multiplied, the gradient's own digits are enough.
         is_plain = bool((task.weights == 1).all())
         for partition, weights in zip(task.partitions, task.weights, strict=True):
-            where = partitions[partition]
-            if where not in self._data:
-                self._data[where] = self._load(where)
+            if partition not in self._data:
+                self._data[partition] = self._load(self._partitions[partition])
             parameters = self._streams[task.job % len(self._streams)].given
-            chunks = self._chunks(self._gradient(parameters, self._data[where]), look_up)
+            chunks = self._chunks(self._gradient(parameters, self._data[partition]), look_up)
             if self.signature is None:
                 arrays = list(chunks)
                 self.signature, chunks = self._sign(arrays), iter(arrays)
             is_first = sums is None
             if sums is None:
-                sums = self.spares.take(self.signature.length(len(weights)), self._precision(is_plain))
+                sums = self._room(self.signature.length(len(weights)), self._precision(is_plain))
             if is_first and len(weights) > 1:
                 # The last piece may be longer than what there is for it.
                 sums[...] = 0
             self._add(chunks, weights, sums, is_first and len(weights) == 1)
         assert sums is not None
         assert self.signature is not None
-        wire = np.dtype(self.signature.dtypes[0]) if self._wire is None else self._wire
-        return sums.astype(wire, copy=False)
+        if sums is not self._scratch:
+            return sums
+        vector = self.spares.take(sums.size, self._sent_as())
+        vector[...] = sums
+        return vector
+
+    def _sent_as(self) -> np.dtype[Any]:
+        assert self.signature is not None
+        return np.dtype(self.signature.dtypes[0]) if self._wire is None else self._wire
+
+    def _room(self, length: int, precision: np.dtype[Any]) -> Vector:
+        """Memory for sums: that of the vector itself, if it is sent as they are added up."""
+        if precision == self._sent_as():
+            return self.spares.take(length, precision)
+        if self._scratch is None or (self._scratch.size, self._scratch.dtype) != (length, precision):
+            self._scratch = np.empty(length, precision)
+        return self._scratch
 
     def _chunks(self, gradient: Any, look_up: Callable[[], None]) -> Iterator[Any]:
         """The arrays of a gradient, one after the other as they are there."""
         self._is_single = hasattr(gradient, "shape")
-        for chunk in gradient if hasattr(gradient, "__next__") else [gradient]:
+        self._comes_in_chunks = hasattr(gradient, "__next__")
+        for chunk in gradient if self._comes_in_chunks else [gradient]:
             look_up()
             yield from listed(chunk)
 
@@ -110,7 +135,10 @@ class Encoder:
         arrays, pending, begun = [], [], 0
         for array in chunks:
             arrays.append(array)
-            pending.append(self._thread.submit(_add_chunk, sums, array, begun, weights, anew))
+            if self._comes_in_chunks:
+                pending.append(self._thread.submit(_add_chunk, sums, array, begun, weights, anew))
+            else:
+                _add_chunk(sums, array, begun, weights, anew)
             begun += int(array.size)
         for each in pending:
             each.result()
@@ -137,7 +165,9 @@ def _add_chunk(sums: Vector, array: Any, begun: int, weights: NDArray[np.float64
         if start < stop:
             target = sums[start - piece * length : stop - piece * length]
             values = part[start - begun : stop - begun]
-            if anew:
+            if anew and weight == 1:
+                target[...] = values
+            elif anew:
                 np.multiply(values, sums.dtype.type(weight), out=target, casting="unsafe")
             elif weight == 1:
                 target += values

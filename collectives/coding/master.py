@@ -58,6 +58,8 @@ class Era:
         self._is_outdated = is_outdated
         self._progress, self._pattern = scheme.start(self.jobs), scheme.pattern()
         self._versions: dict[int, Vector] = {}
+        # Partitions that each worker has been told of.
+        self._told: list[set[int]] = [set() for _ in ranks]
         self._round = Round(scheme.name, -1, ranks)
         crew.begin_anew()
 
@@ -76,9 +78,8 @@ class Era:
     def _keep_parameters(self, job: int) -> None:
         """Those of a job as they are now: they may be sent when the program has changed them."""
         stream = self._streams[job % len(self._streams)]
-        version = np.empty(stream.nbytes, np.uint8)
+        version = self._versions[job] = self._crew.room(job, stream.nbytes)
         stream.pack(version)
-        self._versions[job] = version
 
     def _run(self, turn: int, due: int) -> Combination | None:
         """One round; returns how to decode the job that is due, its vectors being here."""
@@ -114,10 +115,12 @@ class Era:
             self._round.excuse(worker)
         if not tasks or not self._crew.is_free(self.ranks[worker]):
             return
-        partitions = {each: self.scheme.partitions[each] for task in tasks for each in task.partitions}
+        partitions = {each for task in tasks for each in task.partitions} - self._told[worker]
+        self._told[worker] |= partitions
         tasks = tuple(task._replace(job=self.first + task.job) for task in tasks)
         oldest = self.first + max(0, self._round.turn - self.scheme.delay)
-        start = Start(self.number, self._round.turn, tasks, partitions, oldest, {})
+        new = [self.scheme.partitions[each] for each in partitions]
+        start = Start(self.number, self._round.turn, tasks, new, oldest, {})
         self._crew.start(self.ranks[worker], start, self._versions)
 
     def _take(self, rank: int, report: Report) -> None:
@@ -126,10 +129,10 @@ class Era:
             return
         worker, is_now = self.ranks.index(rank), (report.era, report.turn) == (self.number, self._round.turn)
         if report.era == self.number:
-            for job, slot in report.done:
+            for (job, slot), shown in report.done.items():
                 if self._progress.receive(worker, job - self.first, slot):
                     self.late += not is_now
-                    self._crew.pull(Place(self.number, rank, job, slot), self.scheme.pieces)
+                    self._crew.pull(Place(self.number, rank, job, slot), self.scheme.pieces, shown)
         if is_now:
             self._round.answer(worker, report.seconds)
         else:
@@ -157,6 +160,7 @@ class Era:
         self._crew.drop(job)
         self._progress.forget(due)
         self._versions.pop(job, None)
+        self._crew.forget_parameters(job)
         stream = job % len(self._streams)
         gradient = gradient_like(signature, whole, self._streams[stream].given)
         lost = self._crew.silent(self._limits.lost_after)

@@ -12,21 +12,22 @@ from typing import NamedTuple
 from .arrays import Signature
 from .info import RoundInfo
 from .scheme import Partition, Task
+from .shown import Shown
 
 
 class Start(NamedTuple):
     """Compute for a round.
 
-    The parameters of the jobs in `parameters` follow, with these tags. Vectors of jobs before `first_open`
-    may be dropped.
+    The parameters of the jobs in `parameters` follow with these tags, or are shown there. `partitions` are
+    those that were not named before. Vectors of jobs before `first_open` may be dropped.
     """
 
     era: int
     turn: int
     tasks: tuple[Task, ...]
-    partitions: dict[int, Partition]
+    partitions: list[Partition]
     first_open: int
-    parameters: dict[int, int]
+    parameters: dict[int, int | Shown]
 
 
 class Pull(NamedTuple):
@@ -52,11 +53,14 @@ class Stop(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What a worker has computed in a round: the tasks that are done, as pairs of job and slot."""
+    """What a worker has computed in a round.
+
+    The tasks that are done, as pairs of job and slot, each with where its vector is shown, if it is.
+    """
 
     era: int
     turn: int
-    done: tuple[tuple[int, int], ...]
+    done: dict[tuple[int, int], Shown | None]
     signature: Signature | None
     seconds: float
 

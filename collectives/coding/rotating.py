@@ -50,6 +50,7 @@ class Rotation:
     ) -> None:
         self._channel, self._scheme, self._stream, self._encoder = channel, scheme, stream, encoder
         self._limits, self._injection = limits, injection
+        encoder.know(scheme.partitions)
         self._ranks = range(channel.size)
         self._crew = Crew(channel, self._ranks, wire)
         self._vectors: dict[tuple[int, int], Vector] = {}
@@ -118,14 +119,15 @@ class Rotation:
             if self._injection is not None:
                 self._injection.straggle(self._turn, look_up)
             for task in self._progress.tasks(job, self._channel.rank):
-                partitions = {each: self._scheme.partitions[each] for each in task.partitions}
-                self._vectors[job, task.slot] = self._encoder.encode(task, partitions, look_up)
+                self._vectors[job, task.slot] = self._encoder.encode(task, look_up)
         except Abandoned:
             return None
         except Exception:
             return Failure(traceback.format_exc())
         seconds = perf_counter() - begun
-        return Report(0, self._turn, tuple(self._vectors), self._encoder.signature, seconds)
+        master, memory = self._turn % self._channel.size, self._channel.memory
+        done = {place: memory.shown(vector, master) for place, vector in self._vectors.items()}
+        return Report(0, self._turn, done, self._encoder.signature, seconds)
 
     # As the master --------------------------------------------------------------------------------
 
@@ -180,9 +182,9 @@ class Rotation:
 
     def _answer(self, rank: int, report: Report, round_: Round) -> None:
         round_.answer(rank, report.seconds)
-        for job, slot in report.done:
+        for (job, slot), shown in report.done.items():
             if self._progress.receive(rank, job, slot) and rank != self._channel.rank:
-                self._crew.pull(Place(0, rank, job, slot), self._scheme.pieces)
+                self._crew.pull(Place(0, rank, job, slot), self._scheme.pieces, shown)
 
     def _combine(self, job: int, round_: Round) -> Combination | None:
         """How to decode, if the round may end and all that it needs is here."""

@@ -30,7 +30,9 @@ class Round:
     def __init__(self, scheme: str, turn: int, ranks: Sequence[int]) -> None:
         self.turn = turn
         self._scheme, self._ranks = scheme, ranks
-        self._idle: set[int] = set()
+        self._missing, self._are_missing = np.ones(len(ranks), np.bool_), bool(ranks)
+        # Whether the pattern allows them to be missing, once it was asked.
+        self._allowed: bool | None = None
         self._begun = perf_counter()
         self._first: float | None = None
         self._computed: dict[int, float] = {}
@@ -38,17 +40,19 @@ class Round:
     def answer(self, worker: int, seconds: float) -> None:
         """Note that a worker is done, and how long it has computed."""
         self._computed[worker] = seconds
+        self.excuse(worker)
         if self._first is None:
             self._first = perf_counter()
 
     def excuse(self, worker: int) -> None:
         """Note that a worker has nothing to do."""
-        self._idle.add(worker)
+        self._missing[worker] = False
+        self._are_missing = bool(self._missing.any())
+        self._allowed = None
 
     def missing(self) -> Mask:
         """Workers that have something to do and have not answered."""
-        missing = np.ones(len(self._ranks), np.bool_)
-        missing[[*self._computed, *self._idle]] = False
+        missing: Mask = self._missing.copy()
         return missing
 
     def verdict(self, pattern: Pattern, limits: Limits, silent: Collection[int]) -> tuple[bool, bool]:
@@ -57,16 +61,13 @@ class Round:
         Raises `TooFewWorkers` if it takes too long, or if only ranks that are `silent` are missing, unless
         the limits ask for something else.
         """
-        missing = self.missing()
-        if not missing.any():
-            # What was given up earlier may lack now: nothing better will come.
-            return True, False
         now = perf_counter()
-        if self._is_impatient(now, limits.patience) and pattern.allows(missing):
-            return True, True
-        ranks = self._ranks_of(missing)
+        if self._is_impatient(now, limits.patience) and self._is_allowed(pattern):
+            # What was given up earlier may lack when all are here: nothing better will come.
+            return True, self._are_missing
         is_late = limits.deadline is not None and now - self._begun >= limits.deadline
-        if not is_late and not set(ranks).issubset(silent):
+        ranks = self._ranks_of(self._missing) if is_late or silent else []
+        if not is_late and not (ranks and set(ranks).issubset(silent)):
             return False, True
         if limits.on_deadline == "raise":
             raise TooFewWorkers(
@@ -75,8 +76,15 @@ class Round:
             )
         return limits.on_deadline == "approximate", limits.on_deadline != "approximate"
 
+    def _is_allowed(self, pattern: Pattern) -> bool:
+        if self._allowed is None:
+            self._allowed = not self._are_missing or pattern.allows(self.missing())
+        return self._allowed
+
     def _is_impatient(self, now: float, patience: float) -> bool:
         """Whether stragglers need not be waited for any longer."""
+        if not self._are_missing:
+            return True
         return self._first is not None and now - self._begun >= (1 + patience) * (self._first - self._begun)
 
     def info(

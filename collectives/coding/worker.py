@@ -12,6 +12,7 @@ from .channel import ABANDON, CONTROL, REPORT, Backoff, Channel, Vector
 from .encoder import Encoder
 from .injection import Injection
 from .messages import Abandon, Failure, Pull, Report, Start, Stop
+from .shown import Shown
 
 
 class Abandoned(Exception):
@@ -74,33 +75,41 @@ class Worker:
         if start.era != self._era:
             self._era = start.era
             self._vectors.clear()
-            self._encoder.forget_data()
-        for job, tag in start.parameters.items():
-            self._receive_parameters(self._streams[job % len(self._streams)], tag)
+            self._encoder.begin_anew()
+        try:
+            for job, source in start.parameters.items():
+                self._receive_parameters(self._streams[job % len(self._streams)], source)
+        except OSError:
+            # A master that shows them no more has ended the training: it says so in its next message.
+            return
+        self._encoder.know(start.partitions)
         for place in [each for each in self._vectors if each[0] < start.first_open]:
             vector = self._vectors.pop(place)
             if not self._channel.is_sending:
                 self._encoder.spares.keep(vector)
-        begun, done = perf_counter(), []
+        begun, done = perf_counter(), {}
         try:
             if self._injection is not None:
                 self._injection.straggle(start.turn, lambda: self._look_up(start))
             for task in start.tasks:
-                vector = self._encoder.encode(task, start.partitions, lambda: self._look_up(start))
+                vector = self._encoder.encode(task, lambda: self._look_up(start))
                 self._vectors[task.job, task.slot] = vector
-                done.append((task.job, task.slot))
+                done[task.job, task.slot] = self._channel.memory.shown(vector, self._master)
         except Abandoned:
             pass
         except Exception:
             self._channel.send(Failure(traceback.format_exc()), self._master, REPORT)
             return
-        report = Report(start.era, start.turn, tuple(done), self._encoder.signature, perf_counter() - begun)
+        report = Report(start.era, start.turn, done, self._encoder.signature, perf_counter() - begun)
         self._channel.send(report, self._master, REPORT)
 
-    def _receive_parameters(self, stream: Packing, tag: int) -> None:
+    def _receive_parameters(self, stream: Packing, source: int | Shown) -> None:
+        if isinstance(source, Shown):
+            stream.unpack(self._channel.memory.look(source))
+            return
         own = stream.memory
         memory = np.empty(stream.nbytes, np.uint8) if own is None else own
-        self._channel.receive_array(memory, self._master, tag).Wait()
+        self._channel.receive_array(memory, self._master, source).Wait()
         if own is None:
             stream.unpack(memory)
 
