@@ -1,6 +1,6 @@
 """Simulated trainings by schemes against stragglers: what each one gains, and how long it takes to find out.
 
-    python -m benchmarks.coding --simulate
+    python -m benchmarks.coding
 
 Parameters are chosen on the first 80 rounds of a drawn trace, then 480 jobs are simulated with all of it:
 for 32, 256 and 4096 workers, for several kinds of traces, and for 256 workers with more and more seconds of
@@ -9,7 +9,7 @@ data.
 The last is done twice. As published by Krishnan, Ebrahimi and Khisti 2022, arXiv 2211.13802, codes stand so
 many stragglers and no more, M-SGC allows bursts only, and each round goes on for as long again as its first
 worker took. Here repetition within groups ends a round whenever each group has answered, M-SGC allows its
-other model, too, and only schemes with a delay are patient.
+other model, too, and the patience of schemes with a delay is one of their parameters.
 """
 
 from __future__ import annotations
@@ -189,8 +189,7 @@ def lines(results: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 @click.command()
-@click.option("--simulate", "is_simulated", is_flag=True, required=True, help="Simulate trainings.")
-def main(is_simulated: bool) -> None:
+def main() -> None:
     """Simulate trainings, and write benchmarks/results/coding-simulation.json."""
     results = simulations()
     table = Table("trace", "scheme", "parameters", "s", "gain", "ms a candidate")

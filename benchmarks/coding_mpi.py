@@ -94,7 +94,7 @@ def candidates(seed: int) -> list[Candidate]:
     return best_of_each(recommend(probed))
 
 
-def train(scheme: coding.Scheme, trace: coding.Trace, jobs: int) -> float:
+def train(scheme: coding.Scheme, trace: coding.Trace, jobs: int, patience: float = 0.0) -> float:
     """Seconds of a training; each gradient is checked on the master."""
     models = tuple(np.zeros(1000) for _ in range(scheme.delay + 1))
     injection = None
@@ -108,7 +108,13 @@ def train(scheme: coding.Scheme, trace: coding.Trace, jobs: int) -> float:
         yield model * share + share
 
     coded = coding.CodedGradients(
-        MPI.COMM_WORLD, scheme, gradient, lambda each: each, models, injection=injection
+        MPI.COMM_WORLD,
+        scheme,
+        gradient,
+        lambda each: each,
+        models,
+        patience=patience,
+        injection=injection,
     )
     WORLD.Barrier()
     start = perf_counter()
@@ -139,8 +145,9 @@ def compare(jobs: int, seed: int) -> list[dict[str, Any]]:
             {
                 "scheme": name,
                 "parameters": parameters,
+                "patience": patience,
                 "load": float(scheme.load),
-                "seconds": train(scheme, trace, jobs),
+                "seconds": train(scheme, trace, jobs, patience),
                 "predicted": predicted,
             }
         )
@@ -167,7 +174,7 @@ def main(is_overhead: bool, jobs: int, seed: int) -> None:
         name, columns = "overhead", ("bytes", "ours", "reduce and bcast", "ratio")
         results = [overhead(nbytes) for nbytes in SIZES]
     else:
-        name, columns = "training", ("scheme", "parameters", "load", "seconds", "predicted")
+        name, columns = "training", ("scheme", "parameters", "patience", "load", "seconds", "predicted")
         results = compare(jobs, seed)
     if RANK == 0:
         show(results, columns)

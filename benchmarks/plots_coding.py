@@ -81,7 +81,9 @@ def draw_rounds(runs: list[Results]) -> Figure:
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.14))
     panels[0].set_ylabel("rounds that have ended, %")
-    figure.suptitle(f"Simulated rounds of {run['workers']} workers, with the patience of a training over MPI")
+    figure.suptitle(
+        f"Simulated rounds of {run['workers']} workers, with the patience that is best for each scheme"
+    )
     return figure
 
 

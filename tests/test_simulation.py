@@ -11,7 +11,7 @@ from roundelay.collectives.coding.catalogue import SCHEMES, scheme
 from roundelay.collectives.coding.recommend import recommend
 from roundelay.collectives.coding.repetition import uncoded
 from roundelay.collectives.coding.scheme import GradientCoding
-from roundelay.collectives.coding.simulation import PATIENCE, round_end, simulate, usual_patience
+from roundelay.collectives.coding.simulation import PATIENCE, PATIENCES, round_end, simulate
 from roundelay.collectives.coding.traces import Trace, gilbert_elliott_trace, markov_trace, pareto_trace
 
 DRAWN: dict[str, Any] = {
@@ -303,8 +303,10 @@ def test_candidates_are_simulated_and_sorted():
         known = scheme(each.name, 12, **each.parameters)
         assert (each.load, each.delay) == (known.load, known.delay)
         assert each.delay <= 3
-        assert each.patience == usual_patience(known) == (PATIENCE if each.delay else 0.0)
+        assert each.patience in (PATIENCES if each.delay else (0.0,))
         assert each.seconds == simulate(known, trace, 40, patience=each.patience).seconds
+    # Shorter patience is tried of all, longer patience until it is enough.
+    assert {each.patience for each in found} == set(PATIENCES)
     names = [str(each) for each in found]
     assert {"uncoded", "gc (s=1)", "m-sgc (B=1, W=2, lambda=3)"} <= set(names)
 

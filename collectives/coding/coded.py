@@ -57,7 +57,7 @@ class CodedGradients:
     patience : float, optional
         How long a round waits after its first worker, in parts of that worker's time, before the others may
         be stragglers. If not given 0 for a scheme without delay, whose rounds need not spare stragglers for
-        those to come, and 1 for the others.
+        those to come, and 0.2 for the others; `recommend` finds what is best on a trace.
     deadline : float, optional
         Seconds that a round may take.
     on_deadline : {"raise", "approximate", "wait"}

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from .catalogue import SCHEMES, scheme
 from .errors import require
 from .scheme import Scheme
-from .simulation import simulate, usual_patience
+from .simulation import PATIENCES, simulate, usual_patience
 from .traces import Trace
 
 # Workers whose models are trained in turn are few: the delay that four models allow.
@@ -63,7 +63,7 @@ def recommend(
         Rounds by which a gradient may be late: with so many and one more models that are trained in turn
         none waits.
     patience : float, optional
-        As in `simulate`.
+        As in `simulate`; if not given several are tried where there is a delay, and 0 where there is none.
     build : callable, optional
         What to call instead of `catalogue.scheme`.
     report : callable, optional
@@ -91,15 +91,23 @@ def recommend(
     )
     found = []
     for done, (name, choices) in enumerate(grid):
+        patiences: tuple[float, ...] = PATIENCES if patience is None else (patience,)
         for tried, parameters in enumerate(choices):
             candidate = build(name, trace.workers, **parameters)
-            waits = usual_patience(candidate) if patience is None else patience
-            result = simulate(candidate, trace, trace.rounds if jobs is None else jobs, patience=waits)
-            found.append(Candidate(name, parameters, candidate.load, candidate.delay, waits, result.seconds))
+            if patience is None and not candidate.delay:
+                patiences = (usual_patience(candidate),)
+            for waits in patiences:
+                result = simulate(candidate, trace, trace.rounds if jobs is None else jobs, patience=waits)
+                found.append(
+                    Candidate(name, parameters, candidate.load, candidate.delay, waits, result.seconds)
+                )
+                if not result.waited:
+                    # To stand more stragglers would only be more load, and to wait longer only longer.
+                    patiences = patiences[: patiences.index(waits)]
+                    break
             if report is not None:
                 report((done + (tried + 1) / len(choices)) / len(grid))
-            # To stand more stragglers would only be more load.
-            if not result.waited:
+            if not patiences:
                 break
     return sorted(found, key=lambda each: each.seconds)
 
