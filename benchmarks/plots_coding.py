@@ -73,7 +73,9 @@ def draw_rounds(runs: list[Results]) -> Figure:
         for name, (colour, _) in STYLES.items():
             seconds = np.array(run["schemes"][name]["percentiles of rounds"].split(), float)
             share = np.linspace(0, 100, len(seconds))
-            axes.plot(seconds, share, color=colour, label=named(name, run["schemes"][name]))
+            # SR-SGC often takes as long as gradient coding, and would hide it.
+            style = "--" if name == "sr-sgc" else "-"
+            axes.plot(seconds, share, style, color=colour, label=named(name, run["schemes"][name]))
         axes.set(title=f"{kind} trace", xlabel="s", xscale="log")
         axes.xaxis.set_major_locator(FixedLocator([0.7, 1, 1.5, 2, 3, 5, 10, 20]))
         axes.xaxis.set_minor_locator(NullLocator())

@@ -44,7 +44,8 @@ def library_reads_gpu() -> bool:
 
 def is_on_gpu(owner: Any) -> bool:
     """Whether an object says where on a GPU its elements lie."""
-    return hasattr(type(owner), "__cuda_array_interface__")
+    # Of PyTorch's tensors all have the property, and those on a GPU a value.
+    return hasattr(type(owner), "__cuda_array_interface__") and hasattr(owner, "__cuda_array_interface__")
 
 
 def as_cupy(buffer: Any, receiving: bool) -> Any:
@@ -57,9 +58,7 @@ def as_cupy(buffer: Any, receiving: bool) -> Any:
         return None
     if isinstance(buffer, cupy.ndarray):
         return buffer
-    # PyTorch's tensors have one on a GPU only.
-    interface = getattr(buffer, "__cuda_array_interface__", None)
-    if interface is None or (receiving and interface["data"][1]):
+    if receiving and buffer.__cuda_array_interface__["data"][1]:
         return None
     return cupy.asarray(buffer)
 

@@ -85,7 +85,15 @@ def place(
 ) -> Iterator[Callable[[Any], Any]]:
     """Yield what copies an array of the host to the device, with a stand-in for CuPy unless it is "cupy"."""
     if name == "cupy":
-        yield _on_gpu
+        cupy = cupy_or_skip()
+
+        def put(host: Any) -> Any:
+            array = cupy.asarray(host)
+            # MPI knows nothing of streams: the program waits for what it sends.
+            cupy.cuda.get_current_stream().synchronize()
+            return array
+
+        yield put
         return
     monkeypatch.setattr(staging, "library_reads_gpu", lambda: name == "stand-in")
     monkeypatch.setitem(sys.modules, "cupy", module)
@@ -93,14 +101,6 @@ def place(
     memory._device.cache_clear()
     yield on_device
     memory._device.cache_clear()
-
-
-def _on_gpu(host: Any) -> Any:
-    cupy = cupy_or_skip()
-    array = cupy.asarray(host)
-    # MPI knows nothing of streams: the program waits for what it sends.
-    cupy.cuda.get_current_stream().synchronize()
-    return array
 
 
 def cupy_or_skip() -> Any:
