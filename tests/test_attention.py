@@ -12,6 +12,7 @@ import roundelay
 from roundelay.collectives.attention import exchange, forward
 from roundelay.collectives.attention.dropout import Dropout
 from roundelay.collectives.attention.placement import PLACEMENTS, positions
+from tests.conftest import drain
 from tests.dense import Sequence, dense, hidden_keys
 
 pytestmark = pytest.mark.mpi
@@ -287,6 +288,20 @@ def test_lists_of_ranks(comm, algorithm):
             found = attend(comm, sequence, algorithm, placement, {"causal": True, "ranks": ranks})
             hidden = hidden_keys(11 * len(ranks), causal=True)
             check(sequence, ranks.index(comm.rank), placement, found, hidden)
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_lists_of_ranks_that_differ(comm, others):
+    """Two find out, and do not wait for another one, whom only one of them has in its list."""
+    if comm.size < 2 + others:
+        pytest.skip("not so many ranks")
+    lists = [0, 1], [1, 0, 2][: 2 + others]
+    if comm.rank < 2:
+        with pytest.raises(ValueError, match=rf"rank {1 - comm.rank} calls with another list of ranks than"):
+            attend_to_zeros(comm, ranks=lists[comm.rank])
+    comm.Barrier()
+    if comm.rank == 2 and others:
+        assert len(list(drain(comm))) == 1
 
 
 # Bytes and messages that a rank sends, with q and keys for one of the two arrays of keys and values.

@@ -5,6 +5,8 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from roundelay import MPI
+from roundelay.comm import device as staging
+from roundelay.comm import settings
 from tests import device
 
 pytestmark = pytest.mark.mpi
@@ -108,6 +110,24 @@ def test_receive_array_that_overlaps(comm, put):
         twice = device.cupy_or_skip().lib.stride_tricks.as_strided(put(np.zeros(4)), (3, 4), (0, 8))
     with pytest.raises(ValueError, match="elements that overlap"):
         comm.Recv(twice, comm.rank)
+
+
+def test_what_the_library_is_handed(monkeypatch):
+    """What the user has set, else what the library says, of which one has no function for it."""
+    read = settings.hands_over_gpu_memory.__wrapped__
+    for value, expected in (("1", True), ("0", False), ("", None)):
+        monkeypatch.setenv("ROUNDELAY_GPU_DIRECT", value)
+        assert read() is expected
+    ask = staging.library_reads_gpu.__wrapped__
+    monkeypatch.setattr(staging, "hands_over_gpu_memory", lambda: False)
+    assert not ask()
+    monkeypatch.setattr(staging, "hands_over_gpu_memory", lambda: None)
+    monkeypatch.setattr(staging, "_QUERIES", ("MPIX_Nothing",))
+    monkeypatch.delenv("MPICH_GPU_SUPPORT_ENABLED", raising=False)
+    kinds = MPI.COMM_WORLD.Get_info().Get("mpi_memory_alloc_kinds") or ""
+    assert ask() == ("cuda" in kinds or "rocm" in kinds)
+    monkeypatch.setenv("MPICH_GPU_SUPPORT_ENABLED", "1")
+    assert ask()
 
 
 def test_broadcast(comm, put):

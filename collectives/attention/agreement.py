@@ -6,14 +6,16 @@ not ask one that believes to know them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from hashlib import blake2b
+from os import sched_yield
 from typing import Any, TypeVar
 
 import numpy as np
 
-from .group import Array, Group, wait
+from ...datatypes.plain import MPI
+from .group import MEETING, Array, Group, progress, wait
 
 _LANE = 7
 
@@ -46,11 +48,12 @@ def agree(group: Group, what: str, signature: tuple[Any, ...] | str, count: int)
     ------
     ValueError
         Something is wrong with the arguments of a member, or members differ in the signature; on all alike.
+        Or members call with different lists of ranks; on those that find out.
     """
-    mine = np.array([count, _digest(signature)], np.int64)
-    everyone = np.empty((group.size, 2), np.int64)
+    mine = np.array([count, _digest(signature), _digest(group.ranks)], np.int64)
+    everyone = np.empty((group.size, 3), np.int64)
     everyone[group.index] = mine
-    _spread(group, everyone)
+    _meet(group, what, everyone)
     if not isinstance(signature, str) and (everyone[:, 1] == mine[1]).all():
         return [int(each) for each in everyone[:, 0]]
     _explain(group, what, signature)
@@ -61,6 +64,36 @@ def agree(group: Group, what: str, signature: tuple[Any, ...] | str, count: int)
 def _digest(signature: tuple[Any, ...] | str) -> int:
     """The same number for the same signature in all processes; another one for each error."""
     return int.from_bytes(blake2b(repr(signature).encode(), digest_size=7).digest(), "little")
+
+
+def _meet(group: Group, what: str, rows: Array) -> None:
+    """Give each member's row to all others; raise `ValueError` as soon as one has another list of ranks.
+
+    Who is in one list only is not waited for: it may not call at all.
+    """
+    others = [member for member in range(group.size) if member != group.index]
+    receives = {member: group.receive(rows[member], member, MEETING) for member in others}
+    sends = [group.send(rows[group.index], member, MEETING, counted=False) for member in others]
+    while not progress([*receives.values(), *sends]):
+        _compare_lists(
+            group, what, rows, {member for member, each in receives.items() if each.Test()}, receives
+        )
+        sched_yield()
+    _compare_lists(group, what, rows, set(others), receives)
+
+
+def _compare_lists(
+    group: Group, what: str, rows: Array, met: Iterable[int], receives: Mapping[int, MPI.Request]
+) -> None:
+    for member in met:
+        if rows[member, 2] != rows[group.index, 2]:
+            for request in receives.values():
+                if not request.Test():
+                    request.Cancel()
+                    request.Wait()
+            raise ValueError(
+                f"{what}: rank {group.ranks[member]} calls with another list of ranks than {group.ranks}"
+            )
 
 
 def _spread(group: Group, rows: Array) -> None:

@@ -29,8 +29,10 @@ Array = NDArray[Any]
 _FIRST_TAG = 20000
 _LISTS = 1500
 _PURPOSE = "attention"
-# Kinds of messages that do not wait for one another.
+# Kinds of messages that do not wait for one another, and the one by which members meet: its tag is the same
+# for all lists, so that two who call with different ones find out.
 LANES = 8
+MEETING = -1
 # They stage arrays on a GPU where the MPI library cannot read them.
 _isend: Callable[..., MPI.Request] = PointToPoint.Isend
 _irecv: Callable[..., MPI.Request] = PointToPoint.Irecv
@@ -123,14 +125,17 @@ class Group:
             traffic.messages += 1
             traffic.bytes += array.nbytes
         memory_of(array).settle()
-        return _isend(self.comm, _as_bytes(array), self.ranks[member], self._tag + lane)
+        return _isend(self.comm, _as_bytes(array), self.ranks[member], self._tag_of(lane))
 
     def receive(self, array: Array, member: int, lane: int = 0) -> MPI.Request:
         """Begin to receive into a contiguous array; nothing is received into an empty one."""
         if not array.nbytes:
             return MPI.REQUEST_NULL
         memory_of(array).settle()
-        return _irecv(self.comm, _as_bytes(array), self.ranks[member], self._tag + lane)
+        return _irecv(self.comm, _as_bytes(array), self.ranks[member], self._tag_of(lane))
+
+    def _tag_of(self, lane: int) -> int:
+        return (_FIRST_TAG if lane == MEETING else self._tag) + lane
 
 
 def _tag(ranks: tuple[int, ...]) -> int:

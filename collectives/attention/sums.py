@@ -50,13 +50,13 @@ class Sum:
             if self._first is None:
                 self._array = np.zeros_like(self._like, self._dtype, order="C", shape=self._shape)
             else:
-                self._array = self._first.astype(self._dtype)
+                self._array, self._first = self._first.astype(self._dtype), None
         return self._array
 
     @property
     def result(self) -> Array:
         """The sum so far; in the dtype of its only part, if that was all of it."""
-        return self.array if self._array is not None or self._first is None else self._first
+        return self.array if self._first is None else self._first
 
     def add(self, part: Array, where: Any = ...) -> None:
         """Add to some place; a part that is all of it is kept, and must not change."""
