@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from .arrays import Signature
 from .channel import ABANDON, CONTROL, REPORT, Channel, Spares, Vector, next_tag
 from .info import WorkerError
 from .messages import Abandon, Failure, Pull, Report, Start, Stop
-from .shown import Shown
+from .shown import NotShown, Shown
 
 
 class Place(NamedTuple):
@@ -140,8 +141,10 @@ class Crew:
         self._wanted.add(place)
         dtype = np.dtype(self.signature.dtypes[0]) if self._wire is None else self._wire
         if shown is not None:
-            self._seen[place] = self._channel.memory.look(shown).view(dtype)
-            return
+            # A worker that does not show it any more is not likely to answer, either.
+            with suppress(NotShown):
+                self._seen[place] = self._channel.memory.look(shown).view(dtype)
+                return
         vector, tag = self._spares.take(self.signature.length(pieces), dtype), next_tag(is_asked=True)
         request = self._channel.receive_array(vector, place.rank, tag)
         self._workers[place.rank].sending.append((request, place, vector))

@@ -41,6 +41,10 @@ class Shown(NamedTuple):
     nbytes: int
 
 
+class NotShown(OSError):
+    """An array is not there any more: its rank has freed it, or ended."""
+
+
 class NodeMemory:
     """Arrays that ranks of a node show each other; made by all ranks of a communicator together.
 
@@ -82,6 +86,7 @@ class NodeMemory:
         try:
             return place is not None and int(self.look(place).view(np.int64)[0]) == token
         except OSError:
+            # Also where ranks may not look at each other.
             return False
 
     def room(self, nbytes: int) -> Bytes:
@@ -109,7 +114,7 @@ class NodeMemory:
         return self._places.get(array.ctypes.data) if rank in self.seers else None
 
     def look(self, place: Shown) -> Bytes:
-        """The array that another rank shows, to be read; raises `OSError` if it is not there any more."""
+        """The array that another rank shows, to be read; raises `NotShown` if it is not there any more."""
         found = self._seen.get(place)
         if found is None:
             found = _mapped(place)
@@ -120,10 +125,14 @@ class NodeMemory:
 
 
 def _mapped(place: Shown) -> Bytes:
-    file = os.open(f"/proc/{place.process}/fd/{place.file}", os.O_RDONLY)
+    name = f"/proc/{place.process}/fd/{place.file}"
+    try:
+        file = os.open(name, os.O_RDONLY)
+    except FileNotFoundError:
+        raise NotShown(f"{name}: not there any more") from None
     try:
         if os.fstat(file).st_ino != place.inode:
-            raise OSError(f"process {place.process} shows no array any more as file {place.file}")
+            raise NotShown(f"{name}: another file than inode {place.inode}")
         return np.frombuffer(mmap(file, place.nbytes, prot=PROT_READ), np.uint8)
     finally:
         os.close(file)

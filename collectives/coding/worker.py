@@ -12,7 +12,7 @@ from .channel import ABANDON, CONTROL, REPORT, Backoff, Channel, Vector
 from .encoder import Encoder
 from .injection import Injection
 from .messages import Abandon, Failure, Pull, Report, Start, Stop
-from .shown import Shown
+from .shown import NotShown, Shown
 
 
 class Abandoned(Exception):
@@ -76,19 +76,16 @@ class Worker:
             self._era = start.era
             self._vectors.clear()
             self._encoder.begin_anew()
-        try:
-            for job, source in start.parameters.items():
-                self._receive_parameters(self._streams[job % len(self._streams)], source)
-        except OSError:
-            # A master that shows them no more has ended the training: it says so in its next message.
-            return
         self._encoder.know(start.partitions)
         for place in [each for each in self._vectors if each[0] < start.first_open]:
             vector = self._vectors.pop(place)
             if not self._channel.is_sending:
                 self._encoder.spares.keep(vector)
-        begun, done = perf_counter(), {}
+        done: dict[tuple[int, int], Shown | None] = {}
         try:
+            for job, source in start.parameters.items():
+                self._receive_parameters(self._streams[job % len(self._streams)], source)
+            begun = perf_counter()
             if self._injection is not None:
                 self._injection.straggle(start.turn, lambda: self._look_up(start))
             for task in start.tasks:
@@ -97,6 +94,9 @@ class Worker:
                 done[task.job, task.slot] = self._channel.memory.shown(vector, self._master)
         except Abandoned:
             pass
+        except NotShown:
+            # A master that shows parameters no more has ended the training: it says so in its next message.
+            return
         except Exception:
             self._channel.send(Failure(traceback.format_exc()), self._master, REPORT)
             return
