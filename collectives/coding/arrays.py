@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import pairwise
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,7 +31,7 @@ class Signature(NamedTuple):
     @property
     def size(self) -> int:
         """Elements of all arrays."""
-        return sum(int(np.prod(shape)) for shape in self.shapes)
+        return sum(prod(shape) for shape in self.shapes)
 
     def length(self, pieces: int) -> int:
         """Elements of each of so many equal pieces; there may be less for the last."""
@@ -102,7 +103,7 @@ def gradient_like(signature: Signature, vector: Flat, parameters: Any) -> Any:
     like = list(parameters) if isinstance(parameters, (list, tuple)) else [parameters]
     arrays, start = [], 0
     for place, (shape, dtype) in enumerate(zip(signature.shapes, signature.dtypes, strict=True)):
-        stop = start + int(np.prod(shape))
+        stop = start + prod(shape)
         part = vector[start:stop].astype(np.dtype(dtype), copy=False).reshape(shape)
         example = like[min(place, len(like) - 1)]
         array = memory_of(as_arrays(example)[0]).adopt(part)
