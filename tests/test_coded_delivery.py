@@ -130,22 +130,39 @@ class Chaos:
         assert error is None
 
 
+class Silence(Chaos):
+    """Dead workers are noticed at one of the times that the master looks whether any is silent."""
+
+    def __init__(self, rng: np.random.Generator, ranks: list[int], dead: set[int], looks: int) -> None:
+        super().__init__(rng, ranks, dead)
+        self._looks = looks
+
+    def silent(self, seconds: float) -> list[int]:
+        """The dead ones, from some time on."""
+        self._looks -= 1
+        return sorted(self.dead) if self._looks < 0 else []
+
+    def listen(self) -> tuple[list[tuple[int, Report]], bool]:
+        """Let one thing arrive, if anything is under way."""
+        return super().listen() if self._reports or self._coming else ([], False)
+
+
 def gradients(
-    chaos: Any, name: str, how: dict[str, int], workers: int, jobs: int
+    chaos: Any, name: str, how: dict[str, int], workers: int, jobs: int, replan: Any = None
 ) -> Iterator[tuple[float, float]]:
     """Gradients as the master decodes them, and as they are; it may go on with another scheme in between."""
     each = scheme(name, workers, **how)
     models = [np.full(1, 10.0 * stream) for stream in range(each.delay + 1)]
     limits = Limits(patience=0.0, deadline=None, on_deadline="raise", lost_after=1e9)
     master = Master(
-        chaos, each, list(range(1, workers + 1)), [Packing(model) for model in models], limits, None
+        chaos, each, list(range(1, workers + 1)), [Packing(model) for model in models], limits, replan
     )
     for total, info in master.rounds(jobs):
         model = models[info.stream]
         count = len(master._scheme.partitions)
         yield float(total[0]), sum(value(float(model[0]), partition) for partition in range(count))
         model += 1.0
-        if chaos.rng.random() < 0.1:
+        if replan is None and chaos.rng.random() < 0.1:
             master.switch(scheme(name, workers, **how))
 
 
@@ -161,6 +178,16 @@ CASES = (
 @pytest.mark.parametrize(("name", "workers", "how", "dead"), CASES)
 def test_never_a_wrong_gradient(name, workers, how, dead):
     check(name, workers, how, dead, SEEDS)
+
+
+@pytest.mark.parametrize("looks", range(20))
+def test_the_lost_are_replaced_whenever_it_is_noticed(looks):
+    """Also between two looks at what a round waits for."""
+    chaos = Silence(np.random.default_rng(looks), [1, 2, 3], {2}, looks)
+    found = list(gradients(chaos, "uncoded", {}, 3, JOBS, lambda left: scheme("uncoded", left)))
+    assert len(found) == JOBS
+    for total, right in found:
+        assert total == pytest.approx(right)
 
 
 def check(name: str, workers: int, how: dict[str, int], dead: int, seeds: int) -> None:

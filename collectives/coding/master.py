@@ -86,8 +86,11 @@ class Era:
         self._round, backoff, combination = Round(self.scheme.name, turn, self.ranks), Backoff(), None
         for worker in range(len(self.ranks)):
             self._start(worker)
-        while not self._is_outdated():
+        while True:
+            # Before it is asked whether others go on without them: else it could be too late in between.
             silent = self._crew.silent(self._limits.lost_after)
+            if self._is_outdated():
+                return None
             is_over, exactly = self._round.verdict(self._pattern, self._limits, silent)
             if is_over:
                 combination = self._combine(due, exactly)
@@ -100,8 +103,6 @@ class Era:
                 backoff.reset()
             else:
                 backoff.pause()
-        else:
-            return None
         missing = self._round.missing()
         self._pattern.close(missing)
         for worker in np.flatnonzero(missing).tolist():
