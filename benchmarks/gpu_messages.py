@@ -22,7 +22,17 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measure import library_key, ratio, write_json
-from benchmarks.pingpong import PEER, RANK, RESULTS, WORLD, Way, message_way, require_two_ranks, time_in_step
+from benchmarks.pingpong import (
+    PEER,
+    RANK,
+    RESULTS,
+    WORLD,
+    Way,
+    message_way,
+    require_two_ranks,
+    time_in_step,
+    turns,
+)
 from roundelay import MPI
 from roundelay.comm.device import library_reads_gpu
 
@@ -64,13 +74,7 @@ def hand_way(outgoing: Any, incoming: Any) -> Way:
         incoming[...] = cupy.asarray(room)
         cupy.cuda.get_current_stream().synchronize()
 
-    def run(count: int) -> None:
-        first, second = (send, receive) if RANK == 0 else (receive, send)
-        for _ in range(count):
-            first()
-            second()
-
-    return run
+    return turns(send, receive)
 
 
 def check(label: str, ways: dict[str, Way], cube: Any, part: tuple[Any, ...], expected: Any) -> None:

@@ -112,6 +112,12 @@ def hand_way(setting: Setting) -> Way:
         WORLD.Recv(incoming, PEER)
         setting.incoming[slice(None, None, 2) if regular else places] = incoming
 
+    return turns(send, receive)
+
+
+def turns(send: Callable[[], None], receive: Callable[[], None]) -> Way:
+    """Ping-pong of what sends one message and what receives one; rank 0 sends first."""
+
     def run(count: int) -> None:
         first, second = (send, receive) if RANK == 0 else (receive, send)
         for _ in range(count):

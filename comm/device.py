@@ -18,6 +18,7 @@ from ..datatypes.layout import overlaps
 from ..datatypes.plain import MPI
 from .settings import hands_over_gpu_memory
 from .staging import Stage
+from .strided import has_derived_datatype, overlap_error
 
 # What libraries with support for GPUs have functions of, that tell whether it is there and enabled.
 _QUERIES = ("MPIX_Query_cuda_support", "MPIX_Query_rocm_support")
@@ -136,14 +137,10 @@ def stage_gpu(buffer: Any, receiving: bool) -> Stage | None:
     if dense and library_reads_gpu():
         return None
     if not dense:
-        if listed and isinstance(buffer[-1], MPI.Datatype) and not buffer[-1].is_predefined:
-            # It describes memory that a view does not have.
+        if listed and has_derived_datatype(buffer):
             return None
         if receiving and _overlaps(array.shape, array.strides, array.itemsize):
-            raise ValueError(
-                f"message: receive array of shape {array.shape} and strides {array.strides} has elements "
-                "that overlap; a receive buffer needs its own memory for each element"
-            )
+            raise overlap_error(array)
     elif not array.flags.c_contiguous:
         # In the order of the memory, as MPI takes it.
         array = array.T

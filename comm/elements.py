@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..datatypes.arrays import DLPACK_CPU, as_numpy
 from ..datatypes.known import known_datatype
 from ..datatypes.plain import MPI
+from .device import is_on_gpu
 from .specification import read_one, read_vector
 
 Bytes = NDArray[np.uint8]
@@ -101,7 +102,7 @@ def _memory(buffer: Any, receiving: bool) -> Bytes | None:
     if isinstance(buffer, np.ndarray):
         usable = buffer.flags.forc and (buffer.flags.writeable or not receiving)
         return buffer.reshape(-1, order="A").view(np.uint8) if usable and _type_code(buffer) else None
-    if hasattr(buffer, "__cuda_array_interface__"):
+    if is_on_gpu(buffer):
         return None
     if hasattr(buffer, "__dlpack__") and buffer.__dlpack_device__()[0] != DLPACK_CPU:
         return None

@@ -70,16 +70,16 @@ def find_stage(
     the number of ranks among which a collective divides it. With `forced`, nothing that has gaps is left to
     the MPI library.
     """
+    listed = buffer.__class__ is list or buffer.__class__ is tuple
     owner = buffer
-    if buffer.__class__ is list or buffer.__class__ is tuple:
-        if buffer and is_on_gpu(buffer[0]):
-            return stage_gpu(buffer, receiving)
-        stage = read(buffer, receiving, blocks, forced)
-        if stage is not None or not buffer:
-            return stage
-        owner = buffer[0]
-    elif is_on_gpu(buffer):
+    if listed:
+        owner = buffer[0] if buffer else None
+    if is_on_gpu(owner):
         return stage_gpu(buffer, receiving)
+    if listed:
+        stage = read(buffer, receiving, blocks, forced)
+        if stage is not None:
+            return stage
     if owner.__class__ is np.ndarray and not owner.flags.forc:
         return stage_array(buffer, receiving)
     return None

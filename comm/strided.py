@@ -114,19 +114,28 @@ def _stage(array: NDArray[Any], facts: _ArrayFacts, partial: bool = False) -> St
 
 def _is_receivable(array: NDArray[Any], facts: _ArrayFacts) -> bool:
     if facts.overlapping and array.flags.writeable:
-        raise ValueError(
-            f"message: receive array of shape {array.shape} and strides {array.strides} has elements that "
-            "overlap; a receive buffer needs its own memory for each element"
-        )
+        raise overlap_error(array)
     return bool(array.flags.writeable)
+
+
+def overlap_error(array: Any) -> ValueError:
+    """What is wrong with a receive array whose elements share memory, on the host or on a GPU."""
+    return ValueError(
+        f"message: receive array of shape {array.shape} and strides {array.strides} has elements that "
+        "overlap; a receive buffer needs its own memory for each element"
+    )
+
+
+def has_derived_datatype(buffer: Any) -> bool:
+    """Whether a list ends with a derived datatype, which describes memory that a view does not have."""
+    return isinstance(buffer[-1], MPI.Datatype) and not buffer[-1].is_predefined
 
 
 def _strided_array(buffer: Any, listed: bool) -> NDArray[Any] | None:
     """The array with gaps that a buffer argument is, or holds beside a predefined datatype."""
     array = buffer
     if listed:
-        # A derived datatype describes memory that a view does not have.
-        if not buffer or (isinstance(buffer[-1], MPI.Datatype) and not buffer[-1].is_predefined):
+        if not buffer or has_derived_datatype(buffer):
             return None
         array = buffer[0]
     if array.__class__ is not np.ndarray:

@@ -38,6 +38,7 @@ class Chaos:
         self.signature = Signature(((1,),), ("float64",), True)
         self._free = dict.fromkeys(ranks, True)
         self._has: dict[int, dict[int, float]] = {rank: {} for rank in ranks}
+        self._parameters: dict[int, np.ndarray] = {}
         self._reports: list[tuple[int, Report]] = []
         self._coming: list[Place] = []
         self._made: dict[Place, np.ndarray] = {}
@@ -59,12 +60,12 @@ class Chaos:
         for has in self._has.values():
             has.clear()
 
-    def start(self, rank: int, start: Start, versions: dict[int, np.ndarray]) -> None:
+    def start(self, rank: int, start: Start) -> None:
         """Have a worker compute: its report is under way."""
         assert self._free[rank]
         self._free[rank] = False
         for task in start.tasks:
-            self._has[rank].setdefault(task.job, float(versions[task.job].view(np.float64)[0]))
+            self._has[rank].setdefault(task.job, float(self._parameters[task.job].view(np.float64)[0]))
             gradients = [value(self._has[rank][task.job], each) for each in task.partitions]
             place = Place(start.era, rank, task.job, task.slot)
             # What is computed again is the same, to the rounding of its sum.
@@ -97,7 +98,8 @@ class Chaos:
 
     def room(self, job: int, nbytes: int) -> np.ndarray:
         """Memory for parameters."""
-        return np.empty(nbytes, np.uint8)
+        self._parameters[job] = np.empty(nbytes, np.uint8)
+        return self._parameters[job]
 
     def forget_parameters(self, job: int) -> None:
         """Each job has memory of its own."""

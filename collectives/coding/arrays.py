@@ -33,6 +33,10 @@ class Signature(NamedTuple):
         """Elements of all arrays."""
         return sum(prod(shape) for shape in self.shapes)
 
+    def sent_as(self, wire: np.dtype[Any] | None) -> np.dtype[Any]:
+        """The dtype of vectors: `wire`, or that of the gradient if there is none."""
+        return np.dtype(self.dtypes[0]) if wire is None else wire
+
     def length(self, pieces: int) -> int:
         """Elements of each of so many equal pieces; there may be less for the last."""
         return -(-self.size // pieces)

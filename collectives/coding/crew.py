@@ -92,7 +92,7 @@ class Crew:
     # Parameters -----------------------------------------------------------------------------------
 
     def room(self, job: int, nbytes: int) -> Vector:
-        """Memory for the parameters of a job; those that it had before are forgotten."""
+        """Memory for the parameters of a job, which `start` sends; what it had before is forgotten."""
         self.forget_parameters(job)
         usable = [each for each in self._returned if self._is_read(each)]
         self._returned = [each for each in self._returned if each not in usable]
@@ -114,19 +114,20 @@ class Crew:
 
     # To workers -----------------------------------------------------------------------------------
 
-    def start(self, rank: int, start: Start, versions: dict[int, Vector]) -> None:
+    def start(self, rank: int, start: Start) -> None:
         """Have a free worker compute; the parameters of its jobs go with it, if it does not have them."""
         worker = self._workers[rank]
         worker.since = perf_counter()
         sources: dict[int, int | Shown] = {}
         for job in sorted({task.job for task in start.tasks} - worker.has):
-            shown = self._channel.memory.shown(versions[job], rank)
+            given = self._given[job]
+            shown = self._channel.memory.shown(given.memory, rank)
             sources[job] = next_tag(is_asked=False) if shown is None else shown
-            self._given[job].since[rank] = worker.since
+            given.since[rank] = worker.since
         self._channel.send(start._replace(parameters=sources), rank, CONTROL)
         for job, source in sources.items():
             if not isinstance(source, Shown):
-                self._channel.send_array(versions[job], rank, source)
+                self._channel.send_array(self._given[job].memory, rank, source)
         worker.has.update(sources)
 
     def abandon(self, rank: int, era: int, turn: int) -> None:
@@ -139,7 +140,7 @@ class Crew:
         if place in self._wanted or self.signature is None:
             return
         self._wanted.add(place)
-        dtype = np.dtype(self.signature.dtypes[0]) if self._wire is None else self._wire
+        dtype = self.signature.sent_as(self._wire)
         if shown is not None:
             # A worker that does not show it any more is not likely to answer, either.
             with suppress(NotShown):

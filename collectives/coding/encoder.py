@@ -100,17 +100,14 @@ class Encoder:
         assert self.signature is not None
         if sums is not self._scratch:
             return sums
-        vector = self.spares.take(sums.size, self._sent_as())
+        vector = self.spares.take(sums.size, self.signature.sent_as(self._wire))
         vector[...] = sums
         return vector
 
-    def _sent_as(self) -> np.dtype[Any]:
-        assert self.signature is not None
-        return np.dtype(self.signature.dtypes[0]) if self._wire is None else self._wire
-
     def _room(self, length: int, precision: np.dtype[Any]) -> Vector:
         """Memory for sums: that of the vector itself, if it is sent as they are added up."""
-        if precision == self._sent_as():
+        assert self.signature is not None
+        if precision == self.signature.sent_as(self._wire):
             return self.spares.take(length, precision)
         if self._scratch is None or (self._scratch.size, self._scratch.dtype) != (length, precision):
             self._scratch = np.empty(length, precision)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .arrays import Packing, gradient_like
-from .channel import Backoff, Vector
+from .channel import Backoff
 from .crew import Crew, Place
 from .info import Limits, RoundInfo, TooFewWorkers, WorkerError
 from .messages import Report, Start
@@ -57,7 +57,6 @@ class Era:
         self._crew, self._streams, self._limits = crew, streams, limits
         self._is_outdated = is_outdated
         self._progress, self._pattern = scheme.start(self.jobs), scheme.pattern()
-        self._versions: dict[int, Vector] = {}
         # Partitions that each worker has been told of.
         self._told: list[set[int]] = [set() for _ in ranks]
         self._round = Round(scheme.name, -1, ranks)
@@ -78,8 +77,7 @@ class Era:
     def _keep_parameters(self, job: int) -> None:
         """Those of a job as they are now: they may be sent when the program has changed them."""
         stream = self._streams[job % len(self._streams)]
-        version = self._versions[job] = self._crew.room(job, stream.nbytes)
-        stream.pack(version)
+        stream.pack(self._crew.room(job, stream.nbytes))
 
     def _run(self, turn: int, due: int) -> Combination | None:
         """One round; returns how to decode the job that is due, its vectors being here."""
@@ -122,7 +120,7 @@ class Era:
         oldest = self.first + max(0, self._round.turn - self.scheme.delay)
         new = [self.scheme.partitions[each] for each in partitions]
         start = Start(self.number, self._round.turn, tasks, new, oldest, {})
-        self._crew.start(self.ranks[worker], start, self._versions)
+        self._crew.start(self.ranks[worker], start)
 
     def _take(self, rank: int, report: Report) -> None:
         """Note what a worker offers; one that comes late takes part in this round."""
@@ -160,7 +158,6 @@ class Era:
         whole = decode(self._crew, combination, self._places(due, combination), self.scheme.pieces)
         self._crew.drop(job)
         self._progress.forget(due)
-        self._versions.pop(job, None)
         self._crew.forget_parameters(job)
         stream = job % len(self._streams)
         gradient = gradient_like(signature, whole, self._streams[stream].given)
