@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.measure import write_json
+from benchmarks.results import results_folder, write_json
 from roundelay.collectives.coding.catalogue import scheme
 from roundelay.collectives.coding.code import Code, Mask
 from roundelay.collectives.coding.cyclic import cyclic_repetition
@@ -39,7 +39,6 @@ from roundelay.collectives.coding.simulation import simulate
 from roundelay.collectives.coding.stragglers import StragglerModel
 from roundelay.collectives.coding.traces import Trace, gilbert_elliott_trace, markov_trace, pareto_trace
 
-RESULTS = Path(__file__).parent / "results"
 KINDS: dict[str, Callable[..., Trace]] = {
     "markov": markov_trace,
     "gilbert-elliott": gilbert_elliott_trace,
@@ -189,14 +188,15 @@ def lines(results: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 @click.command()
-def main() -> None:
-    """Simulate trainings, and write benchmarks/results/coding-simulation.json."""
+@results_folder
+def main(output: Path) -> None:
+    """Simulate trainings."""
     results = simulations()
     table = Table("trace", "scheme", "parameters", "s", "gain", "ms a candidate")
     for line in lines(results):
         table.add_row(*line)
     Console(width=110).print(table)
-    write_json(RESULTS / "coding-simulation.json", results)
+    write_json(output / "coding-simulation.json", results)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-RESULTS = Path(__file__).parent / "results"
 LIBRARIES = ("mpich", "openmpi")
 
 # Colours that people who do not see all colours can tell apart.
@@ -20,12 +20,19 @@ LINES = (BLUE, ORANGE, GREEN, PINK)
 MARKS = "os^D"
 
 Results = dict[str, Any]
+# What makes a picture or a table from results, and the benchmarks that have them.
+Plots = dict[str, tuple[Callable[[list[Results]], Figure], list[str]]]
+Tables = dict[str, tuple[Callable[[list[Results]], str], list[str]]]
 
 
-def read(benchmark: str) -> list[Results]:
-    """Results of a benchmark, one for each MPI library it was run with, or one if it uses none."""
-    names = [benchmark, *(f"{benchmark}-{library}" for library in LIBRARIES)]
-    paths = [RESULTS / f"{name}.json" for name in names]
+def read(benchmarks: list[str], folder: Path) -> list[Results]:
+    """Results of benchmarks, one for each MPI library that they were run with, or one if they use none."""
+    names = [
+        name
+        for benchmark in benchmarks
+        for name in (benchmark, *(f"{benchmark}-{library}" for library in LIBRARIES))
+    ]
+    paths = [folder / f"{name}.json" for name in names]
     return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
 
 

@@ -15,11 +15,12 @@ from benchmarks.drawing import (
     GREY,
     ORANGE,
     PINK,
+    Plots,
     Results,
+    Tables,
     in_bytes,
     label_bytes,
     library_of,
-    read,
     table,
     title_of,
 )
@@ -126,9 +127,8 @@ def _draw_calls(axes: Axes, calls: dict[str, list[Any]]) -> None:
     axes.legend(fontsize="small", loc="upper right")
 
 
-def gains_table(setting: str) -> str:
+def gains_table(runs: list[Results]) -> str:
     """How many times as fast as the MPI library's own what is chosen is, by size."""
-    runs = read(f"allreduce-{setting}")
 
     def of(place: int) -> Callable[[Results], str]:
         def figure(run: Results) -> str:
@@ -139,7 +139,7 @@ def gains_table(setting: str) -> str:
 
         return figure
 
-    rows = max((run["rows"] for run in runs), key=len, default=[])
+    rows: list[dict[str, Any]] = max((run["rows"] for run in runs), key=len)
     named = {in_bytes(row["bytes"]): of(place) for place, row in enumerate(rows)}
     named["longer than the best, mean"] = lambda run: (
         f"{100 * statistics.mean(row['regret'] for row in run['rows']):.1f} %"
@@ -147,36 +147,31 @@ def gains_table(setting: str) -> str:
     return table("array", named, runs)
 
 
-def watching_table() -> str:
+def watching_table(runs: list[Results]) -> str:
     """Milliseconds at the end, of what is chosen then, of what was chosen first, and of the library's own."""
-    cases = {
-        "1 KiB, a slow link": "watching-link-1024",
-        "256 KiB, a slow link": "watching-link-262144",
-        "16 KiB, a slow host": "watching-host-16384",
-    }
     lines = ["| | | chosen at the end | chosen first | the library's own |", "|---|---|---:|---:|---:|"]
-    for case, benchmark in cases.items():
-        for run in read(benchmark):
-            seconds = run["seconds"]
-            shown = (
-                f"{1e3 * seconds['auto']:.1f} ms ({run['last']})",
-                f"{1e3 * seconds['static']:.1f} ms ({run['first']})",
-                f"{1e3 * seconds['native']:.1f} ms",
-            )
-            lines.append(f"| {case} | {library_of(run)} | {' | '.join(shown)} |")
+    for run in runs:
+        case = f"{in_bytes(run['bytes'])}, a slow {'link' if '-' in run['change'] else 'host'}"
+        seconds = run["seconds"]
+        shown = (
+            f"{1e3 * seconds['auto']:.1f} ms ({run['last']})",
+            f"{1e3 * seconds['static']:.1f} ms ({run['first']})",
+            f"{1e3 * seconds['native']:.1f} ms",
+        )
+        lines.append(f"| {case} | {library_of(run)} | {' | '.join(shown)} |")
     return "\n".join(lines) + "\n"
 
 
-PLOTS = {
-    "allreduce-node-2": (draw_times, "allreduce-node-2"),
-    "allreduce-node-4": (draw_times, "allreduce-node-4"),
-    "allreduce-netlab": (draw_times, "allreduce-netlab-8"),
-    "prediction": (draw_predictions, "allreduce-netlab-8"),
-    "watching": (draw_watching, "watching-link-1024"),
+PLOTS: Plots = {
+    "allreduce-node-2": (draw_times, ["allreduce-node-2"]),
+    "allreduce-node-4": (draw_times, ["allreduce-node-4"]),
+    "allreduce-netlab": (draw_times, ["allreduce-netlab-8"]),
+    "prediction": (draw_predictions, ["allreduce-netlab-8"]),
+    "watching": (draw_watching, ["watching-link-1024"]),
 }
-TABLES = {
-    "allreduce-node-2": lambda: gains_table("node-2"),
-    "allreduce-node-4": lambda: gains_table("node-4"),
-    "allreduce-netlab": lambda: gains_table("netlab-8"),
-    "watching": watching_table,
+TABLES: Tables = {
+    "allreduce-node-2": (gains_table, ["allreduce-node-2"]),
+    "allreduce-node-4": (gains_table, ["allreduce-node-4"]),
+    "allreduce-netlab": (gains_table, ["allreduce-netlab-8"]),
+    "watching": (watching_table, ["watching-link-1024", "watching-link-262144", "watching-host-16384"]),
 }

@@ -1,15 +1,12 @@
-"""Pictures and a table of attention: rates beside peers, algorithms beside each other, and memory.
+"""Pictures and tables of attention: rates beside peers, algorithms beside each other, and memory.
 
-    python -m benchmarks.plots_attention
-
-draws them alone. Who computes what when is drawn by `docs/draw_attention.py`, which needs no measurements.
+Who computes what when is drawn by `docs/draw_attention.py`, which needs no measurements.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
@@ -22,16 +19,16 @@ from benchmarks.drawing import (
     GREY,
     ORANGE,
     PINK,
+    Plots,
     Results,
+    Tables,
     label_ratios,
     library_of,
-    read,
     table,
     title_of,
 )
 from benchmarks.plots_allreduce import BLACK, SKY, YELLOW
 
-PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 HAND, PACKAGE = "gloo ring", "ring-attention-pytorch"
 NO_ALGORITHMS = ("auto", HAND, PACKAGE)
 STYLES = {
@@ -49,7 +46,6 @@ STYLES = {
     HAND: (PINK, "P"),
     PACKAGE: (YELLOW, "X"),
 }
-MEMORY_RANKS = (1, 2, 4, 8)
 TABLE_TOKENS = 2048
 MIB = 1 << 20
 Rows = list[dict[str, Any]]
@@ -238,16 +234,11 @@ def _draw_series(axes: Axes, rows: Rows, figure: str, factor: float = 1.0) -> No
 
 def draw_memory(runs: list[Results]) -> Figure:
     """By how much a rank grows over the number of ranks, with as many tokens on each."""
-    figure = Figure(figsize=(6 * len(runs), 5), layout="constrained")
-    panels = figure.subplots(1, len(runs), sharey=True, squeeze=False)[0]
-    for axes, named in zip(panels, runs, strict=True):
-        library = library_of(named)
-        measured = [
-            results
-            for ranks in MEMORY_RANKS
-            for results in read(f"attention-memory-{ranks}")
-            if library_of(results) == library
-        ]
+    libraries = list(dict.fromkeys(map(library_of, runs)))
+    figure = Figure(figsize=(6 * len(libraries), 5), layout="constrained")
+    panels = figure.subplots(1, len(libraries), sharey=True, squeeze=False)[0]
+    for axes, library in zip(panels, libraries, strict=True):
+        measured = [results for results in runs if library_of(results) == library]
         counts = [results["ranks"] for results in measured]
         for name in measured[0]["grown"]:
             colour, mark = STYLES[name]
@@ -262,14 +253,14 @@ def draw_memory(runs: list[Results]) -> Figure:
         label_counts(axes, counts)
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("MiB that a rank takes beside its arguments")
-    one_legend(figure, panels, 3 * len(runs))
+    one_legend(figure, panels, 3 * len(libraries))
     return figure
 
 
 # Table --------------------------------------------------------------------------------------------
 
 
-def rates_table() -> str:
+def rates_table(runs: list[Results]) -> str:
     """What is chosen: its rate, also in parts of the kernel's and of a product's; and the ring by hand."""
 
     def of(mask: Mask, backward: bool) -> Callable[[Results], str]:
@@ -289,7 +280,6 @@ def rates_table() -> str:
         for backward in (False, True)
         for mask in MASKS
     }
-    runs = read("attention-node-2")
     named["less time by the best algorithm, mean of all sizes"] = _best_table_figure
     return table(f"{TABLE_TOKENS} tokens of a rank", named, runs)
 
@@ -304,12 +294,12 @@ def _best_table_figure(run: Results) -> str:
     return f"{100 * statistics.mean(losses):.0f} % (at most {100 * max(losses):.0f} %)"
 
 
-def linear_table() -> str:
+def linear_table(runs: list[Results]) -> str:
     """How many times as long the softmax ring takes as linear attention with gathered states."""
     kinds = [(causal, backward) for causal in (False, True) for backward in (False, True)]
     titles = [f"{'causal' if causal else 'all'}, {what_is_computed(backward)}" for causal, backward in kinds]
     lines = [f"| tokens of a rank | {' | '.join(titles)} |", "|---|" + "---:|" * len(kinds)]
-    for results in read("attention-linear-2"):
+    for results in runs:
         ratios = {
             (row["tokens"], row["causal"], row["backward"]): row["softmax over"]["all-gather"]
             for row in results["rows"]
@@ -319,23 +309,13 @@ def linear_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-PLOTS = {
-    "attention-rates": (draw_rates, "attention-node-2"),
-    "attention-algorithms": (draw_algorithms, "attention-node-2"),
-    "attention-memory": (draw_memory, "attention-memory-4"),
-    "attention-netlab": (draw_network, "attention-netlab-4"),
+PLOTS: Plots = {
+    "attention-rates": (draw_rates, ["attention-node-2"]),
+    "attention-algorithms": (draw_algorithms, ["attention-node-2"]),
+    "attention-memory": (draw_memory, [f"attention-memory-{ranks}" for ranks in (1, 2, 4, 8)]),
+    "attention-netlab": (draw_network, ["attention-netlab-4"]),
 }
-TABLES = {"attention": rates_table, "attention-linear": linear_table}
-
-
-def main() -> None:
-    """Draw the pictures of which there are results."""
-    for name, (draw, benchmark) in PLOTS.items():
-        runs = read(benchmark)
-        if runs:
-            draw(runs).savefig(PICTURES / f"{name}.png", dpi=130)
-            print(f"drew docs/pictures/{name}.png")
-
-
-if __name__ == "__main__":
-    main()
+TABLES: Tables = {
+    "attention": (rates_table, ["attention-node-2"]),
+    "attention-linear": (linear_table, ["attention-linear-2"]),
+}

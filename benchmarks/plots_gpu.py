@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from benchmarks.drawing import BLUE, GREY, LINES, MARKS, ORANGE, Results, library_of, read
+from benchmarks.drawing import BLUE, GREY, LINES, MARKS, ORANGE, Plots, Results, Tables, library_of
 
 SERIES = {
     (False, False): "forward",
@@ -71,9 +71,8 @@ def way_of(results: Results) -> str:
     return "it reads the memory of the GPU" if results["direct"] else "staged on the host"
 
 
-def messages_table() -> str:
+def messages_table(runs: list[Results]) -> str:
     """How many times as fast as copies by hand messages are."""
-    runs = read("gpu-messages")
     lines = [f"| | {' | '.join(f'{library_of(run)}, {way_of(run)}' for run in runs)} |"]
     lines += ["|---" + "|---:" * len(runs) + "|"]
     for rows in zip(*(run["rows"] for run in runs), strict=True):
@@ -82,5 +81,8 @@ def messages_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-PLOTS = {"gpu-messages": (draw_messages, "gpu-messages"), "gpu-attention": (draw_attention, "attention-gpu")}
-TABLES = {"gpu-messages": messages_table}
+PLOTS: Plots = {
+    "gpu-messages": (draw_messages, ["gpu-messages"]),
+    "gpu-attention": (draw_attention, ["attention-gpu"]),
+}
+TABLES: Tables = {"gpu-messages": (messages_table, ["gpu-messages"])}
