@@ -20,12 +20,13 @@ from benchmarks.drawing import (
     Tables,
     in_bytes,
     label_bytes,
+    label_seconds,
     library_of,
     table,
     title_of,
 )
 
-SKY, YELLOW, BLACK = "#56B4E9", "#E69F00", "#000000"
+SKY, YELLOW, WINE, BLACK = "#56B4E9", "#E69F00", "#882255", "#000000"
 STYLES = {
     "native": (BLACK, "s"),
     "ring": (BLUE, "o"),
@@ -37,7 +38,7 @@ STYLES = {
     "recursive-multiplying": (GREEN, "x"),
     "reduce-scatter-allgather": (PINK, "x"),
     "tree": (GREY, "1"),
-    "double-tree": (GREY, "2"),
+    "double-tree": (WINE, "2"),
 }
 
 
@@ -48,17 +49,18 @@ def draw_times(runs: list[Results]) -> Figure:
         rows = results["rows"]
         for name, (colour, mark) in STYLES.items():
             shown = [row for row in rows if name in row["seconds"]]
-            axes.plot(
-                [row["bytes"] for row in shown],
-                [1e6 * row["seconds"][name] for row in shown],
-                color=colour,
-                marker=mark,
-                linewidth=2 if name == "native" else 1,
-                label=name,
-            )
+            if shown:
+                axes.plot(
+                    [row["bytes"] for row in shown],
+                    [row["seconds"][name] for row in shown],
+                    color=colour,
+                    marker=mark,
+                    linewidth=2 if name == "native" else 1,
+                    label=name,
+                )
         axes.plot(
             [row["bytes"] for row in rows],
-            [1e6 * row["seconds"]["auto"] for row in rows],
+            [row["seconds"]["auto"] for row in rows],
             linestyle="none",
             marker="o",
             markersize=13,
@@ -66,7 +68,8 @@ def draw_times(runs: list[Results]) -> Figure:
             markeredgecolor=BLACK,
             label="chosen",
         )
-        axes.set(xscale="log", yscale="log", xlabel="array", ylabel="µs")
+        axes.set(xscale="log", yscale="log", xlabel="size of the array", ylabel="time of an allreduce")
+        label_seconds(axes)
         label_bytes(axes, [row["bytes"] for row in rows][::2])
         axes.set_title(f"{library_of(results)}, {results['ranks']} ranks")
         axes.grid(alpha=0.3)
@@ -86,7 +89,7 @@ def draw_predictions(runs: list[Results]) -> Figure:
                 ratios = [row["predicted"][name] / row["seconds"][name] for row in shown]
                 axes.plot([row["bytes"] for row in shown], ratios, color=colour, marker=mark, label=name)
         axes.axhline(1, color=GREY, linewidth=1)
-        axes.set(xscale="log", ylim=(0, 2), xlabel="array", ylabel="predicted / measured")
+        axes.set(xscale="log", ylim=(0, None), xlabel="size of the array", ylabel="predicted / measured")
         label_bytes(axes, [row["bytes"] for row in results["rows"]][::2])
         axes.set_title(f"{title_of(results)}, {results['ranks']} ranks", fontsize="small")
         axes.grid(alpha=0.3)
@@ -102,11 +105,18 @@ def draw_watching(runs: list[Results]) -> Figure:
         _draw_calls(axes, results["calls"])
         axes.axvline(len(results["calls"]["seconds"]) // 4, color=BLACK, linestyle="--", linewidth=1)
         axes.set_title(
-            f"{library_of(results)}, {in_bytes(results['bytes'])}; at the dashed line the way between"
-            f" two hosts becomes slower ({results['change']})",
+            f"Allreduce of {in_bytes(results['bytes'])} on eight emulated hosts, {library_of(results)};"
+            f" at the dashed line {change_of(results)}",
             fontsize="small",
         )
     return figure
+
+
+def change_of(results: Results) -> str:
+    """Describe what becomes slower, and how much."""
+    place, factor = results["change"].split(":")
+    what = f"the link between hosts {' and '.join(place.split('-'))}" if "-" in place else f"host {place}"
+    return f"{what} becomes {factor} times slower"
 
 
 def _draw_calls(axes: Axes, calls: dict[str, list[Any]]) -> None:
@@ -121,9 +131,10 @@ def _draw_calls(axes: Axes, calls: dict[str, list[Any]]) -> None:
     axes.scatter([], [], s=4, color=GREY, label="tried in between")
     top = 1.5e3 * statistics.quantiles(calls["seconds"], n=200)[-1]
     beyond = [1e3 * each for each in calls["seconds"] if 1e3 * each > top]
-    axes.set(xlabel="call", ylabel="ms", ylim=(0, top))
+    axes.set(xlabel="call", ylabel="time of the call [ms]", ylim=(0, top))
     if beyond:
-        axes.text(0.01, 0.93, f"beyond: {len(beyond)}, up to {max(beyond):.0f} ms", transform=axes.transAxes)
+        above = f"not shown: {len(beyond)} of up to {max(beyond):.0f} ms"
+        axes.text(0.01, 0.93, above, transform=axes.transAxes)
     axes.legend(fontsize="small", loc="upper right")
 
 
@@ -141,7 +152,7 @@ def gains_table(runs: list[Results]) -> str:
 
     rows: list[dict[str, Any]] = max((run["rows"] for run in runs), key=len)
     named = {in_bytes(row["bytes"]): of(place) for place, row in enumerate(rows)}
-    named["longer than the best, mean"] = lambda run: (
+    named["mean regret"] = lambda run: (
         f"{100 * statistics.mean(row['regret'] for row in run['rows']):.1f} %"
     )
     return table("array", named, runs)

@@ -30,6 +30,7 @@ from benchmarks.drawing import (
 from benchmarks.plots_allreduce import BLACK, SKY, YELLOW
 
 HAND, PACKAGE = "gloo ring", "ring-attention-pytorch"
+LABELS = {HAND: "ring by hand: PyTorch's flash attention, gloo"}
 NO_ALGORITHMS = ("auto", HAND, PACKAGE)
 STYLES = {
     "auto": (BLACK, "o"),
@@ -116,9 +117,10 @@ def draw_rates(runs: list[Results]) -> Figure:
             for axes, mask in zip(panels[2 * place + backward], MASKS[:2], strict=True):
                 _draw_rates(axes, results, mask, backward)
                 axes.set_title(f"{mask.label}; {what_is_computed(backward)}", fontsize="medium")
-            panels[2 * place + backward, 0].set_ylabel(f"GF/s of a rank, {library_of(results)}")
+            panels[2 * place + backward, 0].set_ylabel(f"GFLOP/s of each rank, {library_of(results)}")
     for axes in panels[-1]:
         axes.set_xlabel("tokens of a rank")
+        label_counts(axes, (row["tokens"] for results in runs for row in results["rows"]))
     panels[0, 0].set_ylim(bottom=0)
     figure.suptitle(f"Attention over {runs[0]['ranks']} ranks with a core each, {title_of(runs[0])}")
     one_legend(figure, panels.flat, 3)
@@ -131,7 +133,7 @@ def _draw_rates(axes: Axes, results: Results, mask: Mask, backward: bool) -> Non
     contiguous = select(results, MASKS[2], backward) if mask.causal else rows
     series = (
         ("auto", "roundelay (auto)", rows, BLUE, "o"),
-        (HAND, "ring by hand: PyTorch's flash attention, gloo", rows, ORANGE, "^"),
+        (HAND, LABELS[HAND], rows, ORANGE, "^"),
         (PACKAGE, f"{PACKAGE} (contiguous)", contiguous, GREEN, "s"),
     )
     for name, label, some, colour, mark in series:
@@ -156,7 +158,7 @@ def draw_algorithms(runs: list[Results]) -> Figure:
     def draw(axes: Axes, rows: Rows) -> None:
         _draw_series(axes, rows, "than auto")
         axes.axhline(1, color=BLACK, linewidth=1)
-        axes.set(yscale="log", ylim=(0.45, 4.5))
+        axes.set(yscale="log")
 
     figure, panels = _draw_masks(runs, draw, "times as long as auto")
     for axes in panels:
@@ -243,7 +245,7 @@ def draw_memory(runs: list[Results]) -> Figure:
         for name in measured[0]["grown"]:
             colour, mark = STYLES[name]
             most = [max(results["grown"][name]) / MIB for results in measured]
-            axes.plot(counts, most, color=colour, marker=mark, label=name)
+            axes.plot(counts, most, color=colour, marker=mark, label=LABELS.get(name, name))
         axes.axhline(
             measured[0]["arguments"] / MIB, color=GREY, linestyle="--", label="queries, keys and values"
         )
@@ -253,7 +255,7 @@ def draw_memory(runs: list[Results]) -> Figure:
         label_counts(axes, counts)
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("MiB that a rank takes beside its arguments")
-    one_legend(figure, panels, 3 * len(libraries))
+    one_legend(figure, panels, 2 * len(libraries))
     return figure
 
 

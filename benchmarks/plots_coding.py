@@ -33,7 +33,7 @@ def draw_times(runs: list[Results]) -> Figure:
         axes.bar_label(bars, fmt="%.0f s", label_type="center", color="white")
         axes.tick_params("y", labelsize="small")
         axes.invert_yaxis()
-        axes.set(title=f"{run['workers']} workers", xlabel="s")
+        axes.set(title=f"{run['workers']} workers", xlabel="seconds of the training")
     figure.suptitle(f"Simulated: {results['jobs']} gradients, 5 % of the workers 2 to 3.5 times as slow")
     return figure
 
@@ -48,9 +48,11 @@ def draw_slopes(runs: list[Results]) -> Figure:
         for name, (colour, mark) in STYLES.items():
             times = [row[how]["schemes"] for row in rows]
             parts = [each[name]["seconds"] / each["uncoded"]["seconds"] for each in times]
-            axes.plot(ratios, parts, color=colour, marker=mark, label=name)
+            # Gradient coding and SR-SGC may take the same time.
+            style = "--" if name == "sr-sgc" else "-"
+            axes.plot(ratios, parts, style, color=colour, marker=mark, label=name)
         axes.set(
-            title=TITLES[how], xscale="log", xlabel="seconds of all data on one worker / of a round without"
+            title=TITLES[how], xscale="log", xlabel="time of all data on one worker / of a round without data"
         )
         axes.xaxis.set_major_locator(FixedLocator(ratios))
         axes.xaxis.set_minor_locator(NullLocator())
@@ -76,7 +78,7 @@ def draw_rounds(runs: list[Results]) -> Figure:
             # SR-SGC often takes as long as gradient coding, and would hide it.
             style = "--" if name == "sr-sgc" else "-"
             axes.plot(seconds, share, style, color=colour, label=named(name, run["schemes"][name]))
-        axes.set(title=f"{kind} trace", xlabel="s", xscale="log")
+        axes.set(title=f"{kind} trace", xlabel="seconds of a round", xscale="log")
         axes.xaxis.set_major_locator(FixedLocator([0.7, 1, 1.5, 2, 3, 5, 10, 20]))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -60,6 +60,7 @@ def draw_messages(runs: list[Results]) -> Figure:
             axes.bar_label(bars, fmt="%.0f", padding=2, fontsize="small")
         axes.set_yticks(range(len(parts)), parts)
         axes.set(title=f"{library_of(results)}: {way_of(results)}", xlabel="µs", xscale="log", xlim=(30, 3e4))
+        axes.xaxis.set_major_formatter("{x:,.0f}")
     figure.axes[0].invert_yaxis()
     figure.axes[0].legend(loc="upper right")
     figure.suptitle(f"One-way time between two ranks on one {runs[0]['gpu']}, float32")

@@ -9,8 +9,8 @@ the digits, compute gradients, and straggle as a random trace says, by sleeping.
 It checks that the weights are those of the direct computation, prints how long each scheme takes, and draws
 the loss over time. It needs scikit-learn, of which the 1797 digits of 8 by 8 pixels are a part.
 
-Do not expect the sequential codes, SR-SGC and M-SGC, to win here. They save redundant work, and the digits are
-so little work that gradient coding does it several times at next to no cost.
+Do not expect the sequential codes, SR-SGC and M-SGC, to win here. They save redundant work, and the digits
+are so little work that gradient coding does it several times at next to no cost.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ LEARNING_RATE = 0.5
 ROUND_SECONDS, DATA_SECONDS = 15e-3, 20e-3
 TOLERANCE = 1e-8
 WHY = """\
-SR-SGC and M-SGC save redundant work, which gains little here: computing all of the data takes one worker {data:.0f}
-ms, the rest of a round {round:.0f} ms. They may be slower than gradient coding, because a round of theirs waits where
-more workers straggle than they are made for, and M-SGC sends more vectors; on fewer cores than ranks they may be
-slower than uncoded, too. They are for data that takes most of a round: `roundelay coding recommend` compares
-all schemes on a trace of your own."""
+SR-SGC and M-SGC save redundant work, which gains little here: one worker computes all of the data in
+{data:.0f} ms, and the rest of a round takes {round:.0f} ms. They may be slower than gradient coding, because
+their rounds wait where more workers straggle than they are made for, and M-SGC sends more vectors; on fewer
+cores than ranks they may be slower than uncoded, too. They are for data that takes most of a round:
+`roundelay coding recommend` compares all schemes on a trace of your own."""
 
 
 def load_digits() -> Data:
