@@ -20,8 +20,9 @@ MINUTES, QUICK_MINUTES = 11, 2
 # By subject, for --help. What is left in is every call of MPI, on every kind of data.
 LEFT_OUT_OF_QUICK = {
     "programs in processes of their own": ["examples", "runner", "coding_cli", "netlab", "benchmarks"],
-    "proofs and simulations of collectives and codes": [
-        "schedules", "simulate", "simulation", "sequential", "codes", "coded_delivery", "planner", "plan",
+    "proofs, measurements and simulations of collectives and codes": [
+        "schedules", "measure", "watched", "simulate", "simulation", "sequential", "codes", "coded_delivery",
+        "planner", "plan",
     ],
     "long lists of random or published datatypes": ["datatypes_random", "random_mpi", "ddtbench", "leaks"],
 }  # fmt: skip
