@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -32,9 +32,9 @@ def ends_at_terminal() -> bool:
     return output.startswith(("/dev/pts/", "/dev/tty"))
 
 
-def console() -> Console:
+def console(**options: Any) -> Console:
     """Return rich's console for standard output, without escape codes where that ends at no terminal."""
-    return Console(force_terminal=None if ends_at_terminal() else False)
+    return Console(force_terminal=None if ends_at_terminal() else False, **options)
 
 
 class Lines:

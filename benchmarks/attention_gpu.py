@@ -26,6 +26,7 @@ from benchmarks.measure import ratio, time_in_turn
 from benchmarks.results import results_folder, write_json
 from roundelay import MPI
 from roundelay.collectives.attention.flash import EFFICIENT, FLASH
+from roundelay.terminal import track
 
 HEADS = 16
 # Tokens of the problems; of longer ones fewer samples are taken.
@@ -124,7 +125,7 @@ def main(rounds: int, output: Path) -> None:
         for dtype, tokens in TOKENS.items()
         for problem in product((64, 128), tokens, (False, True), (False, True))
     ]
-    results = [measure(problem, rounds) for problem in problems]
+    results = [measure(problem, rounds) for problem in track(problems, "problems")]
     gpu = torch.cuda.get_device_name()
     table = Table(title=f"{gpu}, PyTorch {torch.__version__}, one rank")
     for column in ("problem", "kernel [ms]", "ours [ms]", "share of the kernel", "noise", "TFLOP/s"):

@@ -23,7 +23,6 @@ from typing import Any
 import click
 import numpy as np
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from benchmarks.results import results_folder, write_json
@@ -38,6 +37,7 @@ from roundelay.collectives.coding.selective import SelectiveRepeat, repeated_str
 from roundelay.collectives.coding.simulation import simulate
 from roundelay.collectives.coding.stragglers import StragglerModel
 from roundelay.collectives.coding.traces import Trace, gilbert_elliott_trace, markov_trace, pareto_trace
+from roundelay.terminal import track
 
 KINDS: dict[str, Callable[..., Trace]] = {
     "markov": markov_trace,
@@ -145,17 +145,14 @@ def stragglers(trace: Trace) -> list[str]:
 
 def simulations() -> dict[str, Any]:
     """All of them, by what they are to show."""
-    tracked = partial(track, console=Console(stderr=True))
     slopes = [markov_trace(SHOWN_WORKERS, JOBS, base=BASE, slope=slope) for slope in SLOPES]
     return {
         "jobs": JOBS,
         "base": BASE,
-        "sizes": [
-            training(markov_trace(workers, JOBS, base=BASE)) for workers in tracked(WORKERS, "workers")
-        ],
+        "sizes": [training(markov_trace(workers, JOBS, base=BASE)) for workers in track(WORKERS, "workers")],
         "kinds": {
             kind: {"stragglers": stragglers(trace), **training(trace)}
-            for kind, draw in tracked(KINDS.items(), "kinds")
+            for kind, draw in track(KINDS.items(), "kinds")
             for trace in [draw(SHOWN_WORKERS, JOBS, base=BASE)]
         },
         "slopes": [
@@ -164,7 +161,7 @@ def simulations() -> dict[str, Any]:
                 "published": training(trace, published, PUBLISHED_PATIENCE),
                 "here": training(trace),
             }
-            for trace in tracked(slopes, "slopes")
+            for trace in track(slopes, "slopes")
         ],
     }
 

@@ -31,6 +31,7 @@ from roundelay.collectives.coding.cyclic import cyclic_mds, cyclic_repetition
 from roundelay.collectives.coding.repetition import fractional_repetition
 from roundelay.collectives.coding.rounding import rounding_gain, straggler_sets
 from roundelay.collectives.coding.weighted import weighted_sum
+from roundelay.terminal import track
 
 # Workers and stragglers: where equal groups are possible, and next to it where nothing divides the workers.
 SIZES = (
@@ -178,7 +179,8 @@ def show(rows: list[Row], sums: dict[str, float]) -> None:
 @click.option("--sets", default=100, show_default=True, help="Sets of stragglers whose decoding is timed.")
 def main(rounds: int, sets: int, output: Path) -> None:
     """Measure codes and the weighted sum, print a table and write the figures."""
-    rows = [measured(code, sets) for size in SIZES for code in codes(*size)]
+    every = [code for size in SIZES for code in codes(*size)]
+    rows = [measured(code, sets) for code in track(every, "codes")]
     sums = weighted_sums(rounds)
     show(rows, sums)
     results = {"rows": [row._asdict() for row in rows], "weighted_sum": sums}

@@ -30,6 +30,7 @@ from benchmarks.measure import library_key
 from benchmarks.results import results_folder, write_json
 from roundelay import MPI, coding
 from roundelay.collectives.coding.recommend import Candidate, best_of_each, recommend
+from roundelay.terminal import track
 
 WORLD, RANK, SIZE = PLAIN.COMM_WORLD, PLAIN.COMM_WORLD.rank, PLAIN.COMM_WORLD.size
 WORKERS = SIZE - 1
@@ -139,7 +140,7 @@ def compare(jobs: int, seed: int) -> list[dict[str, Any]]:
     found.append(
         ("ignore", {"stragglers": few}, coding.GradientCoding(coding.ignore_stragglers(WORKERS, few)), 0)
     )
-    for name, parameters, scheme, patience in found:
+    for name, parameters, scheme, patience in track(found, "schemes", visible=RANK == 0):
         predicted = coding.simulate(scheme, trace, jobs, patience=patience).seconds
         results.append(
             {
@@ -173,7 +174,7 @@ def main(is_overhead: bool, jobs: int, seed: int, output: Path) -> None:
     load = os.getloadavg()[0]
     if is_overhead:
         name, columns = "overhead", ("bytes", "ours", "reduce and bcast", "ratio")
-        results = [overhead(nbytes) for nbytes in SIZES]
+        results = [overhead(nbytes) for nbytes in track(SIZES, "sizes", visible=RANK == 0)]
     else:
         name, columns = "training", ("scheme", "parameters", "patience", "load", "seconds", "predicted")
         results = compare(jobs, seed)

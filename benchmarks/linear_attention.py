@@ -36,6 +36,7 @@ from benchmarks.attention import (
 from benchmarks.measure import library_key
 from benchmarks.results import results_folder, write_json
 from roundelay import MPI
+from roundelay.terminal import track
 
 WORLD, RANK = PLAIN.COMM_WORLD, PLAIN.COMM_WORLD.rank
 TOKENS, SOFTMAX, LASP2 = (256, 1024, 2048, 4096, 8192), "softmax ring", "all-gather"
@@ -112,7 +113,7 @@ def main(rounds: int, largest: int, output: Path) -> None:
         for backward in (False, True)
         if tokens <= largest
     ]
-    found = [measure(row, rounds) for row in problems]
+    found = [measure(row, rounds) for row in track(problems, "problems", visible=RANK == 0)]
     if RANK == 0:
         show(found)
         file = output / f"attention-linear-{SIZE}-{library_key()}.json"

@@ -19,13 +19,13 @@ import numpy as np
 from mpi4py import MPI as PLAIN
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from benchmarks.measure import library_key
 from benchmarks.pingpong import PEER, RANK, WORLD, Way, message_way, require_two_ranks, time_in_step
 from benchmarks.results import results_folder, write_json
 from roundelay import MPI
+from roundelay.terminal import track
 
 SIZES = (0, *(1 << 2 * step for step in range(11)))
 # Sizes up to this are also taken together: the time added does not depend on the size, the noise does.
@@ -143,7 +143,7 @@ def main(rounds: int, output: Path) -> None:
     rows: list[dict[str, Any]] = []
     added_small: dict[str, list[float]] = {name: [] for name in MODES}
     combinations = [(name, nbytes) for name in MODES for nbytes in SIZES]
-    for name, nbytes in track(combinations, "Measuring", transient=True, disable=RANK != 0):
+    for name, nbytes in track(combinations, "measuring", visible=RANK == 0):
         row, added = measure(name, nbytes, rounds)
         rows.append(row)
         if nbytes <= SMALL:

@@ -20,7 +20,6 @@ import numpy as np
 from mpi4py import MPI as PLAIN
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from benchmarks.ddtbench import Case, cases
@@ -29,6 +28,7 @@ from benchmarks.results import results_folder, write_json
 from roundelay import MPI, Layout
 from roundelay.datatypes.movers import PACK, UNPACK, mover
 from roundelay.datatypes.program import Program
+from roundelay.terminal import track
 
 Bytes = NDArray[np.uint8]
 LARGE_ROW = 16 << 10
@@ -51,7 +51,7 @@ def main(rounds: int, only: str, output: Path) -> None:
     chosen = [case for case in cases() if only in case.name]
     rows = [
         measure(case, direction, rounds)
-        for case in track(chosen, "Measuring", transient=True)
+        for case in track(chosen, "measuring")
         for direction in ("pack", "unpack")
     ]
     show(rows)

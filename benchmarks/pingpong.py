@@ -20,12 +20,12 @@ import click
 import numpy as np
 from mpi4py import MPI as PLAIN
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from benchmarks.measure import library_key, ratio
 from benchmarks.results import results_folder, write_json
 from roundelay import MPI
+from roundelay.terminal import track
 
 SAMPLE_SECONDS = 1e-3
 LARGE_ROW = 16 << 10
@@ -264,10 +264,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 def main(rounds: int, only: str, output: Path) -> None:
     """Time messages with gaps and print ours beside the alternatives."""
     require_two_ranks()
-    rows = [
-        measure(shape, rounds)
-        for shape in track(shapes(only), "Measuring", transient=True, disable=RANK != 0)
-    ]
+    rows = [measure(shape, rounds) for shape in track(shapes(only), "measuring", visible=RANK == 0)]
     if RANK == 0:
         show(rows)
         results = {"rows": rows, "summary": summarize(rows)}

@@ -152,9 +152,7 @@ def gains_table(runs: list[Results]) -> str:
 
     rows: list[dict[str, Any]] = max((run["rows"] for run in runs), key=len)
     named = {in_bytes(row["bytes"]): of(place) for place, row in enumerate(rows)}
-    named["mean regret"] = lambda run: (
-        f"{100 * statistics.mean(row['regret'] for row in run['rows']):.1f} %"
-    )
+    named["mean regret"] = lambda run: f"{100 * statistics.mean(row['regret'] for row in run['rows']):.1f} %"
     return table("array", named, runs)
 
 
