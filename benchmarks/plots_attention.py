@@ -307,7 +307,8 @@ def linear_table(runs: list[Results]) -> str:
             for row in results["rows"]
         }
         for tokens in dict.fromkeys(row["tokens"] for row in results["rows"]):
-            lines.append(f"| {tokens} | {' | '.join(f'{ratios[(tokens, *each)]:.1f}' for each in kinds)} |")
+            shown = (f"{ratios[tokens, causal, backward]:.1f}" for causal, backward in kinds)
+            lines.append(f"| {tokens} | {' | '.join(shown)} |")
     return "\n".join(lines) + "\n"
 
 

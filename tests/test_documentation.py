@@ -23,9 +23,16 @@ def name_of(page):
     return str(page.relative_to(launch.ROOT))
 
 
+def find(pattern, text):
+    """The one group of a pattern that must be there."""
+    match = re.search(pattern, text, re.DOTALL)
+    assert match, pattern
+    return match[1]
+
+
 def documented():
     """Names on the page of the API, by their module."""
-    names = {module: set() for module in MODULES}
+    names: dict[str, set[str]] = {module: set() for module in MODULES}
     module = ""
     for kind, name in re.findall(
         r"^\.\. ([\w:]+):: (\S+)$", (DOCS / "reference.md").read_text(), re.MULTILINE
@@ -67,7 +74,7 @@ def test_sphinx_has_nothing_to_complain_about(tmp_path):
 
 def test_every_page_is_in_the_index():
     index = (DOCS / "index.md").read_text()
-    listed = set(re.search(r"```\{toctree\}(.*?)```", index, re.DOTALL)[1].split()) - {":hidden:"}
+    listed = set(find(r"```\{toctree\}(.*?)```", index).split()) - {":hidden:"}
     assert listed == {page.stem for page in DOCS.glob("*.md")} - {"index"}
     assert all(f"({page}.md)" in index for page in listed)
 
@@ -95,7 +102,7 @@ def test_figures_are_those_of_the_results(page):
 def extras_of_the_package():
     """What each extra of pyproject.toml needs, which tomllib reads from Python 3.11 on only."""
     text = (launch.ROOT / "pyproject.toml").read_text()
-    section = re.search(r"\[project\.optional-dependencies\]\n(.*?)\n\[", text, re.DOTALL)[1]
+    section = find(r"\[project\.optional-dependencies\]\n(.*?)\n\[", text)
     return dict(re.findall(r"^([\w-]+) = \[(.*?)\]$", section, re.DOTALL | re.MULTILINE))
 
 
@@ -107,7 +114,7 @@ def test_extras_exist(page):
 
 def test_the_first_command_installs_what_its_example_draws_with():
     """README: pip install ".[mpich,examples]" && mpiexec ... examples/halo_exchange.py, which draws."""
-    first = re.search(r"```sh\n(.*?)```", (launch.ROOT / "README.md").read_text(), re.DOTALL)[1]
-    extras = re.search(r"\[([\w,-]+)\]", first)[1].split(",")
+    first = find(r"```sh\n(.*?)```", (launch.ROOT / "README.md").read_text())
+    extras = find(r"\[([\w,-]+)\]", first).split(",")
     assert "examples/halo_exchange.py" in first
     assert any("matplotlib" in extras_of_the_package()[extra] for extra in extras)
