@@ -63,7 +63,8 @@ def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], text
 def draw_folders() -> Figure:
     """The folders, what is in them, and which way imports point."""
     figure, axes = canvas(9.6, 7.4)
-    api = "MPI    assembly    takeover    terminal    command line (__main__, information, measuring, planning, coding_commands)"
+    commands = "__main__, information, measuring, planning, coding_commands"
+    api = f"MPI    assembly    takeover    terminal    command line ({commands})"
     operations = (
         "pointtopoint    collective    execution    requests\ncommunicators    datatype    substitute"
     )
