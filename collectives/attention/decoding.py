@@ -81,7 +81,7 @@ def decode_attention(
         _agree(q, k, v, comm, scale, heads)
     _check(q, k, v, heads, scale)
     queries, keys, values = (by_head(array, heads) for array in (q, k, v))
-    rows = _attend(queries, keys, values, max(q.shape[3], 1) ** -0.5 if scale is None else scale)
+    rows = _attend(queries, keys, values, max(q.shape[3], 1) ** -0.5 if scale is None else float(scale))
     datatype = row_datatype(rows.dtype, rows.shape[-1])
     operation = row_operation(_merge, rows.dtype, commutes=True)
     MPI.Intracomm(comm).Allreduce(MPI.IN_PLACE, [rows, rows[..., 0].size, datatype], operation)
@@ -95,7 +95,7 @@ def _agree(q: Array, k: Array, v: Array, comm: MPI.Intracomm, scale: float | Non
 
     def signature() -> tuple[Any, ...]:
         key_heads = _check(q, k, v, heads, scale)
-        return q.shape, key_heads, v.shape[3], str(q.dtype), scale, heads
+        return q.shape, key_heads, v.shape[3], str(q.dtype), None if scale is None else float(scale), heads
 
     agree(Group(comm), "decode_attention", signed(signature), 0)
 

@@ -133,7 +133,7 @@ def attention_backward(  # noqa: PLR0913
     ranks: Sequence[int] | None = None,
     algorithm: str = "auto",
 ) -> tuple[Array, Array, Array]:
-    """Gradients of `attention`, from what it returned: nothing of it is computed again.
+    """Gradients of `attention`, from what it returned: of its results nothing is computed again.
 
     Parameters
     ----------

@@ -69,9 +69,9 @@ def autograd_attention(
 ) -> Any:
     """Softmax attention of a sequence of which each rank has a part, with gradients by autograd.
 
-    What is kept for the gradients are `q`, `k`, `v`, the output and its log-sum-exp: nothing of the forward
-    pass is computed again. A block in `torch.utils.checkpoint` is computed again with its attention, and all
-    messages, unless its `context_fn` is `keep_attention`.
+    What is kept for the gradients are `q`, `k`, `v`, the output and its log-sum-exp. A block in
+    `torch.utils.checkpoint` is computed again with its attention, and all messages, unless its `context_fn`
+    is `keep_attention`.
 
     Parameters
     ----------
@@ -99,7 +99,8 @@ def autograd_attention(
     ValueError
         As `roundelay.attention`, on all ranks.
     RuntimeError
-        In the backward pass: it is itself differentiated, or what it needs was written to in place.
+        Where gradients are themselves differentiated, as with `create_graph=True`; in the backward pass, if
+        what it needs was written to in place. Also from `torch.vmap`. `NotImplementedError` in forward mode.
 
     Examples
     --------
