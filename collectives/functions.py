@@ -30,7 +30,8 @@ def allreduce(
     comm : Intracomm
         Communicator, roundelay's or mpi4py's; all its ranks call with the same count, dtype and operation.
     sendbuf, recvbuf : array or buffer specification
-        As `Allreduce` takes them, with gaps, too, and of dtypes that MPI lacks (float16, those of ml_dtypes).
+        As `Allreduce` takes them, with gaps, too, and of dtypes that MPI lacks (float16, those of ml_dtypes,
+        bfloat16 of PyTorch).
         `MPI.IN_PLACE` as `sendbuf` reduces in place.
     op : MPI.Op
         Any predefined or own operation. What does not commute is reduced in the order of the ranks.

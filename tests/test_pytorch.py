@@ -163,7 +163,7 @@ def test_log_sum_exp(comm):
     assert not lse.requires_grad
 
 
-OPTIONS = {
+OPTIONS: dict[str, Any] = {
     "all": {},
     "causal window": {"causal": True, "window": 3},
     "documents": {"documents": [0, 2, 5]},
@@ -380,7 +380,7 @@ def train(model, x, comm):
         steps.zero_grad()
         loss = (model(x) - 1).square().sum() / 100
         loss.backward()
-        total = loss.detach().numpy()
+        total = loss.detach()
         roundelay.allreduce_many(comm, [total, *(each.grad for each in model.parameters())])
         steps.step()
         losses.append(float(total))

@@ -46,8 +46,9 @@ def attention(  # noqa: PLR0913
     Parameters
     ----------
     q : (B, S, Hq, D) array
-        Queries of this rank's tokens, of any strides; of float32, float64, or a smaller floating-point dtype,
-        which is computed in float32. Ranks may have different numbers of tokens, also none.
+        Queries of this rank's tokens, of NumPy, CuPy or PyTorch, of any strides; of float32, float64, or a
+        smaller floating-point dtype, which is computed in float32. Ranks may have different numbers of
+        tokens, also none.
     k : (B, S, Hk, D) array
         Keys of the same tokens. Hq is a multiple of Hk: query heads share them in order.
     v : (B, S, Hk, Dv) array
