@@ -123,8 +123,8 @@ def train(comm: MPI.Intracomm, steps: int, length: int) -> list[float]:
         # A sum over this rank's characters, but a share of the mean over all.
         loss = cross_entropy(scores.flatten(0, 1), next_ones.flatten(), reduction="sum") / (BATCH * length)
         loss.backward()
-        total = loss.detach().numpy()
-        roundelay.allreduce_many(comm, [total, *(each.grad.numpy() for each in model.parameters())])
+        total = loss.detach()
+        roundelay.allreduce_many(comm, [total, *(each.grad for each in model.parameters())])
         optimizer.step()
         losses.append(float(total))
     return losses

@@ -119,7 +119,7 @@ def test_ranks_without_tokens(comm, algorithm, causal):
 
 
 @pytest.mark.parametrize("heads", [(1, 1), (8, 1), (6, 3), (4, 4), (7, 7), (3, 1)])
-@pytest.mark.parametrize("algorithm", ["ring", "all-gather", "token-ring", "ulysses", "mesh"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_heads(comm, algorithm, heads):
     shape = {"heads": heads[0], "key_heads": heads[1], "batch": 1}
     run(comm, [23] * comm.size, algorithm, {"causal": True}, **shape)

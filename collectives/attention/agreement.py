@@ -27,7 +27,8 @@ def signed(find: Callable[[], S]) -> S | str:
     """What a member tells of its arguments: their signature, or what is wrong with them."""
     try:
         return find()
-    except (ValueError, TypeError, AttributeError) as error:
+    except Exception as error:
+        # Whatever it is, the other members must hear of it, since they wait.
         return str(error)
 
 

@@ -91,7 +91,8 @@ def _in_place() -> Algorithm:
         return window_of(service_of(group.program), nbytes)
 
     def steps(problem: Problem) -> routes.Steps:
-        return problem.geometry.recall("direct", lambda: routes.direct(problem))
+        key = ("direct", problem.shape.key_heads)
+        return problem.geometry.recall(key, lambda: routes.direct(problem))
 
     def forward(problem: Problem, q: Array, k: Array, v: Array) -> tuple[Array, Array]:
         return exchange.forward(problem, steps(problem), q, k, v, window(problem))

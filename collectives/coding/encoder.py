@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..array_views import is_array
 from ..memory import memory_of
 from .arrays import Packing, Signature, listed, signature_of
 from .channel import Spares, Vector
@@ -115,14 +116,14 @@ class Encoder:
 
     def _chunks(self, gradient: Any, look_up: Callable[[], None]) -> Iterator[Any]:
         """The arrays of a gradient, one after the other as they are there."""
-        self._is_single = hasattr(gradient, "shape")
+        self._is_single = is_array(gradient)
         self._comes_in_chunks = hasattr(gradient, "__next__")
         for chunk in gradient if self._comes_in_chunks else [gradient]:
             look_up()
             yield from listed(chunk)
 
     def _sign(self, arrays: list[Any]) -> Signature:
-        signature = signature_of(arrays)._replace(single=self._is_single)
+        signature = signature_of(arrays, self._is_single)
         if len(set(signature.dtypes)) != 1 or signature.dtypes[0] not in _FLOATING:
             raise TypeError(f"gradient {signature}: expected arrays of one floating dtype")
         return signature
