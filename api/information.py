@@ -15,9 +15,12 @@ SWITCHES = ("ROUNDELAY_DISABLE", "ROUNDELAY_CHECK", *_NAMED, "ROUNDELAY_GPU_DIRE
 def information() -> dict[str, str]:
     """Names and values that describe this installation, in the order in which they are shown."""
     from .collectives.table import load, path
-    from .datatypes.movers import cache_folder
+    from .datatypes.compiling import describe_cache
+    from .datatypes.movers import mover
     from .datatypes.plain import MPI
 
+    # Documented: afterwards the kernel is compiled, and kept.
+    mover()
     return {
         "version": version("roundelay"),
         "python": platform.python_version(),
@@ -26,7 +29,7 @@ def information() -> dict[str, str]:
         "MPI standard": ".".join(map(str, MPI.Get_version())),
         "numpy": version("numpy"),
         "kernels": f"host (numba {version('numba')})",
-        "kernel cache": cache_folder(),
+        "kernel cache": describe_cache(),
         "measured figures": str(path()) if load() else "not measured",
         **{name: os.environ.get(name, "not set") for name in SWITCHES},
     }
