@@ -1,4 +1,4 @@
-"""The compiled kernels on disk: loaded by the next process, and only where nobody else can have written them."""
+"""The compiled kernels on disk: loaded by the next process, but only where nobody else can write them."""
 
 import os
 import shutil
@@ -8,8 +8,10 @@ import sys
 
 import numba
 import pytest
+from click.testing import CliRunner
 from numba.core import event
 
+from roundelay.__main__ import main
 from roundelay.datatypes import compiling
 
 pytestmark = pytest.mark.timeout_s(200)
@@ -165,13 +167,16 @@ def test_two_sources_do_not_share_a_kernel(tmp_path, folder):
     assert len(list(folder.iterdir())) == 4
 
 
-ALL_KERNELS = """
+MESSAGE = """
 import numpy as np
 import roundelay
 from roundelay import MPI
 source, target = np.arange(1e5).reshape(-1, 10), np.zeros((20000, 10))
-MPI.COMM_SELF.Sendrecv([source, 1, MPI.DOUBLE.Create_vector(10000, 1, 10).Commit()], 0, 0, target[::2, 3], 0, 0)
+column = MPI.DOUBLE.Create_vector(10000, 1, 10).Commit()
+MPI.COMM_SELF.Sendrecv([source, 1, column], 0, 0, target[::2, 3], 0, 0)
 assert (target[::2, 3] == source[:, 0]).all()
+"""
+ALL_KERNELS = f"""{MESSAGE}
 q, k, v = np.random.default_rng(0).normal(size=(3, 1, 2, 64, 8)).astype(np.float32)
 out, lse = roundelay.attention(q, k, v, MPI.COMM_SELF)
 assert np.isfinite(out).all()
@@ -200,11 +205,14 @@ def test_without_a_home_all_kernels_are_compiled_in_the_process():
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 
-def test_information_without_a_home():
-    done = run("-m", "roundelay", "info", **NO_HOME)
-    assert done.returncode == 0, done.stderr
-    (line,) = [line for line in done.stdout.splitlines() if "kernel cache" in line]
-    assert "none, compiled in each process (/dev/null/nobody/.cache/roundelay/kernels: Not a directory)" in line
+def test_information_tells_where_kernels_are_kept(folder, monkeypatch):
+    assert compilations() == 1
+    assert f"kernel cache              {folder}\n" in CliRunner().invoke(main, ["info"]).output
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "/dev/null/nobody")
+    assert compilations() == 1
+    result = CliRunner().invoke(main, ["info"])
+    assert result.exit_code == 0, result.output
+    assert "  none, compiled in each process (/dev/null/nobody: Not a directory)\n" in result.output
 
 
 def test_messages_pass_with_a_damaged_cache(tmp_path):
@@ -215,5 +223,5 @@ def test_messages_pass_with_a_damaged_cache(tmp_path):
     shutil.copytree(kept, home / "roundelay" / "kernels")
     for file in (home / "roundelay" / "kernels").iterdir():
         DAMAGE["half"](file)
-    done = run("-c", ALL_KERNELS, XDG_CACHE_HOME=str(home), NUMBA_CACHE_DIR="")
-    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+    done = run("-c", MESSAGE, XDG_CACHE_HOME=str(home), NUMBA_CACHE_DIR="")
+    assert done.returncode == 0, done.stderr
