@@ -195,6 +195,8 @@ def _together(comm: MPI.Intracomm, check: Callable[[], Limits], signature: Any) 
     except ValueError as failure:
         error = str(failure)
     everyone = comm.allgather((error, str(signature)))
+    # Where all are wrong alike, it is no fault of a rank.
+    require(error is None or any(failed != error for failed, _ in everyone), str(error))
     for rank, (failed, _) in enumerate(everyone):
         require(failed is None, f"rank {rank}: {failed}")
     for rank, (_, other) in enumerate(everyone):
