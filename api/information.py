@@ -26,7 +26,7 @@ def information() -> dict[str, str]:
         "version": version("roundelay"),
         "python": platform.python_version(),
         "mpi4py": version("mpi4py"),
-        "MPI library": " ".join(MPI.Get_library_version().splitlines()[0].split()),
+        "MPI library": " ".join(MPI.Get_library_version().replace("\0", "").splitlines()[0].split()),
         "MPI standard": ".".join(map(str, MPI.Get_version())),
         "numpy": version("numpy"),
         "kernels": f"host (numba {version('numba')})",

@@ -44,11 +44,11 @@ def measure_and_save(links: bool, budget: str, output: Path | None) -> None:
     if comm.size == 1:
         click.echo("One rank has no links: only reductions were measured. Start more with mpiexec -n.")
     show(table)
-    file = output or path()
     try:
+        file = output or path()
         save((load(file) or Table()).updated(table), file)
     except OSError as error:
-        raise click.ClickException(f"{file}: cannot be written: {error.strerror or error}") from error
+        raise click.ClickException(f"the figures cannot be written: {error}") from error
     click.echo(f"written to {file}")
 
 

@@ -23,7 +23,8 @@ from uuid import uuid4
 import numba
 from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
-from platformdirs import user_cache_path
+
+from .cache_folder import user_cache_folder
 
 _DIGEST_BYTES = sha256().digest_size
 
@@ -61,13 +62,7 @@ def folder() -> Path:
     """
     if numba.config.CACHE_DIR:
         return Path(numba.config.CACHE_DIR)
-    try:
-        users = user_cache_path("roundelay", appauthor=False)
-    except RuntimeError as error:
-        raise FileNotFoundError(str(error)) from error
-    if not users.is_absolute():
-        raise FileNotFoundError(f"{users}: no home folder")
-    return users / "kernels"
+    return user_cache_folder() / "kernels"
 
 
 def describe_cache() -> str:

@@ -84,6 +84,21 @@ def test_the_users_cache_folder(monkeypatch, tmp_path):
     assert table.path().parent == tmp_path / "roundelay"
 
 
+def test_a_user_without_a_home(monkeypatch, tmp_path):
+    """Nothing can be kept, and nothing else is lost."""
+
+    def no_home(name, **_):
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.delenv("ROUNDELAY_CACHE_DIR")
+    monkeypatch.setattr("platformdirs.user_cache_path", no_home)
+    assert table.load() is None
+    assert information()["measured figures"] == "not measured"
+    done = CliRunner().invoke(main, ["measure", "--budget", "0.5s"])
+    assert done.exit_code == 1
+    assert "the figures cannot be written: could not determine the home directory" in done.output
+
+
 def change(*names, to):
     """A change of the value that is reached by some names."""
 
