@@ -225,6 +225,8 @@ def test_readers_of_a_part_of_the_output_get_no_errors():
     command = [sys.executable, "-m", "roundelay", "plan", "allreduce", "--ranks", "64", "--bytes", "1MiB"]
     network = ["--latency", "50us", "--bandwidth", "10GB/s"]
     with subprocess.Popen([*command, *network], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
         process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == b""

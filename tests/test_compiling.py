@@ -5,6 +5,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from typing import Any
 
 import numba
 import pytest
@@ -13,6 +14,7 @@ from numba.core import event
 
 from roundelay.__main__ import main
 from roundelay.datatypes import compiling
+from roundelay.datatypes.movers import mover
 
 pytestmark = pytest.mark.timeout_s(200)
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another user")
@@ -158,7 +160,7 @@ def test_two_sources_do_not_share_a_kernel(tmp_path, folder):
     (tmp_path / "part.txt").write_text("1")
     for text in ("number + 1", "number + 2"):
         source.write_text(f"def made(number):\n    return {text}\n")
-        names = {}
+        names: dict[str, Any] = {}
         exec(compile(source.read_text(), str(source), "exec"), names)
         assert compiling.kernel()(names["made"])(0) == int(text[-1])
     for text in ("1", "2"):
@@ -205,11 +207,11 @@ def test_without_a_home_all_kernels_are_compiled_in_the_process():
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 
-def test_information_tells_where_kernels_are_kept(folder, monkeypatch):
-    assert compilations() == 1
-    assert f"kernel cache              {folder}\n" in CliRunner().invoke(main, ["info"]).output
+def test_information_tells_where_kernels_are_kept(tmp_path, monkeypatch):
+    mover()
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    assert f"kernel cache              {tmp_path}\n" in CliRunner().invoke(main, ["info"]).output
     monkeypatch.setattr(numba.config, "CACHE_DIR", "/dev/null/nobody")
-    assert compilations() == 1
     result = CliRunner().invoke(main, ["info"])
     assert result.exit_code == 0, result.output
     assert "  none, compiled in each process (/dev/null/nobody: Not a directory)\n" in result.output

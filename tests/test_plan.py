@@ -152,7 +152,7 @@ def test_choice_is_drawn(tmp_path):
     assert result.exit_code == 0, result.output
     assert path.read_bytes().startswith(b"\x89PNG")
     assert result.output.endswith(f"drawn in {path}\n")
-    result = plan("allreduce", "--bytes", "1MiB", *EDGE, "--draw", str(tmp_path / "other"))
+    result = plan("allreduce", "--bytes", "1MiB", *EDGE, "--ranks", "4", "--draw", str(tmp_path / "other"))
     assert result.output.endswith(f"drawn in {tmp_path / 'other.png'}\n")
     assert (tmp_path / "other.png").read_bytes().startswith(b"\x89PNG")
     result = plan("allreduce", "--bytes", "1MiB", *EDGE, "--draw", str(tmp_path / "no" / "drawn.png"))
