@@ -1,4 +1,4 @@
-"""How far the work is: a bar on a terminal, and a line now and then elsewhere."""
+"""How far the work is, a bar on a terminal and a line now and then elsewhere; and tables that are never cut."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 Item = TypeVar("Item")
+# Wider than any table. A terminal that is narrower breaks the lines, and a pipe gets them as they are.
+_WIDEST = 10_000
 
 
 def ends_at_terminal() -> bool:
@@ -126,3 +129,15 @@ def track(
             shown.update(done, total)
     finally:
         shown.close()
+
+
+def print_table(table: Table) -> None:
+    """Print a table as wide as it is."""
+    # Open MPI's mpiexec gives a rank a terminal also where its output goes to a file.
+    Console(width=_WIDEST, color_system=None).print(table)
+
+
+def progress_bar(*columns: ProgressColumn) -> Progress:
+    """A bar beside the output, which vanishes; none where nobody looks on."""
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

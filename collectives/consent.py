@@ -58,6 +58,9 @@ def agree_on(comm: MPI.Intracomm, what: str, read: Callable[[], tuple[Found, Map
 
 
 def _explain(what: str, everyone: list[tuple[str, dict[str, str]]]) -> None:
+    if len({error for error, _ in everyone}) == 1 and everyone[0][0]:
+        # Where all are wrong alike, it is no fault of a rank.
+        raise ValueError(f"{what}: {everyone[0][0]}")
     for rank, (error, _) in enumerate(everyone):
         if error:
             raise ValueError(f"{what}: rank {rank}: {error}")

@@ -16,6 +16,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ..datatypes.cache_folder import user_cache_folder
 from ..datatypes.plain import MPI
 from .figures import BETWEEN_NODES, SAME_NODE, Curve, Figures, Table
 from .nodes import counts_of, host_class
@@ -29,11 +30,12 @@ _FIGURES = ("latency", "per_byte", "overhead", "gap", "per_byte_crowded")
 
 
 def folder() -> Path:
-    """Folder of the files: `ROUNDELAY_CACHE_DIR`, or the user's cache folder."""
-    from platformdirs import user_cache_path
+    """Folder of the files: `ROUNDELAY_CACHE_DIR`, or the user's cache folder.
 
+    Raises `FileNotFoundError` where the user has none.
+    """
     chosen = os.environ.get("ROUNDELAY_CACHE_DIR")
-    return Path(chosen).expanduser() if chosen else user_cache_path("roundelay", appauthor=False)
+    return Path(chosen).expanduser() if chosen else user_cache_folder()
 
 
 def library() -> str:
@@ -62,8 +64,8 @@ def load(file: Path | None = None) -> Table | None:
         None where nothing was measured, and, with a warning that names the file and what is wrong with
         it, where the file cannot be used.
     """
-    file = path() if file is None else file
     try:
+        file = path() if file is None else file
         return _table(_read(file))
     except (FileNotFoundError, NotADirectoryError):
         return None

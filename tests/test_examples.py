@@ -415,11 +415,9 @@ def test_ranks_without_the_layer_in_a_collective():
 
 def test_info():
     """Name MPI library, mpi4py, kernels, cache folder and switches."""
-    output = run_well("-m", "roundelay", "info", COLUMNS="300", ROUNDELAY_CHECK="1")
-    shown = dict(
-        re.split(r"\s*[|│]\s*", line.strip(), maxsplit=1) for line in output.splitlines() if "│" in line
-    )
-    assert {name.strip() for name in shown} >= {
+    output = run_well("-m", "roundelay", "info", ROUNDELAY_CHECK="1")
+    shown = dict(re.split(r"  +", line, maxsplit=1) for line in output.splitlines())
+    assert set(shown) >= {
         "version", "mpi4py", "MPI library", "kernels", "kernel cache", "ROUNDELAY_DISABLE", "ROUNDELAY_CHECK",
     }  # fmt: skip
     assert re.search("MPICH|Open MPI|Intel", shown["MPI library"])

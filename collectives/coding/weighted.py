@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numba import carray, njit, types
+from numba import carray, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
+
+from ...datatypes.compiling import kernel
 
 Vector = NDArray[Any]
 
@@ -26,7 +28,7 @@ def _pointer(_context: Any, address: Any) -> Any:
     return types.voidptr(address), generate
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+@kernel(error_model="numpy", fastmath={"contract"})
 def _add_up(addresses: Any, weights: Any, out: Any) -> None:
     sums = np.empty(min(_BLOCK, out.size), np.float64)
     odd = addresses.size % 4
