@@ -8,12 +8,14 @@ operation must see the program's datatype.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..datatypes.plain import MPI
 from .execution import Runner, direct, run_at_once, run_prepared, run_started
+from .operation import settle_unfinished, unfinished
 from .specification import Reader, find_stage, stage_each, stage_one, stage_vector
 from .staging import Stage
 from .strided import REFUSALS, stage_array
@@ -71,10 +73,14 @@ def _collective(base: Any, run: Runner, kind: _Kind, forced: bool = False) -> An
     def method(self: Any, sendbuf: Any, recvbuf: Any, *rest: Any, **named: Any) -> Any:
         if _is_plain(sendbuf) and _is_plain(recvbuf):
             try:
-                return base(self, sendbuf, recvbuf, *rest, **named)
+                result = base(self, sendbuf, recvbuf, *rest, **named)
             except REFUSALS:
                 # Below, mpi4py is asked again, and what it refuses is looked at.
                 pass
+            else:
+                if unfinished:
+                    settle_unfinished()
+                return result
         sending, receiving = _counting(self, kind, rest, named)
         send = kind.send.find(self, sendbuf, False, forced) if sending else None
         receive = kind.receive.find(self, recvbuf, True, forced) if receiving else None
@@ -95,7 +101,7 @@ def _collective(base: Any, run: Runner, kind: _Kind, forced: bool = False) -> An
         fills = receive is not None and (kind.keeps or receive.partial or in_place)
         loads = [stage for stage in (send, receive if fills else None) if stage is not None]
         out, into = send.spec if send else sendbuf, receive.spec if receive else recvbuf
-        return run(lambda: base(self, out, into, *rest, **named), loads, [receive] if receive else [])
+        return run(partial(base, self, out, into, *rest, **named), loads, [receive] if receive else [])
 
     return method
 
@@ -122,9 +128,13 @@ def _broadcast(base: Any, run: Runner, forced: bool = False) -> Any:
     def method(self: Any, buf: Any, root: int = 0, *rest: Any, **named: Any) -> Any:
         if _is_plain(buf):
             try:
-                return base(self, buf, root, *rest, **named)
+                result = base(self, buf, root, *rest, **named)
             except REFUSALS:
                 pass
+            else:
+                if unfinished:
+                    settle_unfinished()
+                return result
         receiving = self.Get_rank() != root
         stage = find_stage(stage_one, buf, receiving, forced=forced)
         if stage is None:
@@ -135,7 +145,7 @@ def _broadcast(base: Any, run: Runner, forced: bool = False) -> Any:
                 if stage is None:
                     raise
         loads = [stage] if stage.partial or not receiving else []
-        return run(lambda: base(self, stage.spec, root, *rest, **named), loads, [stage] if receiving else [])
+        return run(partial(base, self, stage.spec, root, *rest, **named), loads, [stage] if receiving else [])
 
     return method
 

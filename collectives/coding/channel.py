@@ -115,7 +115,7 @@ class Channel:
         """Receive what a rank sent, in its order; tell whether its farewell was among it."""
         status = MPI.Status()
         while (found := self._comm.Improbe(rank, MPI.ANY_TAG, status)) is not None:
-            data = bytearray(status.Get_count(MPI.BYTE))
+            data = bytearray(status.Get_elements(MPI.BYTE))
             found.Recv([data, MPI.BYTE])
             if status.tag == FAREWELL and MPI.pickle.loads(data)[0] == self._number:
                 return True
