@@ -16,8 +16,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table as Grid
 
-from . import terminal
-
 if TYPE_CHECKING:
     from .collectives.figures import Table
     from .collectives.measure import Report
@@ -37,7 +35,7 @@ def measure_and_save(links: bool, budget: str, output: str | None) -> None:
     from .datatypes.plain import MPI
 
     comm = MPI.COMM_WORLD
-    console = terminal.console(soft_wrap=True, highlight=False, markup=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False)
     with _aborting(), _reporting(console if comm.rank == 0 else None) as report:
         table = measure(comm, seconds, links, report)
     if comm.rank:
