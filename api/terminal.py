@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -40,11 +40,6 @@ def ends_at_terminal() -> bool:
     except OSError:
         return False
     return output.startswith(("/dev/pts/", "/dev/tty"))
-
-
-def console(**options: Any) -> Console:
-    """Return rich's console for standard output, without escape codes where that ends at no terminal."""
-    return Console(force_terminal=None if ends_at_terminal() else False, **options)
 
 
 class Lines:
@@ -81,7 +76,7 @@ class Bar(Lines):
         super().__init__(what, seconds_between=0.2)
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         # A thread that draws would take time from what is measured.
-        self.progress = Progress(*columns, console=console(), auto_refresh=False, transient=True)
+        self.progress = Progress(*columns, console=Console(), auto_refresh=False, transient=True)
         self.task = self.progress.add_task(what, total=None)
 
     def show(self, done: int, total: int | None, note: str) -> None:

@@ -95,6 +95,7 @@ def run(
         text=True,
         errors="replace",
     )
+    assert process.stdout is not None
     reader = threading.Thread(target=_hand_on, args=(process.stdout, line), daemon=True)
     reader.start()
     try:
@@ -109,9 +110,10 @@ def run(
         reader.join(SECONDS_TO_STOP)
 
 
-def _hand_on(stream: IO[str] | None, line: Callable[[str], object]) -> None:
-    for each in stream or ():
-        line(each.rstrip("\n"))
+def _hand_on(stream: IO[str], line: Callable[[str], object]) -> None:
+    with stream:
+        for each in stream:
+            line(each.rstrip("\n"))
 
 
 def exit_when_terminated() -> None:
