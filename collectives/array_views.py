@@ -82,6 +82,8 @@ def as_array(value: Any, detached: bool = False) -> Any:
     >>> as_array(bytearray(2))
     array([0, 0], dtype=uint8)
     """
+    if value.__class__ is np.ndarray:
+        return value
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
         if value.requires_grad and torch.is_grad_enabled() and not detached:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,10 @@ from .service import AUTO
 Array = NDArray[Any]
 # What is reduced at once: enough for the bandwidth, and little enough to stay near the processor.
 _FUSED_BYTES = 8 << 20
+
+
+# NumPy composes the name of a dtype anew each time, which takes longer than to copy a small array.
+_name = lru_cache(str)
 
 
 class _Given(NamedTuple):
@@ -78,7 +83,7 @@ def _read(arrays: Iterable[Any], op: MPI.Op, algorithm: str) -> tuple[_Given, di
     groups = list(_groups(views))
     same = {
         "arrays": len(views),
-        **{f"array {place}": (str(each.dtype), each.shape) for place, each in enumerate(views)},
+        **{f"array {place}": (_name(each.dtype), each.shape) for place, each in enumerate(views)},
         "arrays that lie together": groups,
         "operation": operation_name(op),
         "algorithm": algorithm,

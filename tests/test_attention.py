@@ -364,6 +364,18 @@ def test_traffic(comm, algorithm):
         assert (sent.messages, sent.bytes) == expected[1]
 
 
+def test_traffic_of_balanced(comm):
+    """Each pair of ranks costs keys and values, or queries and what they find: n (n-1) / 2 of these."""
+    sequence = Sequence((12,) * comm.size, heads=8, key_heads=4)
+    q, k, v = (sequence.mine(name, comm.rank, "contiguous") for name in "qkv")
+    with roundelay.count_traffic() as sent:
+        out, lse = roundelay.attention(q, k, v, comm, causal=True, algorithm="balanced")
+    helped = sum(step for step in range(1, comm.size) if 2 * step < comm.size)
+    alone = comm.size * (comm.size - 1) // 2 - helped
+    expected = alone * (k.nbytes + v.nbytes) + helped * (q.nbytes + out.nbytes + lse.nbytes)
+    assert comm.allreduce(sent.bytes) == expected
+
+
 def test_windows_and_order_save_messages(comm):
     """What nobody sees is not sent: of a causal sequence half, of a short window one hop."""
     sequence = Sequence((64,) * comm.size)

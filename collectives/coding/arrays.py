@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from math import prod
 from typing import Any, NamedTuple
@@ -84,9 +84,10 @@ class Packing:
 
     def __init__(self, arrays: Any) -> None:
         single = is_array(arrays)
-        # An iterator, such as a model's parameters, can be read but once.
-        self.given = arrays if single or not isinstance(arrays, Iterator) else list(arrays)
-        self.arrays = listed(self.given)
+        if not single and isinstance(arrays, Iterable) and not isinstance(arrays, list | tuple):
+            # An iterator, such as a model's parameters, can be read but once.
+            arrays = list(arrays)
+        self.given, self.arrays = arrays, listed(arrays)
         self.signature = signature_of(self.arrays, single)
         sizes = [int(each.size) * each.dtype.itemsize for each in self.arrays]
         self._ends = np.cumsum([0, *sizes]).tolist()

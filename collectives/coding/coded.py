@@ -51,7 +51,7 @@ class CodedGradients:
         is called when a worker needs it first.
     parameters : array, iterable of arrays, or tuple of those
         Of NumPy, CuPy or PyTorch, on all ranks of the same shapes and dtypes, such as `model.parameters()`;
-        `gradient` gets an iterator as a list. What the master has counts: the workers' are overwritten
+        `gradient` gets them as a list. What the master has counts: the workers' are overwritten
         before they compute. A tuple has one for each of several models, which are trained in turn; a scheme
         with a delay of T needs at least T + 1.
     master : int, optional
