@@ -71,9 +71,9 @@ class Signal:
 
     def during(self, call):
         """Run `call`, and tell whether it was interrupted."""
-        self.thread.start()
         interrupted = False
         try:
+            self.thread.start()
             try:
                 call()
             finally:
@@ -297,9 +297,9 @@ def test_a_start(comm):
         Signal(0, lambda: None).during(call)
         comm.Barrier()
         messages.send()
+        MPI.Request.Waitall(requests)
         for tag in range(2):
             started += has_received(messages, tag)
-        MPI.Request.Waitall(requests)
         messages.check()
         comm.Barrier()
     assert started
