@@ -11,7 +11,7 @@ from typing import Any
 
 from ..datatypes.plain import MPI
 from .calls import SERVED
-from .service import AUTO
+from .processes import AUTO
 
 
 def allreduce(

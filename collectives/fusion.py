@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..datatypes.plain import MPI
 from .functions import allreduce
 from .memory import Memory, is_writable, memory_of
-from .service import AUTO
+from .processes import AUTO
 
 Array = NDArray[Any]
 # What is reduced at once: enough for the bandwidth, and little enough to stay near the processor.

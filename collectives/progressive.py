@@ -12,8 +12,8 @@ from ..datatypes.plain import MPI
 from .calls import execution_in_place
 from .execute import even_bounds
 from .memory import is_writable, memory_of
+from .processes import AUTO
 from .progress import Running, begin, is_possible
-from .service import AUTO
 
 Array = NDArray[Any]
 
