@@ -33,6 +33,7 @@ from .shared import run_shared
 
 _SUM = MPI.SUM
 _Intracomm = MPI.Intracomm
+_native_iallreduce, _native_allreduce_init = Collective.Iallreduce, Collective.Allreduce_init
 _LISTS = (list, tuple)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 Library = Callable[[], Any]
@@ -154,7 +155,7 @@ def _iallreduce(comm: Any, sendbuf: Any, recvbuf: Any, op: MPI.Op = _SUM) -> Any
     service = service_of(comm)
     chosen, call = _in_background(service, sendbuf, recvbuf, op)
     if chosen is None:
-        return _Intracomm.Iallreduce(comm, sendbuf, recvbuf, op)
+        return _native_iallreduce(comm, sendbuf, recvbuf, op)
     return start(partial(_execution, service, chosen, call), (sendbuf, recvbuf))
 
 
@@ -165,7 +166,7 @@ def _allreduce_init(
     service = service_of(comm)
     chosen, call = _in_background(service, sendbuf, recvbuf, op)
     if chosen is None or not service.has_tags():
-        return _Intracomm.Allreduce_init(comm, sendbuf, recvbuf, op, info)
+        return _native_allreduce_init(comm, sendbuf, recvbuf, op, info)
     return prepare(partial(_execution, service, chosen, call), (sendbuf, recvbuf))
 
 
@@ -378,7 +379,7 @@ def _method(form: str, drop_in: _DropIn) -> Callable[..., Any]:
 
 
 def _iallreduce_method() -> Callable[..., Any]:
-    before, ours = Collective.Iallreduce, _whole(staged("Iallreduce", _iallreduce))
+    before, ours = _native_iallreduce, _whole(staged("Iallreduce", _iallreduce))
 
     @named_like(before)
     def method(comm: Any, *arguments: Any, **named: Any) -> Any:
@@ -391,7 +392,7 @@ def _iallreduce_method() -> Callable[..., Any]:
 
 
 def _allreduce_init_method() -> Callable[..., Any]:
-    before, ours = Collective.Allreduce_init, _whole(staged("Allreduce_init", _allreduce_init))
+    before, ours = _native_allreduce_init, _whole(staged("Allreduce_init", _allreduce_init))
 
     @named_like(before)
     def method(comm: Any, *arguments: Any, **named: Any) -> Any:
