@@ -34,6 +34,10 @@ def measure_and_save(links: bool, budget: str, output: str | None) -> None:
     from .collectives.table import Table, load, path, save
     from .datatypes.plain import MPI
 
+    try:
+        file = Path(output) if output else path()
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
     comm = MPI.COMM_WORLD
     console = Console(soft_wrap=True, highlight=False, markup=False)
     with _aborting(), _reporting(console if comm.rank == 0 else None) as report:
@@ -43,12 +47,12 @@ def measure_and_save(links: bool, budget: str, output: str | None) -> None:
     if comm.size == 1:
         console.print("One rank has no links: only reductions were measured. Start more with mpiexec -n.")
     show(console, table)
-    file = Path(output) if output else path()
     try:
         save((load(file) or Table()).updated(table), file)
     except OSError as error:
         raise click.ClickException(f"{file}: cannot be written: {error.strerror or error}") from error
     console.print(f"written to {file}")
+    console.print("To use it, set ROUNDELAY_ALLREDUCE=auto (or _BCAST, ...) in the environment of all ranks.")
 
 
 def _seconds(text: str) -> float:
