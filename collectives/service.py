@@ -7,7 +7,7 @@ which all communicators of the same processes share.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from functools import cache
 from hashlib import blake2b
 from typing import Any
@@ -73,6 +73,8 @@ class Service:
         self.ready: dict[Hashable, Choice] = {}
         self.kept: dict[str, Any] = {}
         self._private: dict[str, MPI.Intracomm] = {}
+        # Asked before one of these is freed: whether nothing is under way on it.
+        self.is_over: dict[str, Callable[[], bool]] = {}
         self._tags: Tags | None = None
         self._lacks_tags = False
         self._memory: SharedMemory | None = None
@@ -262,8 +264,10 @@ class Service:
     def free(self) -> None:
         """Free what was made for the communicator alone; what is under way keeps its tags."""
         self.kept.clear()
-        for comm in self._private.values():
-            comm.Free()
+        for purpose, comm in self._private.items():
+            # What is under way could come to a communicator that is made when this one is freed.
+            if self.is_over.get(purpose, lambda: True)():
+                comm.Free()
         self._private.clear()
 
 
