@@ -2,6 +2,7 @@
 
 import contextlib
 import weakref
+from typing import Any
 
 import numpy as np
 import pytest
@@ -356,10 +357,11 @@ def test_what_is_remembered_depends_on_both_buffers(comm, monkeypatch):
 
 def test_an_operation_that_is_none(comm):
     """Refused as mpi4py refuses it, with and without an algorithm."""
+    refused: list[Any] = [None, "sum", 3]
     for name in ("native", "star"):
         operations = ("allreduce", "reduce", "reduce_scatter")
         comm.Set_info(MPI.Info.Create({f"roundelay_{each}": name for each in operations}))
-        for op in (None, "sum", 3):
+        for op in refused:
             for form in ("Allreduce", "Iallreduce", "Allreduce_init", "Reduce", "Reduce_scatter_block"):
                 with pytest.raises(TypeError):
                     getattr(comm, form)(np.ones(comm.size), np.zeros(comm.size), op=op)
