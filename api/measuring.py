@@ -35,6 +35,8 @@ def measure_and_save(links: bool, budget: str, output: Path | None) -> None:
     from .datatypes.plain import MPI
 
     comm = MPI.COMM_WORLD
+    with _writing():
+        file = output or path()
     with _aborting(), _reporting(comm.rank == 0) as report:
         table = measure(comm, seconds, links, report)
     if comm.rank:
@@ -42,12 +44,10 @@ def measure_and_save(links: bool, budget: str, output: Path | None) -> None:
     if comm.size == 1:
         click.echo("One rank has no links: only reductions were measured. Start more with mpiexec -n.")
     show(table)
-    try:
-        file = output or path()
+    with _writing():
         save((load(file) or Table()).updated(table), file)
-    except OSError as error:
-        raise click.ClickException(f"the figures cannot be written: {error}") from error
     click.echo(f"written to {file}")
+    click.echo("To use it, set ROUNDELAY_ALLREDUCE=auto (or _BCAST, ...) in the environment of all ranks.")
 
 
 def _seconds(text: str) -> float:
@@ -56,6 +56,15 @@ def _seconds(text: str) -> float:
     if not seconds > 0:
         raise click.BadParameter(f"{text!r}: expected a time such as 30s or 2min", param_hint="--budget")
     return seconds
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """What is wrong with the file is an error of the command."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise click.ClickException(f"the figures cannot be written: {error}") from error
 
 
 @contextmanager

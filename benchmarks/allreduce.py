@@ -33,6 +33,7 @@ from benchmarks.measure import library_key
 from benchmarks.results import results_folder, write_json
 from roundelay import MPI
 from roundelay.collectives.catalogue import Setting, members
+from roundelay.collectives.processes import Wanted
 from roundelay.collectives.selection import rank_candidates
 from roundelay.collectives.service import service_of
 
@@ -77,7 +78,7 @@ def way(name: str, own: Floats, result: Floats) -> Way:
 
 def chosen_name(nbytes: int) -> str:
     """Name of what is chosen for a size."""
-    chosen = service_of(MPI.COMM_WORLD).choose("allreduce", nbytes).current
+    chosen = service_of(MPI.COMM_WORLD).choose(Wanted("allreduce", nbytes)).current
     return "native" if chosen is None else str(chosen.algorithm)
 
 
@@ -174,6 +175,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 @click.option("--name", default="node", show_default=True, help="Of the setting, in the name of the JSON.")
 def main(rounds: int, largest: int, name: str, output: Path) -> None:
     """Measure all ways at all sizes."""
+    MPI.COMM_WORLD.Set_info(MPI.Info.Create({"roundelay_allreduce": "auto"}))
     rows = []
     for nbytes in sizes(largest):
         rows.append(measure(nbytes, rounds))

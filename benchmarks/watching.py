@@ -36,12 +36,14 @@ def work(nbytes: int, calls: int) -> None:
     from benchmarks.allreduce import CALLS, sample
     from benchmarks.measure import environment, library_key
     from roundelay import MPI
+    from roundelay.collectives.processes import Wanted
     from roundelay.collectives.service import service_of
 
     world, comm = PLAIN.COMM_WORLD, MPI.COMM_WORLD
     own, result = np.full(nbytes // 8, float(world.rank)), np.empty(nbytes // 8)
+    comm.Set_info(MPI.Info.Create({"roundelay_allreduce": "auto"}))
     comm.Allreduce(own, result)
-    choice = service_of(comm).choose("allreduce", nbytes)
+    choice = service_of(comm).choose(Wanted("allreduce", nbytes))
 
     def chosen() -> str:
         return "native" if choice.current is None else str(choice.current.algorithm)

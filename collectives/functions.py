@@ -12,7 +12,7 @@ from typing import Any
 from ..datatypes.plain import MPI
 from .array_views import buffer_of_arrays, mark_written
 from .calls import SERVED
-from .service import AUTO
+from .processes import AUTO
 
 
 def allreduce(

@@ -15,8 +15,8 @@ from .array_views import is_array, mark_written, writable_array
 from .consent import agree_on
 from .functions import allreduce
 from .memory import Memory, memory_of
+from .processes import AUTO
 from .reduction import check_reducible, operation_name
-from .service import AUTO
 
 Array = NDArray[Any]
 # What is reduced at once: enough for the bandwidth, and little enough to stay near the processor.

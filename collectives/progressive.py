@@ -14,9 +14,9 @@ from .calls import execution_in_place
 from .consent import agree_on
 from .execute import even_bounds
 from .memory import memory_of
+from .processes import AUTO
 from .progress import Running, begin, is_possible
 from .reduction import check_reducible, operation_name
-from .service import AUTO
 
 Array = NDArray[Any]
 
