@@ -7,6 +7,7 @@ on the communicator brings from rank 0. Messages go over a communicator of their
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, cached_property
 from typing import Any, NamedTuple
@@ -76,6 +77,8 @@ class Service:
         self._chosen: dict[tuple[str, int, str], Chosen] = {}
         self._own: MPI.Intracomm | None = None
         self._private: dict[str, MPI.Intracomm] = {}
+        # Asked before one of these is freed: whether nothing is under way on it.
+        self.is_over: dict[str, Callable[[], bool]] = {}
         self._memory: SharedMemory | None = None
         # What other modules keep for the communicator.
         self.kept: dict[str, Any] = {}
@@ -257,8 +260,10 @@ class Service:
         """Free what was made for the communicator."""
         self._memory = None
         self.kept.clear()
-        for comm in self._private.values():
-            comm.Free()
+        for purpose, comm in self._private.items():
+            # What is under way could come to a communicator that is made when this one is freed.
+            if self.is_over.get(purpose, lambda: True)():
+                comm.Free()
         self._private.clear()
         if self._own is not None:
             self._own.Free()

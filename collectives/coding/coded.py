@@ -23,6 +23,7 @@ from .rotating import Rotation
 from .rounding import check_wire
 from .scheme import GradientCoding, Partition, Scheme
 from .simulation import usual_patience
+from .weighted import prepare
 from .worker import Worker
 
 PURPOSE = "coded gradients"
@@ -151,8 +152,12 @@ class CodedGradients:
 
         limits = _together(comm, check, (scheme.name, scheme.loads, [each.signature for each in streams]))
         number = comm.allreduce(next(_numbers), MPI.MAX)
-        channel = Channel(service_of(comm).private(PURPOSE), number)
+        service = service_of(comm)
+        channel = Channel(service.private(PURPOSE), number, lost_after)
+        service.is_over[PURPOSE] = channel.is_over
         encoder = Encoder(gradient, load, streams, wire, channel.memory.room)
+        if master is None or comm.rank == master:
+            prepare(streams[0].signature.dtypes)
         self._role: Master | Worker | Rotation
         if master is None:
             self._role = Rotation(channel, scheme, streams[0], encoder, limits, wire, injection)
