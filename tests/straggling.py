@@ -12,7 +12,7 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,9 @@ from roundelay import MPI, coding
 
 KINDS = ("sleep", "burn", "stop")
 ROWS = np.random.default_rng(0).standard_normal((24, 4))
+# Of a soak: parameters, and rounds that there must be at least.
+SIZE, AWAY = 8192, 1000
+MOST_ROUNDS = 200_000
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -133,31 +136,35 @@ def train(
     scheme: coding.Scheme,
     away: int,
     size: int = 4,
-    after_round: Callable[[], None] = lambda: None,
+    seconds: float = 0.0,
     **options: Any,
 ) -> Account:
-    """Train until the late ranks were away for some rounds, and take part again; check every gradient."""
+    """Train until the late ranks were away for some rounds and seconds, and take part again.
+
+    Each gradient is compared with the direct one.
+    """
     comm, account = straggling.comm, Account()
     models = tuple(np.full(size, 1.0 + stream) for stream in range(scheme.delay + 1))
     coded = coding.CodedGradients(comm, scheme, straggling.gradient, load, models, **options)
-    last, settled, before = time.perf_counter(), away // 4, (0, 0)
-    for total, info in coded.rounds(200 * away):
+    last = since = time.perf_counter()
+    before = resources()
+    for total, info in coded.rounds(MOST_ROUNDS):
         weights = models[info.stream]
         assert_allclose(total, direct(weights, scheme), rtol=1e-6, atol=1e-6)
         weights *= 0.999
         account.rounds += 1
         account.longest = max(account.longest, time.perf_counter() - last)
-        account.without += set(straggling.late).issubset(info.missing)
-        if account.without == settled:
-            before = resources()
-        elif account.without == away and not straggling.until.exists():
+        if set(straggling.late).issubset(info.missing):
+            account.without += 1
+        if account.without <= away // 4:
+            before, since = resources(), last
+        elif account.without >= away and last - since >= seconds and not straggling.until.exists():
             now = resources()
             account.grown_bytes, account.grown_files = now[0] - before[0], now[1] - before[1]
             straggling.let_back()
-        if account.without >= away and set(straggling.late).issubset(info.computed):
+        if straggling.until.exists() and set(straggling.late).issubset(info.computed):
             account.is_back = True
             break
-        after_round()
         last = time.perf_counter()
     return account
 
@@ -167,19 +174,9 @@ def train(
 
 def soak(comm: Any, kind: str, late: tuple[int, ...], seconds: float, times: int) -> None:
     """Train with stragglers that come back after so many seconds, again and again."""
+    scheme = coding.scheme("gc", comm.size - 1, stragglers=len(late))
     for _ in range(times):
-        straggling = Straggling(comm, kind, late)
-        begun: list[float] = []
-
-        def after_round(straggling: Straggling = straggling, begun: list[float] = begun) -> None:
-            begun.append(time.perf_counter())
-            del begun[1:]
-            if time.perf_counter() - begun[0] > seconds:
-                straggling.let_back()
-
-        workers = comm.size - 1
-        scheme = coding.scheme("gc", workers, stragglers=len(late))
-        account = train(straggling, scheme, 500, after_round=after_round)
+        account = train(Straggling(comm, kind, late), scheme, AWAY, size=SIZE, seconds=seconds)
         if comm.rank == 0:
             print(json.dumps(vars(account)), flush=True)
 

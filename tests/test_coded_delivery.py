@@ -54,6 +54,9 @@ class Chaos:
         """Nobody is lost."""
         return []
 
+    def begin(self) -> None:
+        """All are free."""
+
     def begin_anew(self) -> None:
         """Forget all but what is under way."""
         self._wanted.clear()

@@ -63,8 +63,8 @@ class Channel:
     ----------
     rank, size : int
     memory : NodeMemory
-    owing : set of int
-        Ranks that have not said farewell to this one, which has.
+    owing : dict of int to int
+        Ranks that have not said farewell to this one as often as this one has to them.
     """
 
     def __init__(self, comm: MPI.Intracomm, number: int, lost_after: float) -> None:
@@ -73,8 +73,9 @@ class Channel:
         self._requests: list[MPI.Request] = []
         self._kept: list[Any] = []
         self._arriving: list[_Arriving] = []
+        self._receives: list[tuple[MPI.Request, Vector]] = []
         self.rank, self.size = comm.rank, comm.size
-        self.owing: set[int] = set()
+        self.owing: dict[int, int] = {}
         self.memory = NodeMemory(comm)
         unfinished.finish(comm)
 
@@ -114,8 +115,8 @@ class Channel:
         return bool(self._arriving) or self.comm.Iprobe(rank, tag)
 
     def has_left(self, rank: int) -> bool:
-        """Whether a rank has come to the end."""
-        return self.comm.Iprobe(rank, FAREWELL)
+        """Whether a rank has come to the end of this training."""
+        return self._drain(rank) and self.comm.Iprobe(rank, FAREWELL)
 
     def send_array(self, array: Vector, rank: int, tag: int) -> MPI.Request:
         """Send the bytes of an array without gaps, some time; it must not change meanwhile."""
@@ -124,8 +125,10 @@ class Channel:
         return request
 
     def receive_array(self, array: Vector, rank: int, tag: int) -> MPI.Request:
-        """Receive the bytes of an array."""
-        return self.comm.Irecv(array.view(np.uint8), rank, tag)
+        """Receive the bytes of an array; the end of the training ends that, too."""
+        request = self.comm.Irecv(array.view(np.uint8), rank, tag)
+        self._receives.append((request, array))
+        return request
 
     def _keep(self, request: MPI.Request, memory: Any) -> None:
         self._requests.append(request)
@@ -137,7 +140,9 @@ class Channel:
         return bool(self._requests)
 
     def settle(self) -> None:
-        """Let go what has been sent."""
+        """Let go what has been sent and received."""
+        if self._receives:
+            self._receives = [each for each in self._receives if each[0]]
         if not self._requests:
             return
         for place in sorted(MPI.Request.Testsome(self._requests) or (), reverse=True):
@@ -145,20 +150,20 @@ class Channel:
 
     # The end --------------------------------------------------------------------------------------
 
-    def part(self, others: Iterable[int], receives: Iterable[tuple[MPI.Request, Vector]] = ()) -> None:
+    def part(self, others: Iterable[int]) -> None:
         """Leave no message behind: receive all that others sent before they, too, came to the end.
 
         What is left on a communicator may come to one that is made when it is freed. Who does not answer soon
-        is waited for when the process ends. Arrays that are still to be `receives`-d are not needed any more.
+        is waited for when the process ends.
         """
-        self.owing = set(others)
-        for rank in self.owing:
+        for rank in others:
+            self.owing[rank] = self.owing.get(rank, 0) + 1
             self.send(None, rank, FAREWELL)
         self.finish(_PARTING_SECONDS)
-        for request, array in receives:
-            if not request.Test():
-                request.Cancel()
-                self._keep(request, array)
+        for request, array in self._receives:
+            request.Cancel()
+            self._keep(request, array)
+        self._receives.clear()
         if not self.is_over():
             unfinished.add(self)
 
@@ -172,13 +177,17 @@ class Channel:
     def is_over(self) -> bool:
         """Whether nothing is under way any more, of what this rank has begun and others have for it."""
         self.settle()
-        self.owing = {rank for rank in self.owing if not self._drain(rank)}
+        self.come_back()
         return not (self.owing or self._requests)
 
+    def come_back(self) -> list[int]:
+        """Ranks that had not come to the end, and now have."""
+        return [rank for rank in list(self.owing) if self._drain(rank)]
+
     def _drain(self, rank: int) -> bool:
-        """Receive what a rank sent, in its order; tell whether its farewell was among it."""
+        """Receive what a rank sent before its farewells, in its order; tell whether it owes none any more."""
         status = MPI.Status()
-        while (found := self.comm.Improbe(rank, MPI.ANY_TAG, status)) is not None:
+        while rank in self.owing and (found := self.comm.Improbe(rank, MPI.ANY_TAG, status)) is not None:
             data = bytearray(status.Get_count(MPI.BYTE))
             request = found.Irecv([data, MPI.BYTE])
             if status.tag != FAREWELL:
@@ -187,8 +196,10 @@ class Channel:
             # So few bytes come with what announces them.
             request.Wait()
             if pickle.loads(data)[0] == self._number:
-                return True
-        return False
+                self.owing[rank] -= 1
+                if not self.owing[rank]:
+                    del self.owing[rank]
+        return rank not in self.owing
 
 
 class Spares:

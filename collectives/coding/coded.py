@@ -151,13 +151,14 @@ class CodedGradients:
             return Limits(waiting, deadline, on_deadline, lost_after)
 
         limits = _together(comm, check, (scheme.name, scheme.loads, [each.signature for each in streams]))
+        if master is None or comm.rank == master:
+            prepare(streams[0].signature.dtypes)
+        # The others wait here: it must not look as if those who prepare for longer did not answer.
         number = comm.allreduce(next(_numbers), MPI.MAX)
         service = service_of(comm)
         channel = Channel(service.private(PURPOSE), number, lost_after)
         service.is_over[PURPOSE] = channel.is_over
         encoder = Encoder(gradient, load, streams, wire, channel.memory.room)
-        if master is None or comm.rank == master:
-            prepare(streams[0].signature.dtypes)
         self._role: Master | Worker | Rotation
         if master is None:
             self._role = Rotation(channel, scheme, streams[0], encoder, limits, wire, injection)

@@ -17,6 +17,9 @@ from .messages import Abandon, Failure, Pull, Report, Start, Stop
 from .shown import NotShown, Shown
 from .waiting import Waited, usual_seconds
 
+# Of a worker that has come to the end of the training before.
+_NOTHING = Report(0, -1, {}, None, 0.0)
+
 
 class Place(NamedTuple):
     """Which vector of which worker."""
@@ -109,6 +112,12 @@ class Crew:
         """Wait for workers that compute without being told to."""
         for rank in ranks:
             self._workers[rank].since = self._waited.seconds
+
+    def begin(self) -> None:
+        """Begin a training: all are free, but those that have not come to the end of the one before."""
+        for rank, worker in self._workers.items():
+            if rank not in self._channel.owing:
+                worker.since = None
 
     def begin_anew(self) -> None:
         """Forget what was sent and received: another scheme follows."""
@@ -215,6 +224,9 @@ class Crew:
             self._workers[rank].since = None
             self.check(message.signature, rank)
             reports.append((rank, message))
+        for rank in self._channel.come_back():
+            self._workers[rank].since = None
+            reports.append((rank, _NOTHING))
         arrived = [
             place for worker in self._workers.values() if worker.pulled for place in self._arrive(worker)
         ]
@@ -249,7 +261,6 @@ class Crew:
 
     def part(self) -> None:
         """Come to the end; workers that do not answer are not waited for."""
-        receives = [
-            (each.request, each.vector) for worker in self._workers.values() for each in worker.pulled
-        ]
-        self._channel.part(self._workers, receives)
+        self._channel.part(self._workers)
+        for worker in self._workers.values():
+            worker.pulled.clear()

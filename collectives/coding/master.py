@@ -189,6 +189,7 @@ class Master:
         """Yield the gradient of each job in turn; raises `WorkerError` and `TooFewWorkers`."""
         error: Exception | None = None
         done = 0
+        self._crew.begin()
         try:
             while done < jobs:
                 self._adopt()

@@ -67,13 +67,13 @@ class Rotation:
         self._vectors: dict[tuple[int, int], Vector] = {}
         # What the master of the round has said while this rank computed.
         self._heard: deque[Any] = deque()
-        self._receives: list[tuple[MPI.Request, Vector]] = []
         self._turn = -1
 
     def rounds(self, jobs: int) -> Iterator[tuple[Any, RoundInfo]]:
         """Yield the gradient of each job, on all ranks; raises `WorkerError` and `TooFewWorkers`."""
         self._offers = Offers(self._crew, self._scheme, 0, self._ranks, 0, jobs)
         self._pattern = self._scheme.pattern()
+        self._crew.begin()
         try:
             for job in range(jobs):
                 self._turn += 1
@@ -116,7 +116,6 @@ class Rotation:
         gradient = np.empty(message.length, message.dtype)
         request = self._channel.receive_array(gradient, master, message.tag)
         while not request.Test():
-            self._receives = [(request, gradient)]
             self._wait(waited, backoff, master)
         return message, gradient
 

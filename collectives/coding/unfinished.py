@@ -23,7 +23,8 @@ _channels: list[Channel] = []
 def add(channel: Channel) -> None:
     """Keep what a training has under way, and wait for its ranks when this process ends."""
     _watch_the_end()
-    _channels.append(channel)
+    if channel not in _channels:
+        _channels.append(channel)
 
 
 def finish(comm: MPI.Intracomm) -> None:

@@ -7,7 +7,6 @@ from time import perf_counter
 
 import numpy as np
 
-from ...datatypes.plain import MPI
 from .arrays import Packing
 from .channel import CONTROL, NOTICE, REPORT, Channel, Vector
 from .encoder import Encoder
@@ -49,8 +48,6 @@ class Worker:
         # What the master has said last of rounds that are over, and of the training.
         self._over: Abandon | None = None
         self._stop: Stop | None = None
-        # Of parameters that did not come.
-        self._receives: list[tuple[MPI.Request, Vector]] = []
 
     def serve(self) -> None:
         """Work until the master says stop; raises what it says it stops for."""
@@ -69,9 +66,10 @@ class Worker:
                 self._send(message)
             else:
                 self._work(message)
-        self._channel.part([self._master], self._receives)
-        if self._stop.error is not None:
-            raise self._stop.error
+        stop, self._stop = self._stop, None
+        self._channel.part([self._master])
+        if stop.error is not None:
+            raise stop.error
 
     def _send(self, wanted: Pull) -> None:
         # What a scheme before wanted is not here any more; nobody reads what is sent in its place.
@@ -123,7 +121,6 @@ class Worker:
         while not request.Test():
             self._hear()
             if self._stop is not None:
-                self._receives.append((request, memory))
                 raise Abandoned
             backoff.pause()
         if own is None:
@@ -136,7 +133,7 @@ class Worker:
             raise Abandoned
 
     def _hear(self) -> None:
-        while (found := self._channel.receive(self._master, NOTICE)) is not None:
+        while self._stop is None and (found := self._channel.receive(self._master, NOTICE)) is not None:
             if isinstance(found[0], Stop):
                 self._stop = found[0]
             else:
