@@ -2,7 +2,7 @@
 
     mpiexec -n 4 python -m tests.straggling soak --kind stop --late 2 --seconds 30
 
-trains while the last workers are stopped for so long, twice. Other jobs than ``soak`` are tests of how a job
+trains while the last workers are stopped for so long. Other jobs than ``soak`` are tests of how a job
 ends.
 """
 
@@ -202,7 +202,7 @@ def main() -> None:
     parser.add_argument("--kind", choices=KINDS, default="stop")
     parser.add_argument("--late", type=int, default=1, help="how many workers")
     parser.add_argument("--seconds", type=float, default=30.0)
-    parser.add_argument("--times", type=int, default=2)
+    parser.add_argument("--times", type=int, default=1)
     parser.add_argument("--sent", action="store_true", help="show nothing in memory")
     options = parser.parse_args()
     if options.sent:
