@@ -24,6 +24,7 @@ from .rotating import Rotation
 from .rounding import check_wire
 from .scheme import GradientCoding, Partition, Scheme
 from .simulation import usual_patience
+from .weighted import prepare
 from .worker import Worker
 
 PURPOSE = "coded gradients"
@@ -66,7 +67,8 @@ class CodedGradients:
         What happens then, or when all workers that are missing are lost: an error on all ranks, the best
         approximation by what is there, with its error reported, or nothing.
     lost_after : float
-        Seconds after which a worker that does not answer is reported as lost.
+        Seconds after which a worker that does not answer is reported as lost; those in which the master does
+        something else do not count. A job whose worker has not come back so long after its end is aborted.
     replan : callable, optional
         `replan(workers)` returns a scheme for fewer workers. With it the training goes on without those that
         are lost, and their part of the data goes to the others.
@@ -159,8 +161,13 @@ class CodedGradients:
             return (streams, limits), {**same, "parameters": parameters}
 
         streams, limits = agree_on(comm, "CodedGradients", read)
+        if master is None or comm.rank == master:
+            prepare(streams[0].signature.dtypes)
+        # The others wait here: it must not look as if those who prepare for longer did not answer.
         number = comm.allreduce(next(_numbers), MPI.MAX)
-        channel = Channel(service_of(comm).private(PURPOSE), number)
+        service = service_of(comm)
+        channel = Channel(service.private(PURPOSE), number, lost_after)
+        service.is_over[PURPOSE] = channel.is_over
         encoder = Encoder(gradient, load, streams, wire, channel.memory.room)
         self._role: Master | Worker | Rotation
         if master is None:

@@ -70,7 +70,7 @@ class Encoder:
     def encode(self, task: Task, look_up: Callable[[], None]) -> Vector:
         """The vector of a task: gradients times weights, added up as they come.
 
-        `look_up` is called between chunks, and may raise.
+        `look_up` is called before each gradient and between chunks, and may raise.
 
         Raises
         ------
@@ -83,6 +83,7 @@ class Encoder:
         # Where nothing is multiplied, the gradient's own digits are enough.
         is_plain = bool((task.weights == 1).all())
         for partition, weights in zip(task.partitions, task.weights, strict=True):
+            look_up()
             if partition not in self._data:
                 self._data[partition] = self._load(self._partitions[partition])
             parameters = self._streams[task.job % len(self._streams)].given

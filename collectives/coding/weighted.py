@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,12 @@ def _add_up(addresses: Any, weights: Any, out: Any) -> None:
                     result[k] = sums[k] + w0 * v0[k] + w1 * v1[k] + w2 * v2[k] + w3 * v3[k]
         if addresses.size < 4:
             result[:] = sums[:count]
+
+
+def prepare(dtypes: Iterable[str]) -> None:
+    """Compile, or load, what sums of these dtypes need: the first gradient is not to take longer for it."""
+    for dtype in {"float32", "float64"}.intersection(dtypes):
+        weighted_sum([np.zeros(1, dtype)], [1.0], np.zeros(1, dtype))
 
 
 def weighted_sum(vectors: Sequence[Vector], weights: Sequence[float], out: Vector) -> None:
