@@ -1,4 +1,4 @@
-"""How far the work is, a bar on a terminal and a line now and then elsewhere; and tables that are never cut."""
+"""How far the work is: a bar on a terminal, a line now and then elsewhere. And tables that are never cut."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def draw_way() -> Figure:
 
 
 def draw_order() -> Figure:
-    """The order in which the elements of a slice travel, of an array in C order and of one in Fortran order."""
+    """The order in which the elements of a slice travel, in C order and in Fortran order."""
     figure, axes = canvas(9.6, 3.3)
     orders: Any = (("C", 0.35, "the last index runs fastest"), ("F", 5.15, "the first index runs fastest"))
     for order, left, text in orders:

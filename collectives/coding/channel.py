@@ -100,7 +100,7 @@ class Channel:
                 return message, each.rank
         status = MPI.Status()
         while (found := self.comm.Improbe(source, tag, status)) is not None:
-            data = bytearray(status.Get_count(MPI.BYTE))
+            data = bytearray(status.Get_elements(MPI.BYTE))
             rank, request = status.source, found.Irecv([data, MPI.BYTE])
             if not request.Test():
                 self._arriving.append(_Arriving(request, data, rank, tag))
