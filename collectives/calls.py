@@ -289,7 +289,7 @@ def _bcast(comm: Any, buf: Any, root: int = 0, algorithm: str = "") -> None:
 
 def _shape(buffer: Any) -> Hashable:
     if buffer.__class__ is np.ndarray:
-        return (buffer.dtype, buffer.nbytes) if buffer.flags.forc else None
+        return (buffer.dtype, buffer.nbytes) if buffer.flags.forc and buffer.flags.aligned else None
     if buffer is None or buffer is MPI.IN_PLACE:
         return "none"
     if buffer.__class__ not in _LISTS or len(buffer) != 2:

@@ -90,7 +90,7 @@ def _collective(base: Any, run: Runner, kind: _Kind, forced: bool = False) -> An
                 return base(self, sendbuf, recvbuf, *rest, **named)
             refusal = None
         except REFUSALS as error:
-            refusal = error
+            refusal = error.with_traceback(None)
         # One side may need a closer look whatever the other one is.
         if sending and send is None:
             send = stage_array(sendbuf, receiving=False)

@@ -75,7 +75,7 @@ def exchange(
             return call(out, recvbuf=into)
         refusal = None
     except REFUSALS as error:
-        refusal = error
+        refusal = error.with_traceback(None)
     # One side may need a closer look whatever the other one is; not one that a datatype describes by now.
     if sent is None and out is outgoing[0] and outgoing[1] != _PROC_NULL:
         sent = stage_array(out, receiving=False)
