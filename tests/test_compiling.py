@@ -15,6 +15,7 @@ from numba.core import event
 from roundelay.__main__ import main
 from roundelay.datatypes import compiling
 from roundelay.datatypes.movers import mover
+from tests import launch
 
 pytestmark = pytest.mark.timeout_s(200)
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another user")
@@ -194,7 +195,7 @@ NO_HOME = {"HOME": "/dev/null/nobody", "XDG_CACHE_HOME": "", "NUMBA_CACHE_DIR": 
 def run(*command, **environment):
     return subprocess.run(
         [sys.executable, *command],
-        env=os.environ | environment,
+        env=launch.environment() | environment,
         capture_output=True,
         text=True,
         timeout=180,
