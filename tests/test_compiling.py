@@ -17,7 +17,7 @@ from roundelay.datatypes import compiling
 from roundelay.datatypes.movers import mover
 from tests import launch
 
-pytestmark = pytest.mark.timeout_s(200)
+pytestmark = pytest.mark.timeout_s(500)
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another user")
 SOMEBODY_ELSE = 54321
 
@@ -198,7 +198,7 @@ def run(*command, **environment):
         env=launch.environment() | environment,
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=480,
         check=False,
     )
 
