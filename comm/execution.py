@@ -74,8 +74,26 @@ def run_prepared(
     return request
 
 
+# Requests of these mpi4py 4.1 makes without the buffers, which could be freed while MPI uses them.
+_WITHOUT_BUFFERS = {
+    *("Iallgatherv", "Ireduce", "Iallreduce", "Ireduce_scatter_block", "Ireduce_scatter", "Iscan", "Iexscan"),
+}
+
+
 def direct(base: Any, run: Runner) -> Any:
-    """What calls mpi4py's method `base` when no stage is needed; persistent requests are of our class."""
+    """What calls mpi4py's method `base` when no stage is needed.
+
+    Persistent requests are of our class, and those that must keep their buffers.
+    """
+    if run is run_started and base.__name__ in _WITHOUT_BUFFERS:
+
+        @named_like(base)
+        def start(comm: MPI.Comm, sendbuf: Any, recvbuf: Any, *rest: Any, **named: Any) -> MPI.Request:
+            request = Request(base(comm, sendbuf, recvbuf, *rest, **named))
+            request.buffers = (sendbuf, recvbuf)
+            return request
+
+        return start
     if run is not run_prepared:
         return base
 

@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -181,7 +182,7 @@ def test_a_receive_of_what_is_there(comm, receive):
         comm.Barrier()
 
 
-WAYS = {
+WAYS: dict[str, Any] = {
     "Wait": lambda requests: [request.Wait() for request in requests],
     "wait": lambda requests: [request.wait() for request in requests],
     "Test": lambda requests: [until(request.Test) for request in requests],
@@ -285,7 +286,7 @@ def test_a_start(comm):
     started = 0
     for _ in range(4 * TRIES):
         messages = Messages(comm)
-        requests = []
+        requests: list[MPI.Request] = []
         start = time.monotonic() + random.uniform(0, 0.0003) + SECONDS
 
         def call(messages=messages, requests=requests, start=start):
