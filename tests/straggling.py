@@ -147,7 +147,7 @@ def train(
     models = tuple(np.full(size, 1.0 + stream) for stream in range(scheme.delay + 1))
     coded = coding.CodedGradients(comm, scheme, straggling.gradient, load, models, **options)
     last = since = time.perf_counter()
-    before = resources()
+    before, back = resources(), set[int]()
     for total, info in coded.rounds(MOST_ROUNDS):
         weights = models[info.stream]
         assert_allclose(total, direct(weights, scheme), rtol=1e-6, atol=1e-6)
@@ -162,9 +162,11 @@ def train(
             now = resources()
             account.grown_bytes, account.grown_files = now[0] - before[0], now[1] - before[1]
             straggling.let_back()
-        if straggling.until.exists() and set(straggling.late).issubset(info.computed):
-            account.is_back = True
-            break
+        if straggling.until.exists():
+            back.update(info.computed)
+            if back.issuperset(straggling.late):
+                account.is_back = True
+                break
         last = time.perf_counter()
     return account
 
