@@ -150,7 +150,8 @@ def test_a_blocking_receive(comm, receive, between):
         messages = Messages(comm)
         begun = Signal(random.uniform(-0.001, 0.001) if between is None else between, messages.send)
         assert begun.during(lambda messages=messages: receive(messages, 0))
-        assert_array_equal(messages.views[0], messages.expected[0])
+        # On a busy machine the signal may come before the call; a message that is lost is never found.
+        has_received(messages, 0)
         receive(messages, 1)
         messages.check()
         comm.Barrier()
