@@ -185,7 +185,10 @@ def soak(comm: Any, kind: str, late: tuple[int, ...], seconds: float, times: int
 
 def end(comm: Any, how: str, lost_after: float) -> None:
     """End a training, by its end or an error, while rank 1 is away for some seconds or for good."""
-    straggling, weights = Straggling(comm, "stop" if how in ("gone", "lost") else "sleep", (1,)), np.ones(4)
+    straggling, weights = (
+        Straggling(comm, "stop" if how in ("gone", "lost", "finalize") else "sleep", (1,)),
+        np.ones(4),
+    )
     if comm.rank == 1 and how in ("ends", "raise"):
         straggling.let_back_in(3)
     scheme = coding.scheme("gc", comm.size - 1, stragglers=int(how != "lost"))
@@ -195,12 +198,14 @@ def end(comm: Any, how: str, lost_after: float) -> None:
         if how == "raise" and info.job == 100:
             raise ZeroDivisionError
     print(f"rank {comm.rank} has come to the end", flush=True)
+    if how == "finalize":
+        MPI.Finalize()
 
 
 def main() -> None:
     """Run one job."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("job", choices=("soak", "ends", "gone", "raise", "lost"))
+    parser.add_argument("job", choices=("soak", "ends", "gone", "finalize", "raise", "lost"))
     parser.add_argument("--kind", choices=KINDS, default="stop")
     parser.add_argument("--late", type=int, default=1, help="how many workers")
     parser.add_argument("--seconds", type=float, default=30.0)

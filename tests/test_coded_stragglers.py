@@ -177,9 +177,10 @@ def test_ranks_that_take_turns_wait_when_one_is_to_decode(comm, kind):
     if comm.rank == 1:
         straggling.let_back_in(2)
     coded = coding.CodedGradients(comm, scheme, straggling.gradient, load, weights, master=None)
-    for total, _ in coded.rounds(100):
-        assert_allclose(total, direct(weights, scheme), rtol=1e-6)
-        weights *= 0.999
+    for _ in range(2):
+        for total, _ in coded.rounds(50):
+            assert_allclose(total, direct(weights, scheme), rtol=1e-6)
+            weights *= 0.999
     assert len({each.tobytes() for each in comm.allgather(weights)}) == 1
 
 
@@ -225,9 +226,10 @@ def test_a_straggler_that_comes_back_after_the_end_is_told():
     assert all(f"rank {rank} has come to the end" in output for rank in range(3)), output
 
 
-@pytest.mark.parametrize("way_of_job", [[], ["--sent"]], ids=["shown", "sent"])
-def test_a_job_whose_straggler_is_stopped_for_good_ends_and_names_it(way_of_job):
-    status, output = run("gone", "--seconds", "2", *way_of_job)
+@pytest.mark.parametrize("arguments", [["gone"], ["gone", "--sent"], ["finalize"]])
+def test_a_job_whose_straggler_is_stopped_for_good_ends_and_names_it(arguments):
+    """Also when the program ends MPI itself."""
+    status, output = run(*arguments, "--seconds", "2")
     assert status != 0
     assert "rank 0 has come to the end" in output
     assert "ranks [1] have not come to the end of coded gradients in 2 s" in output
