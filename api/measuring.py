@@ -49,7 +49,7 @@ def measure_and_save(links: bool, budget: str, output: Path | None) -> None:
     click.echo(f"written to {file}")
     if comm.size > 1:
         click.echo(
-            "To use it, set ROUNDELAY_ALLREDUCE=auto (or _BCAST, ...) in the environment of all ranks."
+            "To use it, set ROUNDELAY_ALLREDUCE=auto (or _BCAST, ...) for all ranks."
         )
 
 
