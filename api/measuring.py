@@ -48,9 +48,7 @@ def measure_and_save(links: bool, budget: str, output: Path | None) -> None:
         save((load(file) or Table()).updated(table), file)
     click.echo(f"written to {file}")
     if comm.size > 1:
-        click.echo(
-            "To use it, set ROUNDELAY_ALLREDUCE=auto (or _BCAST, ...) for all ranks."
-        )
+        click.echo("To use it, set ROUNDELAY_ALLREDUCE=auto (or _BCAST, ...) for all ranks.")
 
 
 def _seconds(text: str) -> float:
