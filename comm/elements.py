@@ -53,13 +53,10 @@ class Blocks(NamedTuple):
 def elements(buffer: Any, receiving: bool) -> Elements | None:
     """Find the elements behind a buffer argument; None where mpi4py shall read or refuse it."""
     if isinstance(buffer, list | tuple):
-        spec = _with_datatype(buffer)
-        found = read_one(spec, receiving)
-        if found is None:
-            return _no_elements(spec)
-        datatype, address, count, extent = found
-        if not datatype.is_predefined:
+        found = read_one(_with_datatype(buffer), receiving)
+        if found is None or not found[0].is_predefined:
             return None
+        datatype, address, count, extent = found
         return Elements(_at(address, count * extent, receiving), datatype, count)
     memory, known = _memory(buffer, receiving), _element_type(buffer)
     if memory is None or known is None:
@@ -71,13 +68,13 @@ def flat_bytes(buffer: Any, receiving: bool) -> Bytes | None:
     """Find the bytes behind a buffer argument without gaps; None where mpi4py shall read or refuse it."""
     if not isinstance(buffer, list | tuple):
         return _memory(buffer, receiving)
-    spec = _with_datatype(buffer)
-    found = read_one(spec, receiving)
+    found = read_one(_with_datatype(buffer), receiving)
     if found is None:
-        empty = _no_elements(spec)
-        return None if empty is None else empty.memory
+        return None
     datatype, address, count, _ = found
     known = known_datatype(datatype)
+    if not count:
+        return _NOTHING
     if known is None or known.layout is None or not known.is_run(count):
         return None
     first = known.layout.repeat(count).bounds()[0]
@@ -140,14 +137,3 @@ def _with_datatype(buffer: Sequence[Any]) -> Sequence[Any]:
         return buffer
     datatype = _element_type(buffer[0])
     return buffer if datatype is None else [*buffer, datatype]
-
-
-def _no_elements(spec: Sequence[Any]) -> Elements | None:
-    """Nothing at all, where that is what a list with a datatype asks for."""
-    datatype = spec[-1] if spec else None
-    if isinstance(datatype, str):
-        datatype = MPI._typedict.get(datatype)
-    if not isinstance(datatype, MPI.Datatype) or len(spec) < 3:
-        return None
-    count = spec[1][0] if isinstance(spec[1], list | tuple) and spec[1] else spec[1]
-    return Elements(_NOTHING, datatype, 0) if isinstance(count, int) and count == 0 else None

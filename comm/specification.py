@@ -68,7 +68,7 @@ def find_stage(
 
     `read` is one of the functions below, for the kind of argument that the operation takes; `blocks` is
     the number of ranks among which a collective divides it. With `forced`, nothing that has gaps is left to
-    the MPI library.
+    the MPI library, and the class of an array does not matter.
     """
     listed = buffer.__class__ is list or buffer.__class__ is tuple
     owner = buffer
@@ -80,7 +80,7 @@ def find_stage(
         stage = read(buffer, receiving, blocks, forced)
         if stage is not None:
             return stage
-    if owner.__class__ is np.ndarray and not (owner.flags.forc and owner.flags.aligned):
+    if forced or (owner.__class__ is np.ndarray and not (owner.flags.forc and owner.flags.aligned)):
         return stage_array(buffer, receiving)
     return None
 
@@ -93,7 +93,7 @@ def read_one(buffer: Sequence[Any], receiving: bool) -> tuple[MPI.Datatype, int,
         return None
     datatype = MPI._typedict[buffer[-1]] if isinstance(buffer[-1], str) else buffer[-1]
     count, offset = _count_and_offset(buffer, known, memory, 1)
-    return (datatype, memory.address + offset, count, known.extent) if count > 0 else None
+    return (datatype, memory.address + offset, count, known.extent) if count >= 0 else None
 
 
 def read_vector(
@@ -206,7 +206,7 @@ def _host_memory(owner: Any, receiving: bool) -> _Memory | None:
 def _count_and_offset(
     buffer: Sequence[Any], known: KnownDatatype, memory: _Memory, blocks: int
 ) -> tuple[int, int]:
-    """Count for each block, and offset in bytes; a count of 0 where mpi4py shall complain."""
+    """Count for each block, and offset in bytes; a count of -1 where mpi4py shall complain."""
     count, displacement = None, None
     if len(buffer) == 4:
         count, displacement = buffer[1:3]
@@ -217,17 +217,17 @@ def _count_and_offset(
     try:
         offset = index(displacement) * known.extent if displacement else 0
         if offset < 0 or (offset and known.extent <= 0):
-            return 0, 0
+            return -1, 0
         return (_infer_count(known, memory, offset, blocks) if count is None else index(count)), offset
     except (TypeError, ValueError):
-        return 0, 0
+        return -1, 0
 
 
 def _infer_count(known: KnownDatatype, memory: _Memory, offset: int, blocks: int) -> int:
-    """Instances that fit into the memory; 0 where mpi4py finds that they do not divide it."""
+    """Instances that fit into the memory; -1 where mpi4py finds that they do not divide it."""
     length = (memory.nbytes or 0) - offset
     if known.extent <= 0 or length % (known.extent * blocks):
-        return 0
+        return -1
     return length // (known.extent * blocks)
 
 
