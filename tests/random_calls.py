@@ -62,16 +62,13 @@ class Argument:
 
     def write(self, buffer: Any, mpi: Any) -> Any:
         """Write the argument with `buffer` in the view's place."""
-        unit = self.view.dtype.itemsize if self.style == "bytes" else 1
-        scaled = [_scale(count, unit) for count in self.counts]
-        match self.style:
-            case "bytes":
-                return [buffer, *scaled, mpi.BYTE]
-            case "code":
-                return [buffer, *scaled, self.view.dtype.char]
-            case "typed":
-                return [buffer, *scaled, mpi._typedict[self.view.dtype.char]]
-        return [buffer, *scaled] if scaled else buffer
+        if self.style == "bare":
+            return [buffer, *self.counts] if self.counts else buffer
+        dtype = self.view.dtype
+        datatype = mpi.BYTE if self.style == "bytes" else mpi._typedict[dtype.char]
+        # A text of several characters is as many elements of its datatype.
+        scaled = [_scale(count, dtype.itemsize // datatype.Get_size()) for count in self.counts]
+        return [buffer, *scaled, dtype.char if self.style == "code" else datatype]
 
     def __str__(self) -> str:
         counts = f", counts and displacements {self.counts}" if self.counts else ""
@@ -126,7 +123,7 @@ class _Drawing:
         if name in REDUCING and not self.dtype.hasobject:
             # MPI has no sum of bytes.
             self.style = "bare"
-        if self.style == "typed" and self.dtype.char not in MPI._typedict:
+        if self.style == "typed" and not MPI._typedict.get(self.dtype.char):
             self.style = "bare"
         self.role, self.refused = self.draw_refusal()
         self.sending = "gaps" if self.role == "gaps" else "send"

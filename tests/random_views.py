@@ -236,7 +236,8 @@ def draw_layout(rng: Random, dtype: Dtype, count: int, role: str) -> Layout:
     if long and (role == "overlap" or (role == "send" and rng.random() < 0.2)):
         axis, *others = rng.sample(long, len(long))
         half = itemsize // 2 if dtype.kind == "c" else 0
-        strides[axis] = rng.choice([0, half, *(strides[other] for other in others)])
+        same = [strides[other] for other in others if strides[other] * shape[axis] <= width]
+        strides[axis] = rng.choice([0, half, *same])
     strides = [stride * rng.choice((1, 1, 1, -1)) for stride in strides]
     reach = [max(length - 1, 0) * stride for length, stride in zip(shape, strides, strict=True)]
     offset = GUARD * itemsize - sum(step for step in reach if step < 0)
