@@ -8,7 +8,9 @@ as good, for layouts made of regular streams and for listed runs: in a ping-pong
 from __future__ import annotations
 
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
 
 from ..datatypes.plain import MPI
 
@@ -35,16 +37,35 @@ _MPICH = _Rule(_Limits(8 << 10, 8 << 10), _Limits(16 << 10, 16 << 10))
 _OPEN_MPI = _Rule(_Limits(_ALL, _ALL), _Limits(_ALL, 8 << 10))
 
 
+def _is_open_mpi() -> bool:
+    return MPI.get_vendor()[0] == "Open MPI"
+
+
 @cache
 def _rule() -> _Rule:
     """The rule for the running MPI library."""
-    return _OPEN_MPI if MPI.get_vendor()[0] == "Open MPI" else _MPICH
+    return _OPEN_MPI if _is_open_mpi() else _MPICH
 
 
 def library_moves(nbytes: int, regular: bool) -> bool:
     """Whether a message of `nbytes` is left to the MPI library's datatype engine."""
     limits = _rule().messages
     return nbytes <= (limits.regular if regular else limits.listed)
+
+
+def library_moves_array(array: NDArray[Any]) -> bool:
+    """Whether a message of a strided array is left to the MPI library's datatype engine."""
+    return library_moves(array.nbytes, regular=True) and not (_is_open_mpi() and _is_misread(array))
+
+
+def _is_misread(array: NDArray[Any]) -> bool:
+    """Whether Open MPI 5.0 may move other bytes than the datatype of an array says.
+
+    It takes a stride of -1 byte for contiguous memory, and is wrong where strides are no multiple of the
+    element's size, and for long doubles of messages that it cuts.
+    """
+    strides = array.strides
+    return min(strides) < 0 or any(stride % array.itemsize for stride in strides) or array.dtype.char in "gG"
 
 
 def library_packs(nbytes: int, regular: bool) -> bool:

@@ -16,7 +16,7 @@ from ..datatypes.plain import MPI
 from .execution import Runner, direct, run_at_once, run_prepared, run_started
 from .specification import Reader, find_stage, stage_each, stage_one, stage_vector
 from .staging import Stage
-from .strided import stage_array
+from .strided import REFUSALS, stage_array
 from .substitute import named_like
 
 
@@ -70,16 +70,27 @@ def _collective(base: Any, run: Runner, kind: _Kind, forced: bool = False) -> An
     @named_like(base)
     def method(self: Any, sendbuf: Any, recvbuf: Any, *rest: Any, **named: Any) -> Any:
         if _is_plain(sendbuf) and _is_plain(recvbuf):
-            return base(self, sendbuf, recvbuf, *rest, **named)
+            try:
+                return base(self, sendbuf, recvbuf, *rest, **named)
+            except REFUSALS:
+                # Below, mpi4py is asked again, and what it refuses is looked at.
+                pass
         sending, receiving = _counting(self, kind, rest, named)
         send = kind.send.find(self, sendbuf, False, forced) if sending else None
         receive = kind.receive.find(self, recvbuf, True, forced) if receiving else None
-        if send is receive is None:
-            try:
+        try:
+            if send is receive is None:
                 return base(self, sendbuf, recvbuf, *rest, **named)
-            except BufferError:
-                send = stage_array(sendbuf, receiving=False) if sending else None
-                receive = stage_array(recvbuf, receiving=True) if receiving else None
+            refusal = None
+        except REFUSALS as error:
+            refusal = error
+        # One side may need a closer look whatever the other one is.
+        if sending and send is None:
+            send = stage_array(sendbuf, receiving=False)
+        if receiving and receive is None:
+            receive = stage_array(recvbuf, receiving=True)
+        if refusal is not None and send is receive is None:
+            raise refusal
         in_place = sendbuf is MPI.IN_PLACE or sendbuf is None
         fills = receive is not None and (kind.keeps or receive.partial or in_place)
         loads = [stage for stage in (send, receive if fills else None) if stage is not None]
@@ -110,13 +121,16 @@ def _broadcast(base: Any, run: Runner, forced: bool = False) -> Any:
     @named_like(base)
     def method(self: Any, buf: Any, root: int = 0, *rest: Any, **named: Any) -> Any:
         if _is_plain(buf):
-            return base(self, buf, root, *rest, **named)
+            try:
+                return base(self, buf, root, *rest, **named)
+            except REFUSALS:
+                pass
         receiving = self.Get_rank() != root
         stage = find_stage(stage_one, buf, receiving, forced=forced)
         if stage is None:
             try:
                 return base(self, buf, root, *rest, **named)
-            except BufferError:
+            except REFUSALS:
                 stage = stage_array(buf, receiving)
                 if stage is None:
                     raise

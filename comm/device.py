@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..datatypes.arrays import strided_layout
+from ..datatypes.arrays import memory_order, strided_layout
 from ..datatypes.layout import overlaps
 from ..datatypes.plain import MPI
 from .settings import hands_over_gpu_memory
@@ -141,9 +141,7 @@ def stage_gpu(buffer: Any, receiving: bool) -> Stage | None:
             return None
         if receiving and _overlaps(array.shape, array.strides, array.itemsize):
             raise overlap_error(array)
-    elif not array.flags.c_contiguous:
-        # In the order of the memory, as MPI takes it.
-        array = array.T
+    array = array.transpose(memory_order(array.shape, array.strides))
     stage = GpuStage(array, buffer, partial=listed, on_host=not library_reads_gpu())
     stage.spec = [stage.dense, *buffer[1:]] if listed else stage.dense
     return stage

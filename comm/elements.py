@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..datatypes.arrays import DLPACK_CPU, as_numpy
+from ..datatypes.arrays import DLPACK_CPU, as_numpy, element_datatype
 from ..datatypes.known import known_datatype
 from ..datatypes.plain import MPI
 from .device import is_on_gpu
@@ -61,10 +61,9 @@ def elements(buffer: Any, receiving: bool) -> Elements | None:
         if not datatype.is_predefined:
             return None
         return Elements(_at(address, count * extent, receiving), datatype, count)
-    memory, code = _memory(buffer, receiving), _type_code(buffer)
-    if memory is None or not code:
+    memory, known = _memory(buffer, receiving), _element_type(buffer)
+    if memory is None or known is None:
         return None
-    known = MPI._typedict[code]
     return Elements(memory, known, memory.size // known.Get_size())
 
 
@@ -101,7 +100,8 @@ def _memory(buffer: Any, receiving: bool) -> Bytes | None:
     """The bytes of an object without gaps in the memory of the host."""
     if isinstance(buffer, np.ndarray):
         usable = buffer.flags.forc and (buffer.flags.writeable or not receiving)
-        return buffer.reshape(-1, order="A").view(np.uint8) if usable and _type_code(buffer) else None
+        array = np.asarray(buffer)
+        return array.reshape(-1, order="A").view(np.uint8) if usable and _element_type(array) else None
     if is_on_gpu(buffer):
         return None
     if hasattr(buffer, "__dlpack__") and buffer.__dlpack_device__()[0] != DLPACK_CPU:
@@ -114,13 +114,12 @@ def _memory(buffer: Any, receiving: bool) -> Bytes | None:
     return None if receiving and memory.readonly else _viewed(memory)
 
 
-def _type_code(buffer: Any) -> str:
-    """The code of the type of the elements; empty for one that is not MPI's, or of the other byte order."""
+def _element_type(buffer: Any) -> MPI.Datatype | None:
+    """The datatype of the elements; None for those that mpi4py refuses."""
     try:
-        dtype = as_numpy(buffer).dtype
+        return element_datatype(as_numpy(buffer).dtype)
     except (TypeError, ValueError, BufferError):
-        return ""
-    return dtype.char if dtype.isnative and dtype.char in MPI._typedict else ""
+        return None
 
 
 def _viewed(memory: MPI.buffer) -> Bytes:
@@ -137,8 +136,8 @@ def _with_datatype(buffer: Sequence[Any]) -> Sequence[Any]:
     """A list as it is, or with the datatype that mpi4py takes for the array in it."""
     if not buffer or isinstance(buffer[-1], MPI.Datatype | str):
         return buffer
-    code = _type_code(buffer[0])
-    return [*buffer, MPI._typedict[code]] if code else buffer
+    datatype = _element_type(buffer[0])
+    return buffer if datatype is None else [*buffer, datatype]
 
 
 def _no_elements(spec: Sequence[Any]) -> Elements | None:

@@ -15,7 +15,7 @@ from ..datatypes.plain import MPI
 from .execution import Runner, direct, run_at_once, run_prepared, run_started
 from .specification import find_stage, is_left, stage_one
 from .staging import Stage
-from .strided import arrange_array, stage_array
+from .strided import REFUSALS, arrange_array, stage_array
 from .substitute import named_like
 
 _ndarray = np.ndarray
@@ -39,7 +39,7 @@ def send(base: Any, run: Runner, comm: Any, buffer: Any, dest: int, tag: int) ->
     if stage is None:
         try:
             return base(comm, spec, dest, tag)
-        except BufferError:
+        except REFUSALS:
             stage = stage_array(buffer, receiving=False)
             if stage is None:
                 raise
@@ -52,7 +52,7 @@ def receive(call: Callable[[Any], Any], run: Runner, buffer: Any, source: int, s
     if stage is None:
         try:
             return call(spec)
-        except BufferError:
+        except REFUSALS:
             stage = stage_array(buffer, receiving=True)
             if stage is None:
                 raise
@@ -69,15 +69,20 @@ def exchange(
     """Run `call(sendbuf, recvbuf)` with stages where they are needed; the pairs are buffer and peer."""
     out, sent = _arrange(*outgoing, receiving=False)
     into, received = _arrange(*incoming, receiving=True)
-    if sent is received is None:
-        try:
+    try:
+        if sent is received is None:
             return call(out, into)
-        except BufferError:
-            sent, received = (
-                stage_array(outgoing[0], receiving=False),
-                stage_array(incoming[0], receiving=True),
-            )
-            out, into = sent.spec if sent else out, received.spec if received else into
+        refusal = None
+    except REFUSALS as error:
+        refusal = error
+    # One side may need a closer look whatever the other one is; not one that a datatype describes by now.
+    if sent is None and out is outgoing[0] and outgoing[1] != _PROC_NULL:
+        sent = stage_array(out, receiving=False)
+    if received is None and into is incoming[0] and incoming[1] != _PROC_NULL:
+        received = stage_array(into, receiving=True)
+    if refusal is not None and sent is received is None:
+        raise refusal
+    out, into = sent.spec if sent else out, received.spec if received else into
     if received is not None and run is run_started:
         # MPICH 5.0.2 does not say in the status how much arrived: fill the stage, and store all of it.
         received.partial = True
@@ -97,7 +102,7 @@ def replace(
     if stage is None:
         try:
             return call(spec)
-        except BufferError:
+        except REFUSALS:
             stage = stage_array(buffer, receiving=True)
             if stage is None:
                 raise
@@ -123,7 +128,7 @@ def _sending(base: Any, run: Runner) -> Any:
         ):
             try:
                 return base(self, buf, dest, tag)
-            except BufferError:
+            except REFUSALS:
                 pass
         return send(base, run, self, buf, dest, tag)
 
@@ -142,7 +147,7 @@ def _receiving(base: Any, run: Runner) -> Any:
         ):
             try:
                 return base(self, buf, source, tag)
-            except BufferError:
+            except REFUSALS:
                 pass
         return receive(partial(_call_receive, base, self, source, tag), run, buf, source, MPI.Status())
 
@@ -197,7 +202,7 @@ class PointToPoint(MPI.Comm):
         ):
             try:
                 return _Recv(self, buf, source, tag, status)
-            except BufferError:
+            except REFUSALS:
                 pass
         filled = MPI.Status() if status is None else status
         return receive(partial(_call_recv, self, source, tag, filled), run_at_once, buf, source, filled)
@@ -219,7 +224,10 @@ class PointToPoint(MPI.Comm):
             and sendbuf.flags.forc
             and recvbuf.flags.forc
         ):
-            return _Sendrecv(self, sendbuf, dest, sendtag, recvbuf, source, recvtag, status)
+            try:
+                return _Sendrecv(self, sendbuf, dest, sendtag, recvbuf, source, recvtag, status)
+            except REFUSALS:
+                pass
         filled = MPI.Status() if status is None else status
         call = partial(_call_exchange, _Sendrecv, self, (dest, sendtag, source, recvtag), (filled,))
         return exchange(call, run_at_once, (sendbuf, dest), (recvbuf, source), filled)

@@ -10,16 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..datatypes.arrays import address, as_numpy, strided_layout
+from ..datatypes.arrays import address, as_numpy, element_datatype, strided_layout
 from ..datatypes.layout import Dense, Layout, Node, Stream, overlaps
 from ..datatypes.movers import has_mover
 from ..datatypes.plain import MPI
 from ..datatypes.program import Program
-from .choice import library_moves
+from .choice import library_moves_array
 from .owned import OwnedType
 from .staging import HostStage, Stage
 
 _FACTS_KEPT = 4096
+# What mpi4py raises for an array with gaps, and for one whose elements do not lie on their boundaries.
+REFUSALS = (BufferError, KeyError)
 
 
 class _ArrayFacts:
@@ -28,22 +30,23 @@ class _ArrayFacts:
     Attributes
     ----------
     layout, program, nbytes
-        Their layout, its copy loops, and the bytes of data.
+        Their layout in the order of memory, its copy loops, and the bytes of data.
     overlapping : bool
         Whether elements share memory.
     count, datatype
-        What mpi4py would send for a contiguous array; the datatype is None for a dtype that MPI lacks.
+        What mpi4py would send for a contiguous array; the datatype is None for a dtype that it refuses.
+    left : bool
+        Whether the MPI library's own engine moves them.
     """
 
     def __init__(self, array: NDArray[Any]) -> None:
-        self.layout = strided_layout(array.shape, array.strides, array.itemsize)
+        self.layout = strided_layout(array.shape, array.strides, array.itemsize, order="K")
         self.program = Program(self.layout)
         self.nbytes = array.nbytes
         self.overlapping = overlaps(self.layout)
         self.count = array.size
-        # Open MPI 5.0 takes a stride of -1 byte for contiguous memory.
-        self.forward = min(array.strides) >= 0
-        self.datatype: MPI.Datatype | None = MPI._typedict.get(array.dtype.char)
+        self.datatype = element_datatype(array.dtype)
+        self.left = self.datatype is not None and library_moves_array(array)
         self._owned: OwnedType | None = None
 
     def described(self) -> MPI.Datatype:
@@ -58,11 +61,11 @@ _facts: dict[tuple[tuple[int, ...], tuple[int, ...], np.dtype[Any]], _ArrayFacts
 
 
 def _array_facts(array: NDArray[Any]) -> _ArrayFacts | None:
-    """What is known of an array; None for elements that MPI cannot send."""
+    """What is known of an array; None for references to objects, which are not to be copied as bytes."""
     key = (array.shape, array.strides, array.dtype)
     found = _facts.get(key)
     if found is None:
-        if array.dtype.hasobject or not array.dtype.isnative:
+        if array.dtype.hasobject:
             return None
         if len(_facts) >= _FACTS_KEPT:
             _facts.clear()
@@ -79,7 +82,7 @@ def arrange_array(array: NDArray[Any], receiving: bool, forced: bool = False) ->
     if facts is None or facts.datatype is None or (receiving and not _is_receivable(array, facts)):
         stage = stage_array(array, receiving)
         return (array, None) if stage is None else (stage.spec, stage)
-    if facts.forward and not forced and library_moves(facts.nbytes, regular=True):
+    if facts.left and not forced:
         # An empty slice has the address of the first element, and mpi4py takes it for contiguous.
         return [array[:0], 1, facts.described()], None
     if not has_mover():
@@ -90,16 +93,20 @@ def arrange_array(array: NDArray[Any], receiving: bool, forced: bool = False) ->
 
 
 def stage_array(buffer: Any, receiving: bool) -> Stage | None:
-    """Stage for the array with gaps in a buffer argument; mpi4py finds the count and datatype itself.
+    """Stage for an array that mpi4py cannot read where it lies; it finds the count and datatype itself.
 
-    None where mpi4py's refusal must stand: there is no such array in it, it may not be written, or its
-    datatype does not take one element after another. Raises `ValueError` for a receive array whose
-    elements overlap.
+    The array has gaps, or its elements do not lie on their boundaries. None where mpi4py's refusal must
+    stand: there is no such array in the buffer argument, it may not be written, or its datatype does not take
+    one element after another. Raises `ValueError` for a receive array whose elements overlap.
     """
     listed = isinstance(buffer, list | tuple)
     array = _strided_array(buffer, listed)
-    facts = None if array is None else _array_facts(array)
-    if array is None or facts is None or not has_mover() or (receiving and not _is_receivable(array, facts)):
+    if array is None or not has_mover():
+        return None
+    facts = _array_facts(array)
+    if facts is None:
+        return None if listed else _refused(array)
+    if receiving and not _is_receivable(array, facts):
         return None
     stage = _stage(array, facts, partial=listed)
     dense = stage.memory[: array.nbytes].view(array.dtype)
@@ -110,6 +117,13 @@ def stage_array(buffer: Any, receiving: bool) -> Stage | None:
 def _stage(array: NDArray[Any], facts: _ArrayFacts, partial: bool = False) -> Stage:
     part = (facts.program.address, 1, address(array), 0)
     return HostStage((part,), facts.nbytes, (array, facts), partial)
+
+
+def _refused(array: NDArray[Any]) -> Stage:
+    """A stage of nothing, so that mpi4py refuses the dtype as it does for a contiguous array."""
+    stage = HostStage((), 0, array)
+    stage.spec = np.empty(0, array.dtype)
+    return stage
 
 
 def _is_receivable(array: NDArray[Any], facts: _ArrayFacts) -> bool:
@@ -132,18 +146,18 @@ def has_derived_datatype(buffer: Any) -> bool:
 
 
 def _strided_array(buffer: Any, listed: bool) -> NDArray[Any] | None:
-    """The array with gaps that a buffer argument is, or holds beside a predefined datatype."""
+    """The array that a buffer argument is, or holds beside a predefined datatype, if mpi4py refuses it."""
     array = buffer
     if listed:
         if not buffer or has_derived_datatype(buffer):
             return None
         array = buffer[0]
-    if array.__class__ is not np.ndarray:
-        try:
-            array = as_numpy(array)
-        except (TypeError, ValueError, BufferError):
-            return None
-    return None if array.flags.forc else array
+    try:
+        array = as_numpy(array)
+    except (TypeError, ValueError, BufferError):
+        return None
+    # Beside a datatype mpi4py does not look at the elements.
+    return None if array.flags.forc and (listed or array.flags.aligned) else array
 
 
 def _datatype(layout: Layout, element: MPI.Datatype) -> MPI.Datatype:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .layout import EMPTY, Blocks, Dense, Layout, Node, Offsets, Runs, Stream, flatten, run_count
+from .layout import EMPTY, Blocks, Dense, Layout, Node, Offsets, Order, Runs, Stream, flatten, run_count
 
 # Above this many runs a tree that is not made of streams alone keeps the form in which it was built.
 FLAT_LIMIT = 1 << 20
@@ -72,15 +72,15 @@ def equivalent(a: Any, b: Any) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(*runs, strict=True))
 
 
-def as_layout(thing: Any) -> Layout:
-    """Layout of a layout (itself), an MPI datatype or an array."""
+def as_layout(thing: Any, order: Order = "C") -> Layout:
+    """Layout of a layout (itself), an MPI datatype, or an array whose elements come in some order."""
     from .plain import MPI
 
     if isinstance(thing, Layout):
         return thing
     if isinstance(thing, MPI.Datatype):
         return Layout.from_datatype(thing)
-    return Layout.from_array(thing)
+    return Layout.from_array(thing, order)
 
 
 def _rewrite(node: Node) -> tuple[Node, int]:

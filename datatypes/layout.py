@@ -13,12 +13,14 @@ The order of the tree is the order of the MPI typemap, hence the order of the by
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Offsets = NDArray[np.int64]
+# As in NumPy's `ravel`: the last index runs fastest, the first one does, or the one with the smallest stride.
+Order = Literal["C", "F", "K"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,15 +222,24 @@ class Layout:
         return canonicalize(decode(datatype).layout.repeat(count))
 
     @staticmethod
-    def from_array(array: Any) -> Layout:
-        """Canonical layout of the elements of an array in C order, seen from its first element.
+    def from_array(array: Any, order: Order = "C") -> Layout:
+        """Canonical layout of the elements of an array, seen from its first element.
 
-        The array has `__array_interface__`, `__cuda_array_interface__`, the buffer protocol or DLPack.
-        Raises `TypeError` when it has none of them.
+        The array has `__array_interface__`, `__cuda_array_interface__`, the buffer protocol or DLPack. The
+        elements come in the order in which NumPy's `ravel(order=...)` gives them: that of the indices ("C",
+        or "F" with the first index fastest), or that of memory ("K"), in which a message carries them.
+        Raises `TypeError` when the object has no such interface, and `ValueError` for an unknown order.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> columns = np.zeros((4, 3), order="F")[:, :2]
+        >>> Layout.from_array(columns, order="K").runs()[1].tolist()
+        [64]
         """
         from .arrays import array_layout
 
-        return array_layout(array)
+        return array_layout(array, order)
 
     @property
     def size(self) -> int:

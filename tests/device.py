@@ -54,6 +54,10 @@ class Array:
         self._host[key] = unwrap(value)
         Array.pending = True
 
+    def transpose(self, axes: Any) -> "Array":
+        """The same memory with its axes in another order."""
+        return Array(self._host.transpose(axes))
+
     def view(self, dtype: Any) -> "Array":
         """The same memory as elements of another type."""
         return Array(self._host.view(dtype))

@@ -9,6 +9,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from roundelay import MPI
+from tests.memory_order import as_received, as_sent
 
 pytestmark = [pytest.mark.mpi, pytest.mark.usefixtures("engine")]
 
@@ -249,12 +250,6 @@ def place(layout, array):
     return memory, view
 
 
-def fill(arrays, values):
-    """Put the same values into some arrays."""
-    for array in arrays:
-        array[...] = values
-
-
 def compare(comm, name, form, make, layouts):
     """Run a collective on arrays with gaps, and through mpi4py on contiguous ones, from every root."""
     plain = type(comm).plain(comm)
@@ -262,19 +257,22 @@ def compare(comm, name, form, make, layouts):
         call = make(comm, root)
         memory, view = place(layouts[0], call.send)
         received, into = place(layouts[1], call.receive)
-        send, receive = (None if array is None else array.copy() for array in (call.send, call.receive))
+        send: Any = None if call.send is None else call.send.copy()
+        receive: Any = None if call.receive is None else call.receive.copy()
         run, end = call.prepare(comm, name, form, view, into)
         run_plain, end_plain = call.prepare(plain, name, form, send, receive)
         for round_ in range(ROUNDS if form == "persistent" else 1):
             if call.send is not None:
-                fill((view, send), call.send + 100 * comm.rank + 1000 * round_)
+                view[...] = call.send + 100 * comm.rank + 1000 * round_
+                send[...] = as_sent(view).reshape(send.shape)
             if call.receive is not None:
-                fill((into, receive), call.receive - 100 * comm.rank - 500 - round_)
+                into[...] = call.receive - 100 * comm.rank - 500 - round_
+                receive[...] = as_sent(into).reshape(receive.shape)
             before = None if memory is None else memory.copy()
             run_plain()
             run()
             if call.receive is not None:
-                expected, _ = place(layouts[1], receive)
+                expected, _ = place(layouts[1], as_received(into, receive))
                 assert_array_equal(received, expected, f"{layouts}, root {root}, round {round_}")
             if call.send is not None:
                 assert_array_equal(memory, before)

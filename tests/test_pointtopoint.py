@@ -12,6 +12,7 @@ from mpi4py import MPI as PLAIN
 from numpy.testing import assert_array_equal
 
 from roundelay import MPI
+from tests.memory_order import as_received, as_sent
 
 pytestmark = [pytest.mark.mpi, pytest.mark.usefixtures("engine")]
 
@@ -136,7 +137,7 @@ def test_send_an_array_with_gaps(comm, kind):
         before = memory.copy()
         _, expected = make_view(name, neighbours(comm)[1])
         found = put_right(comm, kind, view, view.nbytes)
-        assert_array_equal(found.view(np.float64), expected.ravel(), name)
+        assert_array_equal(found.view(np.float64), as_sent(expected), name)
         assert_array_equal(memory, before, name)
 
 
@@ -147,7 +148,7 @@ def test_receive_into_an_array_with_gaps(comm, kind):
         memory, view = make_view(name, comm.rank)
         expected = memory.copy()
         look(expected)[...] = make_view(name, left + 50)[1]
-        status = get_from_left(comm, kind, view, make_view(name, comm.rank + 50)[1].copy())
+        status = get_from_left(comm, kind, view, as_sent(make_view(name, comm.rank + 50)[1]))
         assert_array_equal(memory, expected, name)
         assert facts_of(status, MPI.DOUBLE) == (left, 7, MPI.SUCCESS, False, [(view.size, view.size)]), name
 
@@ -159,7 +160,7 @@ def test_send_and_receive_arrays_with_gaps(comm, kind, name):
     _, view = make_view(name, comm.rank)
     memory = np.full((view.size, 3), -1.0)
     expected = memory.copy()
-    expected[::-1, 1] = make_view(name, left)[1].ravel()
+    expected[::-1, 1] = as_sent(make_view(name, left)[1])
     request = getattr(comm, kind)(view, right, 3, memory[::-1, 1], left, 3, *[status][: kind == "Sendrecv"])
     if request is not None:
         request.Wait(status)
@@ -270,8 +271,8 @@ def test_arrays_without_dimensions(comm):
     assert_array_equal(memory, expected)
 
 
-def test_fortran_order_is_the_order_in_memory(comm):
-    """MPI for Python sends such arrays as they lie; with gaps, elements go in the order of their indices."""
+def test_elements_travel_in_the_order_of_memory(comm):
+    """As mpi4py sends arrays in Fortran order, so are their slices sent."""
     right, left = neighbours(comm)
     fortran = np.asfortranarray(np.arange(12.0).reshape(3, 4) + 100 * comm.rank)
     found = put_right(comm, "Send", fortran, 96).view(np.float64)
@@ -282,9 +283,19 @@ def test_fortran_order_is_the_order_in_memory(comm):
     with_gaps = fortran[:2]
     assert not with_gaps.flags.forc
     found = put_right(comm, "Send", with_gaps, 64).view(np.float64)
-    assert_array_equal(found, np.arange(8.0) + 100 * left)
+    assert_array_equal(found, np.arange(8.0).reshape(2, 4).T.ravel() + 100 * left)
     comm.Sendrecv(np.arange(8.0), right, 0, into[:2], left, 0)
-    assert_array_equal(into[:2].ravel(), np.arange(8.0))
+    assert_array_equal(into[:2].T.ravel(), np.arange(8.0))
+
+
+def test_ghosts_of_a_domain_in_fortran_order(comm):
+    """A slice with gaps goes into one without, when a domain of columns is divided among the ranks."""
+    right, left = neighbours(comm)
+    domain = np.zeros((7, 9), order="F")
+    domain[1:-1, 1:-1] = np.arange(35.0).reshape(5, 7) + 100 * comm.rank
+    ghosts = np.zeros((5, 2), order="F")
+    comm.Sendrecv(domain[1:-1, 1:3], right, 0, ghosts, left, 0)
+    assert_array_equal(ghosts, domain[1:-1, 1:3] + 100 * (left - comm.rank))
 
 
 def test_a_broadcast_array_is_sent_as_often_as_it_shows(comm):
@@ -324,7 +335,7 @@ def test_send_a_list_with_an_array(comm, form):
     """What is sent is what would be of a contiguous copy."""
     for name, kind in product(("box", "every other", "axes exchanged"), ("Send", "Isend", "Send_init")):
         _, view = make_view(name, comm.rank)
-        expected = put_right(plain(comm), kind, LISTED[form](view.copy()), view.nbytes)
+        expected = put_right(plain(comm), kind, LISTED[form](as_sent(view)), view.nbytes)
         found = put_right(comm, kind, LISTED[form](view), view.nbytes)
         assert_array_equal(found, expected, f"{name}, {kind}")
 
@@ -334,13 +345,13 @@ def test_receive_a_list_with_an_array(comm, form):
     """What is written is what would be in a contiguous copy; the rest keeps its values."""
     for name, kind in product(("box", "every other", "axes exchanged"), RECEIVES):
         memory, view = make_view(name, comm.rank)
-        copy, expected = view.copy(), memory.copy()
+        copy, expected = as_sent(view), memory.copy()
         message = (np.arange(24, dtype=np.uint8) + 1) if form != "none" else np.empty(0, np.uint8)
         statuses = [
             get_from_left(plain(comm), kind, LISTED[form](copy), message),
             get_from_left(comm, kind, LISTED[form](view), message),
         ]
-        VIEWS[name][1](expected)[...] = copy
+        VIEWS[name][1](expected)[...] = as_received(view, copy)
         assert_array_equal(memory, expected, f"{name}, {kind}")
         first, second = (facts_of(status, MPI.BYTE, MPI.DOUBLE) for status in statuses)
         assert first == second, f"{name}, {kind}"
@@ -580,9 +591,9 @@ def test_a_short_message_into_an_array(comm, kind):
     for name in ("box", "backwards in both", "axes exchanged", "long"):
         for arrives in (0, 1, 5):
             memory, view = make_view(name, comm.rank)
-            flat, expected = view.flatten(), memory.copy()
+            flat, expected = as_sent(view), memory.copy()
             flat[:arrives] = np.arange(arrives) - 9
-            VIEWS[name][1](expected)[...] = flat.reshape(view.shape)
+            VIEWS[name][1](expected)[...] = as_received(view, flat)
             status = get_from_left(comm, kind, view, np.arange(float(arrives)) - 9)
             assert_array_equal(memory, expected)
             assert status.Get_count(MPI.DOUBLE) == status.Get_elements(MPI.DOUBLE) == arrives
