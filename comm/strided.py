@@ -100,16 +100,21 @@ def stage_array(buffer: Any, receiving: bool) -> Stage | None:
     one element after another. Raises `ValueError` for a receive array whose elements overlap.
     """
     listed = isinstance(buffer, list | tuple)
-    array = _strided_array(buffer, listed)
+    typed = listed and bool(buffer) and isinstance(buffer[-1], MPI.Datatype | str)
+    array = _strided_array(buffer, listed, typed)
     if array is None or not has_mover():
         return None
     facts = _array_facts(array)
-    if facts is None:
-        return None if listed else _refused(array)
-    if receiving and not _is_receivable(array, facts):
+    if facts is not None:
+        if receiving and not _is_receivable(array, facts):
+            return None
+        stage = _stage(array, facts, partial=listed)
+        dense = stage.memory[: array.nbytes].view(array.dtype)
+    elif typed:
         return None
-    stage = _stage(array, facts, partial=listed)
-    dense = stage.memory[: array.nbytes].view(array.dtype)
+    else:
+        # mpi4py refuses objects as it does those of a contiguous array, however few there are.
+        stage, dense = HostStage((), 0, array), np.empty(0, array.dtype)
     stage.spec = [dense, *buffer[1:]] if listed else dense
     return stage
 
@@ -117,13 +122,6 @@ def stage_array(buffer: Any, receiving: bool) -> Stage | None:
 def _stage(array: NDArray[Any], facts: _ArrayFacts, partial: bool = False) -> Stage:
     part = (facts.program.address, 1, address(array), 0)
     return HostStage((part,), facts.nbytes, (array, facts), partial)
-
-
-def _refused(array: NDArray[Any]) -> Stage:
-    """A stage of nothing, so that mpi4py refuses the dtype as it does for a contiguous array."""
-    stage = HostStage((), 0, array)
-    stage.spec = np.empty(0, array.dtype)
-    return stage
 
 
 def _is_receivable(array: NDArray[Any], facts: _ArrayFacts) -> bool:
@@ -145,7 +143,7 @@ def has_derived_datatype(buffer: Any) -> bool:
     return isinstance(buffer[-1], MPI.Datatype) and not buffer[-1].is_predefined
 
 
-def _strided_array(buffer: Any, listed: bool) -> NDArray[Any] | None:
+def _strided_array(buffer: Any, listed: bool, typed: bool) -> NDArray[Any] | None:
     """The array that a buffer argument is, or holds beside a predefined datatype, if mpi4py refuses it."""
     array = buffer
     if listed:
@@ -157,7 +155,7 @@ def _strided_array(buffer: Any, listed: bool) -> NDArray[Any] | None:
     except (TypeError, ValueError, BufferError):
         return None
     # Beside a datatype mpi4py does not look at the elements.
-    return None if array.flags.forc and (listed or array.flags.aligned) else array
+    return None if array.flags.forc and (typed or array.flags.aligned) else array
 
 
 def _datatype(layout: Layout, element: MPI.Datatype) -> MPI.Datatype:

@@ -100,8 +100,11 @@ def as_numpy(array: Any) -> NDArray[Any]:
     if hasattr(array, "__array_interface__"):
         return np.asarray(array)
     try:
-        return np.asarray(memoryview(array))
-    except TypeError:
+        found = np.asarray(memoryview(array))
+        # The format of elements off their boundaries tells long from long long by nothing but the name.
+        return found if found.flags.aligned else found.view(found.dtype.str)
+    except (TypeError, RuntimeError):
+        # NumPy cannot read the format of every record that it writes.
         pass
     if hasattr(array, "__dlpack__") and array.__dlpack_device__()[0] == DLPACK_CPU:
         try:

@@ -1,12 +1,17 @@
-"""Draws the pictures of architecture.md, and the timelines of collectives.md: `python docs/draw.py`."""
+"""Draws the pictures of architecture.md and guide.md, and the timelines of collectives.md.
+
+`python docs/draw.py`
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch
+from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from roundelay.collectives.catalogue import Setting, members
 from roundelay.collectives.links import Links
@@ -116,6 +121,32 @@ def draw_way() -> Figure:
     return figure
 
 
+def draw_order() -> Figure:
+    """The order in which the elements of a slice travel, of an array in C order and of one in Fortran order."""
+    figure, axes = canvas(9.6, 3.3)
+    orders: Any = (("C", 0.35, "the last index runs fastest"), ("F", 5.15, "the first index runs fastest"))
+    for order, left, text in orders:
+        matrix = np.zeros((4, 6), order=order)
+        axes.text(left, 3.0, f'zeros((4, 6), order="{order}")[1:3, 1:5]:  {text}', fontsize=9.5, color=INK)
+        corners = [(left + 0.68 * j, 2.3 - 0.5 * i) for i, j in np.ndindex(matrix.shape)]
+        for corner in corners:
+            axes.add_patch(Rectangle(corner, 0.68, 0.5, facecolor=THEIRS, edgecolor=LIGHT, linewidth=0.6))
+        # Where a dense array with the same axes first would have them: that is what order "K" means.
+        elements = np.arange(matrix.size).reshape(matrix.shape)[1:3, 1:5].ravel(order=order)
+        for place, element in enumerate(elements):
+            x, y = corners[element]
+            axes.add_patch(Rectangle((x, y), 0.68, 0.5, facecolor=OURS, edgecolor=LIGHT, linewidth=0.6))
+            axes.text(x + 0.34, y + 0.36, "{},{}".format(*divmod(element, 6)), ha="center", fontsize=8.5)
+            cell = (left + 0.51 * place, 0.15)
+            axes.add_patch(Rectangle(cell, 0.51, 0.38, facecolor=OURS, edgecolor=LIGHT, linewidth=0.6))
+            text = "{},{}".format(*divmod(element, 6))
+            axes.text(cell[0] + 0.255, 0.34, text, ha="center", va="center", fontsize=8.5)
+        middles = [(corners[element][0] + 0.34, corners[element][1] + 0.22) for element in elements]
+        axes.plot(*zip(*middles, strict=True), color="#c0504d", linewidth=1.2, alpha=0.6, zorder=3)
+        axes.text(left, 0.58, "the message", fontsize=8.5, color=LIGHT)
+    return figure
+
+
 def draw_timeline(name: str) -> Figure:
     """An allreduce of 64 KiB, as it is predicted for eight hosts with 2 ms and 300 Mbit/s between them."""
     setting = Setting(8, nodes=tuple((rank,) for rank in range(8)))
@@ -130,6 +161,7 @@ def main() -> None:
     PICTURES.mkdir(exist_ok=True)
     draw_folders().savefig(PICTURES / "folders.png", dpi=130)
     draw_way().savefig(PICTURES / "way-of-a-message.png", dpi=130)
+    draw_order().savefig(PICTURES / "order-of-memory.png", dpi=130)
     for name in ("ring", "direct-parts"):
         draw_timeline(name).savefig(PICTURES / f"timeline-{name}.png", dpi=100)
 

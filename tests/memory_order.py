@@ -10,7 +10,8 @@ Array = NDArray[Any]
 
 def as_sent(view: Array) -> Array:
     """The message of a view, which is that of a contiguous array with the same axes first."""
-    return view.ravel(order="K").copy()
+    message: Array = view.ravel(order="K").copy()
+    return message
 
 
 def as_received(view: Array, message: Array) -> Array:
