@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+import numpy as np
+
 from roundelay import MPI
 from tests.buffer_calls import (
     COMPLETIONS,
@@ -48,6 +50,8 @@ ROOT_SENDS, ROOT_RECEIVES = {"Bcast", "Scatter", "Scatterv"}, {"Gather", "Gather
 VARYING = {"Gatherv", "Scatterv", "Allgatherv", "Alltoallv", "Reduce_scatter"}
 OPERATIONS = {"b": ["LOR"], "i": ["SUM", "MAX", "BXOR"], "u": ["SUM", "MAX", "BXOR"], "f": ["SUM", "MAX"]}
 IN_PLACE = {"Allgather", "Alltoall", "Allreduce", "Scan"}
+
+CHARACTERS = [np.dtype("S1"), np.dtype("U1")]
 
 NAMES = ["message", *EXCHANGES, *MOVING, *REDUCING]
 
@@ -118,6 +122,9 @@ class _Drawing:
         self.name, self.rank, self.size = name, rank, size
         self.common, self.own = Random(f"{seed} {index}"), Random(f"{seed} {index} {rank}")
         self.dtype = draw_dtype(self.common)
+        if name in REDUCING and self.dtype in CHARACTERS:
+            # MPI sends characters, but has no sum of them.
+            self.dtype = self.common.choice(NUMBERS)
         self.count = draw_count(self.common, MOST_BYTES // self.dtype.itemsize // size)
         self.style = self.common.choice(["bare", "bare", "typed", "bytes"])
         if name in REDUCING and not self.dtype.hasobject:

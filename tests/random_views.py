@@ -200,14 +200,14 @@ def _suits(kind: str, dtype: Dtype, layout: Layout, role: str) -> bool:
     """Tell whether an array can be seen as an object of a class."""
     itemsize, strides = dtype.itemsize, layout.strides
     writable = dtype.isnative and role != "read-only"
-    whole = layout.offset % dtype.alignment == 0 and all(
-        step >= 0 and step % itemsize == 0 for step in strides
-    )
+    aligned = not any(place % dtype.alignment for place in (layout.offset, *strides))
+    whole = aligned and all(step >= 0 and step % itemsize == 0 for step in strides)
     conditions = {
         "matrix": len(strides) == 2,
         "recarray": dtype.names is not None,
         "memmap": not dtype.hasobject,
-        "memoryview": _is_exported(dtype),
+        # NumPy reads the format of unaligned longs as that of long longs, which are others to MPI.
+        "memoryview": _is_readable(dtype) and (aligned or dtype.char not in "lLqQ"),
         "array": writable and strides == (itemsize,) and dtype.char in array.typecodes,
         "tensor": writable and whole and dtype.char in "?bBhilefdFD",
     }
@@ -215,11 +215,11 @@ def _suits(kind: str, dtype: Dtype, layout: Layout, role: str) -> bool:
 
 
 @cache
-def _is_exported(dtype: Dtype) -> bool:
-    """Tell whether the buffer protocol has a format for a dtype: it lacks times, and fields out of order."""
+def _is_readable(dtype: Dtype) -> bool:
+    """Tell whether NumPy writes, and can read, the format that the buffer protocol has for a dtype."""
     try:
-        return bool(memoryview(np.zeros(0, dtype).data).itemsize)
-    except ValueError:
+        return np.asarray(memoryview(np.zeros(1, dtype).data)).dtype == dtype
+    except (ValueError, RuntimeError):
         return False
 
 
