@@ -3,3 +3,4 @@
 from . import assembly as _assembly
 
 globals().update(_assembly.assemble(__name__))
+del _assembly

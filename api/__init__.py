@@ -8,8 +8,12 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from .datatypes.missing import MissingMPI
+
 if TYPE_CHECKING:
     from . import MPI
+    from . import coding as coding
+    from . import pytorch as pytorch
     from .collectives.attention.catalogue import attention_algorithms
     from .collectives.attention.costs import Rates, measured_rates
     from .collectives.attention.decoding import decode_attention
@@ -119,15 +123,23 @@ _HOMES = {
 }
 
 
+_MODULES = ("MPI", "coding", "pytorch")
+
+
 def __getattr__(name: str) -> Any:
-    if name == "MPI":
-        return import_module(f"{__name__}.MPI")
-    if name in _HOMES:
+    if name not in _HOMES and name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        if name in _MODULES:
+            return import_module(f"{__name__}.{name}")
         value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    except MissingMPI as error:
+        # The way to it through our own modules tells nobody anything.
+        raise error.with_traceback(None) from None
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    special = [name for name in globals() if name.startswith("__")]
+    return sorted({*special, *__all__, *_MODULES})

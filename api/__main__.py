@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-import sys
-from signal import SIGINT
+from pathlib import Path
 
 import click
 
-from .comm.settings import is_disabled
-from .information import information
-from .takeover import take_over
+from .datatypes.missing import MissingMPI
+from .files import OutputFile
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """Commands for which there may be no MPI library."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except MissingMPI as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="roundelay")
 def main() -> None:
     """A communication layer over mpi4py for arrays and datatypes that are not contiguous."""
@@ -29,40 +37,27 @@ def run(program: tuple[str, ...]) -> None:
     PROGRAM is a file, "-m module", "-c code" or "-" for standard input, followed by its arguments. When
     one rank dies of an exception, all ranks are aborted.
     """
-    from mpi4py.run import run_command_line, set_abort_status
+    from .running import run_program
 
-    if not is_disabled():
-        take_over()
-    try:
-        run_command_line(list(program))
-    except SystemExit as stop:
-        set_abort_status(stop)
-        raise
-    except BaseException as failure:
-        status = 128 + SIGINT if isinstance(failure, KeyboardInterrupt) else 1
-        set_abort_status(status)
-        # Click would take some exceptions for its own.
-        sys.excepthook(*sys.exc_info())
-        sys.exit(status)
+    run_program(program)
 
 
 @main.command()
 def info() -> None:
-    """Show the MPI library, mpi4py, the kernels, their cache folder and the switches."""
-    from rich.console import Console
-    from rich.table import Table
+    """Show versions, the kernel cache, measured figures and switches."""
+    from .information import information
 
-    table = Table("roundelay", "", show_edge=False)
-    for name, value in information().items():
-        table.add_row(name, value)
-    Console(soft_wrap=True).print(table)
+    shown = information()
+    width = max(map(len, shown))
+    for name, value in shown.items():
+        click.echo(f"{name:<{width}}  {value}")
 
 
 @main.command()
 @click.option("--links", is_flag=True, help="Measure each pair of nodes for itself.")
 @click.option("--budget", default="110s", show_default=True, help="Seconds that it may take.")
-@click.option("--output", type=click.Path(dir_okay=False), help="Write another file than the user's own.")
-def measure(links: bool, budget: str, output: str | None) -> None:
+@click.option("--output", type=OutputFile(), help="Write another file than the user's own.")
+def measure(links: bool, budget: str, output: Path | None) -> None:
     """Measure the MPI library on these ranks; started by mpiexec.
 
     The figures go to a file in the user's cache folder, from which collectives are chosen.

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.table import Column, Table
 
-from .collectives.coding.catalogue import SCHEMES, scheme
+from .collectives.coding.catalogue import SCHEMES, needed_parameters, scheme
 from .collectives.coding.recommend import MOST_DELAY, Candidate, best_of_each, recommend
 from .collectives.coding.simulation import simulate
 from .collectives.coding.traces import Seconds, Trace, gilbert_elliott_trace, markov_trace, pareto_trace
+from .files import OutputFile, save_picture
+from .terminal import print_table, progress_bar
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Rounds of a trace by which parameters are chosen before the whole of it is simulated.
 PROBED = 80
-_DRAWN: dict[str, Callable[..., Trace]] = {
+_MODELS: dict[str, Callable[..., Trace]] = {
     "markov": markov_trace,
     "pareto": pareto_trace,
     "gilbert-elliott": gilbert_elliott_trace,
 }
+
+_OPTIONS = {"burst": "-B", "window": "-W", "stragglers": "-s"}
 
 _trace_file = click.option(
     "--trace", "path", type=click.Path(exists=True, dir_okay=False), required=True, help="A file of seconds."
@@ -42,15 +50,21 @@ def coding() -> None:
 @coding.command()
 @click.argument("name", type=click.Choice(SCHEMES))
 @click.option("--workers", type=int, required=True)
-@click.option("-B", "--burst", type=int, help="Rounds in which a worker may straggle one after the other.")
-@click.option("-W", "--window", type=int, help="Rounds of a window.")
-@click.option("-s", "--lambda", "stragglers", type=int, help="In a round of gc; in a window of the others.")
+@click.option("-B", "--burst", type=int, help="Rounds in a row that a worker may straggle (sr-sgc, m-sgc).")
+@click.option("-W", "--window", type=int, help="Rounds of a window (sr-sgc, m-sgc).")
+@click.option(
+    "-s", "--lambda", "stragglers", type=int, help="Stragglers in each round (gc) or window (sr-sgc, m-sgc)."
+)
 def load(name: str, workers: int, **given: int | None) -> None:
-    """Show what a worker computes in a round, and by how many rounds a gradient is late."""
+    """Show the load of workers and the delay of gradients."""
+    needed = needed_parameters(name)
+    if {parameter for parameter, value in given.items() if value is not None} != set(needed):
+        options = ", ".join(_OPTIONS[parameter] for parameter in needed)
+        raise click.UsageError(f"{name}: expected {options or 'none of -B, -W and -s'}")
     with _refused():
         found = scheme(name, workers, **given)
-    _print(f"load {float(found.load):.6f}, {float(found.load * workers):.2f} times that of uncoded data")
-    _print(f"delay {found.delay}")
+    click.echo(f"load {float(found.load):.6f}, {float(found.load * workers):.2f} times that of uncoded data")
+    click.echo(f"delay {found.delay}")
 
 
 @coding.command("simulate")
@@ -58,24 +72,34 @@ def load(name: str, workers: int, **given: int | None) -> None:
 @click.option("--schemes", default=",".join(SCHEMES), show_default=True)
 @_jobs
 @click.option(
-    "--patience", type=float, help="Of a round after its first worker, in parts of that one's time."
+    "--patience",
+    type=float,
+    help="How long a round waits after its first worker, in parts of that one's time.",
 )
-@click.option("--plot", type=click.Path(dir_okay=False), help="Draw the rounds and the trace into FILE.png.")
-def simulate_(path: str, schemes: str, jobs: int | None, patience: float | None, plot: str | None) -> None:
-    """Simulate a training by each scheme, with parameters chosen on the first rounds of the trace."""
+@click.option("--plot", type=OutputFile(".png"), help="Draw the rounds and the trace into a picture.")
+def simulate_(path: str, schemes: str, jobs: int | None, patience: float | None, plot: Path | None) -> None:
+    """Simulate a training by each scheme on a trace.
+
+    The parameters of each scheme are chosen on the first rounds.
+    """
     trace, found, trainings = _read(path), [], {}
     with _refused(), _progress() as step:
         report = step("choosing parameters", 1)
-        probed = recommend(trace.first(PROBED), names=schemes.split(","), patience=patience, report=report)
+        probed = recommend(
+            trace.first(PROBED),
+            names=[name.strip() for name in schemes.split(",")],
+            patience=patience,
+            report=report,
+        )
         for each in best_of_each(probed):
             chosen, count = scheme(each.name, trace.workers, **each.parameters), jobs or trace.rounds
             report = step(str(each), count + chosen.delay)
             training = simulate(chosen, trace, count, patience=each.patience, report=report)
             trainings[str(each)] = training.rounds
             found.append(each._replace(seconds=training.seconds))
-    _print(_table(sorted(found, key=lambda each: each.seconds)))
+    print_table(_table(sorted(found, key=lambda each: each.seconds)))
     if plot:
-        _draw(trace, trainings, plot)
+        save_picture("--plot", partial(_draw, trace, trainings), plot)
 
 
 @coding.command("recommend")
@@ -85,34 +109,34 @@ def simulate_(path: str, schemes: str, jobs: int | None, patience: float | None,
 )
 @_jobs
 def recommend_(path: str, most_delay: int, jobs: int | None) -> None:
-    """Find the scheme and the parameters that take the least time on a trace."""
+    """Find the fastest scheme, and its parameters."""
     trace = _read(path)
     with _refused(), _progress() as step:
         found = recommend(trace, jobs, most_delay=most_delay, report=step("simulating", 1))
-    _print(_table(best_of_each(found)))
+    print_table(_table(best_of_each(found)))
     best = found[0]
     arguments = [
         repr(best.name),
         str(trace.workers),
         *(f"{key}={value}" for key, value in best.parameters.items()),
     ]
-    _print(f"best of {len(found)}: roundelay.coding.scheme({', '.join(arguments)})")
+    click.echo(f"best of {len(found)}: roundelay.coding.scheme({', '.join(arguments)})")
 
 
 @coding.command("trace")
-@click.option("--kind", type=click.Choice([*_DRAWN]), default="markov", show_default=True)
+@click.option("--kind", type=click.Choice([*_MODELS]), default="markov", show_default=True)
 @click.option("--workers", type=click.IntRange(1), required=True)
 @click.option("--rounds", type=click.IntRange(1), required=True)
-@click.option("--output", type=click.Path(dir_okay=False), required=True)
+@click.option("--output", type=OutputFile(), required=True, help="The trace, as of numpy.savez.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-def trace_(kind: str, workers: int, rounds: int, output: str, seed: int) -> None:
-    """Draw how long workers take in each round, and write it to a file."""
-    drawn = _DRAWN[kind](workers, rounds, seed=seed)
+def trace_(kind: str, workers: int, rounds: int, output: Path, seed: int) -> None:
+    """Generate a trace: random times of workers, by a model."""
+    generated = _MODELS[kind](workers, rounds, seed=seed)
     try:
-        drawn.save(output)
+        generated.save(output)
     except OSError as error:
-        raise click.ClickException(f"{output}: cannot be written: {error}") from error
-    _print(f"{output}: {rounds} rounds of {workers} workers")
+        raise click.ClickException(f"{output} cannot be written: {error}") from error
+    click.echo(f"{output}: {rounds} rounds of {workers} workers")
 
 
 @contextmanager
@@ -134,8 +158,7 @@ def _read(path: str) -> Trace:
 @contextmanager
 def _progress() -> Iterator[Callable[[str, float], Callable[[float], None]]]:
     """A bar for each step, begun by its name and the whole of its work."""
-    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    with progress_bar(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()) as bars:
 
         def step(name: str, whole: float) -> Callable[[float], None]:
             bar = bars.add_task(name, total=whole)
@@ -155,19 +178,7 @@ def _table(found: Sequence[Candidate]) -> Table:
     return table
 
 
-def _print(shown: Any) -> None:
-    Console(soft_wrap=True, highlight=False).print(shown)
-
-
-def _draw(trace: Trace, trainings: dict[str, Seconds], path: str) -> None:
+def _draw(trace: Trace, trainings: dict[str, Seconds]) -> Figure:
     from .collectives.coding.pictures import draw_training
 
-    try:
-        draw_training(trace, trainings).savefig(path, dpi=150)
-    except ImportError as error:
-        raise click.ClickException(
-            f"--plot needs matplotlib ({error}); python -m pip install 'roundelay[bench]' installs it"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise click.ClickException(f"{path}: cannot be drawn: {error}") from error
-    _print(f"drawn in {path}")
+    return draw_training(trace, trainings)

@@ -6,27 +6,46 @@ import os
 import platform
 from importlib.metadata import version
 
-from .collectives.catalogue import OPERATIONS
+from .collectives.catalogue import OPERATIONS, algorithms
 
-_NAMED = tuple(f"ROUNDELAY_{operation.upper()}" for operation in OPERATIONS)
+# Switches that name an algorithm, and the names that they may have.
+_NAMED = {f"ROUNDELAY_{operation.upper()}": ("auto", *algorithms(operation)) for operation in OPERATIONS}
 SWITCHES = ("ROUNDELAY_DISABLE", "ROUNDELAY_CHECK", *_NAMED, "ROUNDELAY_GPU_DIRECT", "ROUNDELAY_CACHE_DIR")
 
 
 def information() -> dict[str, str]:
     """Names and values that describe this installation, in the order in which they are shown."""
     from .collectives.table import load, path
-    from .datatypes.movers import cache_folder
+    from .datatypes.compiling import describe_cache
+    from .datatypes.movers import mover
     from .datatypes.plain import MPI
 
+    # Documented: afterwards the kernel is compiled, and kept.
+    mover()
     return {
         "version": version("roundelay"),
         "python": platform.python_version(),
         "mpi4py": version("mpi4py"),
-        "MPI library": MPI.Get_library_version().strip().splitlines()[0],
+        "MPI library": " ".join(MPI.Get_library_version().replace("\0", "").splitlines()[0].split()),
         "MPI standard": ".".join(map(str, MPI.Get_version())),
         "numpy": version("numpy"),
         "kernels": f"host (numba {version('numba')})",
-        "kernel cache": cache_folder(),
+        "kernel cache": describe_cache(),
         "measured figures": str(path()) if load() else "not measured",
-        **{name: os.environ.get(name, "not set") for name in SWITCHES},
+        **{name: _switch(name) for name in SWITCHES},
+        **{name: "unknown, has no effect" for name in os.environ if _is_misspelt(name)},
     }
+
+
+def _switch(name: str) -> str:
+    value = os.environ.get(name)
+    if value is None:
+        return "not set"
+    known = _NAMED.get(name)
+    if known is None or value in known:
+        return value
+    return f"{value} (unknown: expected one of {', '.join(known)})"
+
+
+def _is_misspelt(name: str) -> bool:
+    return name.startswith("ROUNDELAY_") and name not in SWITCHES

@@ -8,23 +8,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from math import floor, log10
 from pathlib import Path
-from time import perf_counter
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table as Grid
+
+from . import terminal
 
 if TYPE_CHECKING:
     from .collectives.figures import Table
     from .collectives.measure import Report
 
-LINE_SECONDS = 5.0
+# Range between the quartiles, in parts of the median, beyond which something else must have run.
+DOUBTFUL_SPREAD = 1 / 3
 _SCALES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
 
 
-def measure_and_save(links: bool, budget: str, output: str | None) -> None:
+def measure_and_save(links: bool, budget: str, output: Path | None) -> None:
     """Measure, write the file, and show the figures; what another placement left in the file is kept.
 
     Raises `click.ClickException` for a budget that is none, and where the file cannot be written.
@@ -35,20 +35,19 @@ def measure_and_save(links: bool, budget: str, output: str | None) -> None:
     from .datatypes.plain import MPI
 
     comm = MPI.COMM_WORLD
-    console = Console(soft_wrap=True, highlight=False, markup=False)
-    with _aborting(), _reporting(console if comm.rank == 0 else None) as report:
+    with _writing():
+        file = output or path()
+    with _aborting(), _reporting(comm.rank == 0) as report:
         table = measure(comm, seconds, links, report)
     if comm.rank:
         return
     if comm.size == 1:
-        console.print("One rank has no links: only reductions were measured. Start more with mpiexec -n.")
-    show(console, table)
-    file = Path(output) if output else path()
-    try:
+        click.echo("One rank has no links: only reductions were measured. Start more with mpiexec -n.")
+    show(table)
+    with _writing():
         save((load(file) or Table()).updated(table), file)
-    except OSError as error:
-        raise click.ClickException(f"{file}: cannot be written: {error.strerror or error}") from error
-    console.print(f"written to {file}")
+    click.echo(f"written to {file}")
+    click.echo("To use it, set ROUNDELAY_ALLREDUCE=auto (or _BCAST, ...) in the environment of all ranks.")
 
 
 def _seconds(text: str) -> float:
@@ -57,6 +56,15 @@ def _seconds(text: str) -> float:
     if not seconds > 0:
         raise click.BadParameter(f"{text!r}: expected a time such as 30s or 2min", param_hint="--budget")
     return seconds
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """What is wrong with the file is an error of the command."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise click.ClickException(f"the figures cannot be written: {error}") from error
 
 
 @contextmanager
@@ -73,72 +81,58 @@ def _aborting() -> Iterator[None]:
 
 
 @contextmanager
-def _reporting(console: Console | None) -> Iterator[Report | None]:
-    """A bar where there is a terminal, and a line now and then where there is none."""
-    if console is None:
+def _reporting(visible: bool) -> Iterator[Report | None]:
+    """Show how far it is, on one rank."""
+    if not visible:
         yield None
         return
-    if not console.is_terminal:
-        yield _lines(console)
-        return
-    columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    # A thread that draws would take time from what is measured.
-    with Progress(*columns, console=console, auto_refresh=False, transient=True) as progress:
-        bar = progress.add_task("", total=1.0)
-
-        def report(text: str, done: float) -> None:
-            progress.update(bar, description=text, completed=done, refresh=True)
-
-        yield report
+    shown = terminal.meter("measuring")
+    try:
+        yield lambda text, done: shown.update(round(100 * done), 100, f" % ({text})")
+    finally:
+        shown.close()
 
 
-def _lines(console: Console) -> Report:
-    last = perf_counter() - LINE_SECONDS
-
-    def report(text: str, done: float) -> None:
-        nonlocal last
-        if perf_counter() - last >= LINE_SECONDS:
-            console.print(f"measuring: {text} ({done:.0%} done)")
-            sys.stdout.flush()
-            last = perf_counter()
-
-    return report
-
-
-def show(console: Console, table: Table) -> None:
-    """Print the figures."""
+def show(table: Table) -> None:
+    """Print the figures, and name those that are not to be trusted."""
     grid = Grid(table.library, "", "spread", show_edge=False)
+    doubtful = []
     for classes in table.figures.values():
         for pair_class, figures in classes.items():
             for name in ("latency", "overhead", "gap", "per_byte", "per_byte_crowded"):
-                value = getattr(figures, name)
+                value, spread = getattr(figures, name), figures.spread.get(name, 0.0)
                 text = f"{1e-9 / value:.3g} GB/s" if name.startswith("per_byte") else _time(value)
                 label = name.replace("per_byte", "bandwidth").replace("_crowded", ", many flows")
-                grid.add_row(f"{pair_class}: {label}", text, f"{figures.spread.get(name, 0.0):.0%}")
+                grid.add_row(f"{pair_class}: {label}", text, f"{spread:.0%}")
+                if spread > DOUBTFUL_SPREAD:
+                    doubtful.append(f"{pair_class}: {label} ({spread:.0%})")
     for curve in table.reduction.values():
         for nbytes, seconds in curve:
             grid.add_row(f"reduction of {_size(nbytes)}", f"{1e-9 / seconds:.3g} GB/s", "")
     for rate in table.attention.values():
         grid.add_row("attention of a rank", f"{1e-9 * rate:.3g} GF/s", "")
     grid.add_row("step without a message", _time(table.step), "")
-    console.print(grid)
+    terminal.print_table(grid)
     if table.native:
-        console.print(_collectives(table))
+        click.echo()
+        terminal.print_table(_collectives(table))
+    if doubtful:
+        click.echo(
+            f"\nSpread of more than {DOUBTFUL_SPREAD:.0%}: {', '.join(doubtful)}.\n"
+            "Other work ran at the same time, or there are more ranks than cores: choices made from these "
+            "figures may be wrong.\nMeasure again on nodes that are idle."
+        )
 
 
 def _collectives(table: Table) -> Grid:
-    """Seconds of the library's own collectives, and below them what is faster."""
-    columns = [
-        {
-            _size(nbytes): f"{_time(seconds)}\n{_faster(table, operation, where, nbytes, seconds)}"
-            for nbytes, seconds in curve
-        }
-        for operation, placements in table.native.items()
-        for where, curve in placements.items()
-    ]
-    grid = Grid("the library's own, and what is faster", *table.native, show_edge=False)
-    for size in columns[0]:
-        grid.add_row(size, *(column.get(size, "") for column in columns))
+    """Seconds of the library's own collectives, and what is faster."""
+    grid = Grid("collective", "bytes", "the library's own", "faster", show_edge=False)
+    for operation, placements in table.native.items():
+        for where, curve in placements.items():
+            for nbytes, seconds in curve:
+                faster = _faster(table, operation, where, nbytes, seconds)
+                grid.add_row(operation, _size(nbytes), _time(seconds), faster)
+            grid.add_section()
     return grid
 
 

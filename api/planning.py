@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import gcd
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 import numpy as np
-from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from rich.table import Table
 
 from .collectives.catalogue import OPERATIONS, Algorithm, Setting, members
@@ -18,6 +17,11 @@ from .collectives.links import Links
 from .collectives.schedule import Schedule
 from .collectives.simulate import Prediction, chunk_sizes, simulate
 from .collectives.units import format_bytes, format_seconds, parse_bytes, parse_rate, parse_seconds
+from .files import OutputFile, save_picture
+from .terminal import print_table, progress_bar
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Forecast(NamedTuple):
@@ -62,7 +66,7 @@ _rate = partial(_quantity, parse=parse_rate, metavar="RATE")
 @click.option("--shared", is_flag=True, help="All links share one medium, such as a radio channel.")
 @click.option("--root", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--top", type=click.IntRange(1), help="Show only so many algorithms.")
-@click.option("--draw", type=click.Path(dir_okay=False), help="Draw the best one's messages into FILE.png.")
+@click.option("--draw", type=OutputFile(".png"), help="Draw the best one's messages into a picture.")
 def plan(operation: str, ranks: int, nbytes: int, **options: Any) -> None:
     """Predict what each algorithm for OPERATION takes on a network, and name the best.
 
@@ -72,15 +76,14 @@ def plan(operation: str, ranks: int, nbytes: int, **options: Any) -> None:
     if root >= ranks:
         raise click.BadParameter(f"{root}: expected less than the {ranks} ranks", param_hint="--root")
     links = _links(ranks, options)
-    console = Console(soft_wrap=True)
     found = predict(operation, Setting(ranks, root, _nodes(ranks, options["per_node"], root)), nbytes, links)
-    console.print(_table(found, options["top"]))
+    print_table(_table(found, options["top"]))
     best = found[0]
     subject = f"{operation} of {format_bytes(nbytes)} on {ranks} ranks"
-    console.print(f"{subject}: {best.algorithm}, {format_seconds(best.seconds)}", highlight=False)
+    click.echo(f"{subject}: {best.algorithm}, {format_seconds(best.seconds)}")
     if path:
-        _draw(best.algorithm, nbytes, links, f"{subject}, {best.algorithm}", path)
-        console.print(f"drawn in {path}")
+        title = f"{subject}, {best.algorithm}"
+        save_picture("--draw", partial(_draw, best.algorithm, nbytes, links, root, title), path)
 
 
 def predict(operation: str, setting: Setting, nbytes: int, links: Links) -> list[Forecast]:
@@ -97,9 +100,10 @@ def predict(operation: str, setting: Setting, nbytes: int, links: Links) -> list
     """
     known = members(operation, setting)
     found = []
-    for algorithm in track(known, "predicting", console=Console(stderr=True), transient=True):
-        schedule = algorithm.build()
-        found.append(Forecast(algorithm, _prediction(schedule, nbytes, links).seconds, _steps(schedule)))
+    with progress_bar(*Progress.get_default_columns()) as bar:
+        for algorithm in bar.track(known, description="predicting"):
+            schedule = algorithm.build()
+            found.append(Forecast(algorithm, _prediction(schedule, nbytes, links).seconds, _steps(schedule)))
     return sorted(found, key=lambda forecast: forecast.seconds)
 
 
@@ -151,16 +155,9 @@ def _table(found: Sequence[Forecast], top: int | None) -> Table:
     return table
 
 
-def _draw(algorithm: Algorithm, nbytes: int, links: Links, title: str, path: str) -> None:
+def _draw(algorithm: Algorithm, nbytes: int, links: Links, root: int, title: str) -> Figure:
     from .collectives.timeline import draw
 
     schedule = algorithm.build()
     timeline = _prediction(schedule, nbytes, links, timeline=True).timeline
-    try:
-        draw(timeline, schedule.ranks, title).savefig(path, dpi=150)
-    except ImportError as error:
-        raise click.ClickException(
-            f"--draw needs matplotlib ({error}); python -m pip install 'roundelay[bench]' installs it"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise click.ClickException(f"{path}: cannot be drawn: {error}") from error
+    return draw(timeline, schedule.ranks, title, root)

@@ -29,13 +29,14 @@ from rich.console import Console
 from rich.table import Table
 
 import roundelay
-from benchmarks.measure import library_key, write_json
+from benchmarks.measure import library_key
+from benchmarks.results import results_folder, write_json
 from roundelay import MPI
 from roundelay.collectives.catalogue import Setting, members
+from roundelay.collectives.processes import Wanted
 from roundelay.collectives.selection import rank_candidates
 from roundelay.collectives.service import service_of
 
-RESULTS = Path(__file__).parent / "results"
 WORLD, RANK = PLAIN.COMM_WORLD, PLAIN.COMM_WORLD.rank
 SAMPLE_SECONDS, CALLS = 300e-6, 3
 Floats = NDArray[np.float64]
@@ -77,7 +78,7 @@ def way(name: str, own: Floats, result: Floats) -> Way:
 
 def chosen_name(nbytes: int) -> str:
     """Name of what is chosen for a size."""
-    chosen = service_of(MPI.COMM_WORLD).choose("allreduce", nbytes).current
+    chosen = service_of(MPI.COMM_WORLD).choose(Wanted("allreduce", nbytes)).current
     return "native" if chosen is None else str(chosen.algorithm)
 
 
@@ -168,12 +169,13 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 @click.command()
+@results_folder
 @click.option("--rounds", default=15, show_default=True, help="Samples of each way.")
 @click.option("--largest", default=16 << 20, show_default=True, help="Bytes of the largest array.")
 @click.option("--name", default="node", show_default=True, help="Of the setting, in the name of the JSON.")
-@click.option("--output", type=click.Path(path_type=Path), default=None, help="Where to write the JSON.")
-def main(rounds: int, largest: int, name: str, output: Path | None) -> None:
+def main(rounds: int, largest: int, name: str, output: Path) -> None:
     """Measure all ways at all sizes."""
+    MPI.COMM_WORLD.Set_info(MPI.Info.Create({"roundelay_allreduce": "auto"}))
     rows = []
     for nbytes in sizes(largest):
         rows.append(measure(nbytes, rounds))
@@ -185,8 +187,8 @@ def main(rounds: int, largest: int, name: str, output: Path | None) -> None:
     show(rows)
     regret = statistics.mean(row["regret"] for row in rows)
     Console().print(f"regret, mean over all sizes: {100 * regret:.1f} %")
-    file = output or RESULTS / f"allreduce-{name}-{WORLD.size}-{library_key()}.json"
-    write_json(file, {"ranks": WORLD.size, "regret": regret, "rows": rows})
+    file = f"allreduce-{name}-{WORLD.size}-{library_key()}.json"
+    write_json(output / file, {"ranks": WORLD.size, "regret": regret, "rows": rows})
 
 
 if __name__ == "__main__":

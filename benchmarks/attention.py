@@ -46,7 +46,8 @@ from rich.table import Table
 
 import roundelay
 from benchmarks.allreduce import sample
-from benchmarks.measure import library_key, write_json
+from benchmarks.measure import library_key
+from benchmarks.results import results_folder, write_json
 from roundelay import MPI
 from roundelay.collectives.attention.backward import Backward, Queries, Sums
 from roundelay.collectives.attention.call import Options, read
@@ -56,7 +57,6 @@ from roundelay.collectives.attention.sums import Sum
 if TYPE_CHECKING:
     from benchmarks.gloo_ring import Peers
 
-RESULTS = Path(__file__).parent / "results"
 WORLD, RANK, SIZE = PLAIN.COMM_WORLD, PLAIN.COMM_WORLD.rank, PLAIN.COMM_WORLD.size
 SAMPLE_SECONDS = 20e-3
 HEADS, TOKENS, MOST_OVER_NETWORK = 8, (64, 256, 1024, 2048, 4096, 8192), 1024
@@ -401,16 +401,16 @@ def show(results: list[dict[str, Any]]) -> None:
 
 
 @click.command()
+@results_folder
 @click.option("--rounds", default=9, show_default=True, help="Samples of each way.")
 @click.option("--largest", type=int, default=None, help="Tokens of a rank: 8192, or 1024 on several hosts.")
 @click.option("--peers/--no-peers", default=True, show_default=True, help="Whether peers are timed.")
 @click.option("--memory", is_flag=True, help="Measure memory in place of time.")
 @click.option("--name", default="node", show_default=True, help="Of the setting, in the name of the JSON.")
-@click.option("--output", type=click.Path(path_type=Path), default=None, help="Where to write the JSON.")
-def main(rounds: int, largest: int | None, peers: bool, memory: bool, name: str, output: Path | None) -> None:
+def main(rounds: int, largest: int | None, peers: bool, memory: bool, name: str, output: Path) -> None:
     """Measure all problems."""
     name = "memory" if memory else name
-    file = output or RESULTS / f"attention-{name}-{SIZE}-{library_key()}.json"
+    file = output / f"attention-{name}-{SIZE}-{library_key()}.json"
     load, others = os.getloadavg()[0], connect_peers(peers)
     if memory:
         results = measure_memory(others)

@@ -22,11 +22,12 @@ from rich.console import Console
 from rich.table import Table
 
 import roundelay
-from benchmarks.measure import ratio, time_in_turn, write_json
+from benchmarks.measure import ratio, time_in_turn
+from benchmarks.results import results_folder, write_json
 from roundelay import MPI
 from roundelay.collectives.attention.flash import EFFICIENT, FLASH
+from roundelay.terminal import track
 
-RESULTS = Path(__file__).parent / "results"
 HEADS = 16
 # Tokens of the problems; of longer ones fewer samples are taken.
 TOKENS = {torch.bfloat16: (1024, 4096, 16384, 65536), torch.float32: (1024, 4096, 16384)}
@@ -115,16 +116,16 @@ def measure(row: Row, rounds: int) -> dict[str, Any]:
 
 
 @click.command()
+@results_folder
 @click.option("--rounds", default=15, show_default=True, help="Samples of each way.")
-@click.option("--output", type=click.Path(path_type=Path), help="JSON file; in results/ by default.")
-def main(rounds: int, output: Path | None) -> None:
+def main(rounds: int, output: Path) -> None:
     """Time attention on a GPU, and write the results as JSON."""
     problems = [
         Row(dtype, *problem)
         for dtype, tokens in TOKENS.items()
         for problem in product((64, 128), tokens, (False, True), (False, True))
     ]
-    results = [measure(problem, rounds) for problem in problems]
+    results = [measure(problem, rounds) for problem in track(problems, "problems")]
     gpu = torch.cuda.get_device_name()
     table = Table(title=f"{gpu}, PyTorch {torch.__version__}, one rank")
     for column in ("problem", "kernel [ms]", "ours [ms]", "share of the kernel", "noise", "TFLOP/s"):
@@ -134,9 +135,7 @@ def main(rounds: int, output: Path | None) -> None:
         shares = f"{each['share of the kernel']:.3f}", f"{each['noise']:.3f}"
         table.add_row(problem.label, f"{kernel:.3f}", f"{ours:.3f}", *shares, f"{each['tflops']:.0f}")
     Console(width=120).print(table)
-    write_json(
-        output or RESULTS / "attention-gpu.json", {"gpu": gpu, "torch": torch.__version__, "rows": results}
-    )
+    write_json(output / "attention-gpu.json", {"gpu": gpu, "torch": torch.__version__, "rows": results})
 
 
 if __name__ == "__main__":

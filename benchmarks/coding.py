@@ -23,10 +23,9 @@ from typing import Any
 import click
 import numpy as np
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
-from benchmarks.measure import write_json
+from benchmarks.results import results_folder, write_json
 from roundelay.collectives.coding.catalogue import scheme
 from roundelay.collectives.coding.code import Code, Mask
 from roundelay.collectives.coding.cyclic import cyclic_repetition
@@ -38,8 +37,8 @@ from roundelay.collectives.coding.selective import SelectiveRepeat, repeated_str
 from roundelay.collectives.coding.simulation import simulate
 from roundelay.collectives.coding.stragglers import StragglerModel
 from roundelay.collectives.coding.traces import Trace, gilbert_elliott_trace, markov_trace, pareto_trace
+from roundelay.terminal import track
 
-RESULTS = Path(__file__).parent / "results"
 KINDS: dict[str, Callable[..., Trace]] = {
     "markov": markov_trace,
     "gilbert-elliott": gilbert_elliott_trace,
@@ -146,17 +145,14 @@ def stragglers(trace: Trace) -> list[str]:
 
 def simulations() -> dict[str, Any]:
     """All of them, by what they are to show."""
-    tracked = partial(track, console=Console(stderr=True))
     slopes = [markov_trace(SHOWN_WORKERS, JOBS, base=BASE, slope=slope) for slope in SLOPES]
     return {
         "jobs": JOBS,
         "base": BASE,
-        "sizes": [
-            training(markov_trace(workers, JOBS, base=BASE)) for workers in tracked(WORKERS, "workers")
-        ],
+        "sizes": [training(markov_trace(workers, JOBS, base=BASE)) for workers in track(WORKERS, "workers")],
         "kinds": {
             kind: {"stragglers": stragglers(trace), **training(trace)}
-            for kind, draw in tracked(KINDS.items(), "kinds")
+            for kind, draw in track(KINDS.items(), "kinds")
             for trace in [draw(SHOWN_WORKERS, JOBS, base=BASE)]
         },
         "slopes": [
@@ -165,7 +161,7 @@ def simulations() -> dict[str, Any]:
                 "published": training(trace, published, PUBLISHED_PATIENCE),
                 "here": training(trace),
             }
-            for trace in tracked(slopes, "slopes")
+            for trace in track(slopes, "slopes")
         ],
     }
 
@@ -189,14 +185,15 @@ def lines(results: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 @click.command()
-def main() -> None:
-    """Simulate trainings, and write benchmarks/results/coding-simulation.json."""
+@results_folder
+def main(output: Path) -> None:
+    """Simulate trainings."""
     results = simulations()
     table = Table("trace", "scheme", "parameters", "s", "gain", "ms a candidate")
     for line in lines(results):
         table.add_row(*line)
     Console(width=110).print(table)
-    write_json(RESULTS / "coding-simulation.json", results)
+    write_json(output / "coding-simulation.json", results)
 
 
 if __name__ == "__main__":

@@ -23,15 +23,16 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import ratio, time_in_turn, write_json
+from benchmarks.measure import ratio, time_in_turn
+from benchmarks.results import results_folder, write_json
 from roundelay.collectives.coding.catalogue import best_code
 from roundelay.collectives.coding.code import Code
 from roundelay.collectives.coding.cyclic import cyclic_mds, cyclic_repetition
 from roundelay.collectives.coding.repetition import fractional_repetition
 from roundelay.collectives.coding.rounding import rounding_gain, straggler_sets
 from roundelay.collectives.coding.weighted import weighted_sum
+from roundelay.terminal import track
 
-RESULTS = Path(__file__).parent / "results"
 # Workers and stragglers: where equal groups are possible, and next to it where nothing divides the workers.
 SIZES = (
     (8, 1),
@@ -173,16 +174,17 @@ def show(rows: list[Row], sums: dict[str, float]) -> None:
 
 
 @click.command()
+@results_folder
 @click.option("--rounds", default=21, show_default=True, help="Samples of the weighted sum.")
 @click.option("--sets", default=100, show_default=True, help="Sets of stragglers whose decoding is timed.")
-@click.option("--output", type=click.Path(path_type=Path), default=None, help="Where to write the JSON.")
-def main(rounds: int, sets: int, output: Path | None) -> None:
+def main(rounds: int, sets: int, output: Path) -> None:
     """Measure codes and the weighted sum, print a table and write the figures."""
-    rows = [measured(code, sets) for size in SIZES for code in codes(*size)]
+    every = [code for size in SIZES for code in codes(*size)]
+    rows = [measured(code, sets) for code in track(every, "codes")]
     sums = weighted_sums(rounds)
     show(rows, sums)
     results = {"rows": [row._asdict() for row in rows], "weighted_sum": sums}
-    write_json(output or RESULTS / "coding-codes.json", results)
+    write_json(output / "coding-codes.json", results)
 
 
 if __name__ == "__main__":

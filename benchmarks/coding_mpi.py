@@ -26,11 +26,12 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import library_key, write_json
+from benchmarks.measure import library_key
+from benchmarks.results import results_folder, write_json
 from roundelay import MPI, coding
 from roundelay.collectives.coding.recommend import Candidate, best_of_each, recommend
+from roundelay.terminal import track
 
-RESULTS = Path(__file__).parent / "results"
 WORLD, RANK, SIZE = PLAIN.COMM_WORLD, PLAIN.COMM_WORLD.rank, PLAIN.COMM_WORLD.size
 WORKERS = SIZE - 1
 SIZES = tuple(1 << power for power in range(16, 25, 2))
@@ -139,7 +140,7 @@ def compare(jobs: int, seed: int) -> list[dict[str, Any]]:
     found.append(
         ("ignore", {"stragglers": few}, coding.GradientCoding(coding.ignore_stragglers(WORKERS, few)), 0)
     )
-    for name, parameters, scheme, patience in found:
+    for name, parameters, scheme, patience in track(found, "schemes", visible=RANK == 0):
         predicted = coding.simulate(scheme, trace, jobs, patience=patience).seconds
         results.append(
             {
@@ -164,22 +165,23 @@ def show(results: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
 
 
 @click.command()
+@results_folder
 @click.option("--overhead", "is_overhead", is_flag=True, help="Time rounds without stragglers.")
 @click.option("--jobs", default=60, show_default=True, help="Gradients of a training.")
 @click.option("--seed", default=0, show_default=True, help="Of the stragglers.")
-def main(is_overhead: bool, jobs: int, seed: int) -> None:
+def main(is_overhead: bool, jobs: int, seed: int, output: Path) -> None:
     """Measure rounds, or trainings."""
     load = os.getloadavg()[0]
     if is_overhead:
         name, columns = "overhead", ("bytes", "ours", "reduce and bcast", "ratio")
-        results = [overhead(nbytes) for nbytes in SIZES]
+        results = [overhead(nbytes) for nbytes in track(SIZES, "sizes", visible=RANK == 0)]
     else:
         name, columns = "training", ("scheme", "parameters", "patience", "load", "seconds", "predicted")
         results = compare(jobs, seed)
     if RANK == 0:
         show(results, columns)
         about = {"workers": WORKERS, "load": load, "jobs": jobs}
-        write_json(RESULTS / f"coding-{name}-{WORKERS}-{library_key()}.json", {**about, "rows": results})
+        write_json(output / f"coding-{name}-{WORKERS}-{library_key()}.json", {**about, "rows": results})
 
 
 if __name__ == "__main__":

@@ -9,9 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.figure import Figure
+from matplotlib.ticker import (
+    EngFormatter,
+    FixedLocator,
+    FuncFormatter,
+    LogLocator,
+    NullFormatter,
+    NullLocator,
+)
 
-RESULTS = Path(__file__).parent / "results"
 LIBRARIES = ("mpich", "openmpi")
 
 # Colours that people who do not see all colours can tell apart.
@@ -20,12 +27,19 @@ LINES = (BLUE, ORANGE, GREEN, PINK)
 MARKS = "os^D"
 
 Results = dict[str, Any]
+# What makes a picture or a table from results, and the benchmarks that have them.
+Plots = dict[str, tuple[Callable[[list[Results]], Figure], list[str]]]
+Tables = dict[str, tuple[Callable[[list[Results]], str], list[str]]]
 
 
-def read(benchmark: str) -> list[Results]:
-    """Results of a benchmark, one for each MPI library it was run with, or one if it uses none."""
-    names = [benchmark, *(f"{benchmark}-{library}" for library in LIBRARIES)]
-    paths = [RESULTS / f"{name}.json" for name in names]
+def read(benchmarks: list[str], folder: Path) -> list[Results]:
+    """Results of benchmarks, one for each MPI library that they were run with, or one if they use none."""
+    names = [
+        name
+        for benchmark in benchmarks
+        for name in (benchmark, *(f"{benchmark}-{library}" for library in LIBRARIES))
+    ]
+    paths = [folder / f"{name}.json" for name in names]
     return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
 
 
@@ -56,11 +70,24 @@ def in_bytes(value: float) -> str:
     return f"{size} B"
 
 
+def label_seconds(axes: Axes) -> None:
+    """Mark times in seconds along a logarithmic axis."""
+    axes.yaxis.set_major_locator(LogLocator())
+    axes.yaxis.set_minor_locator(LogLocator(subs=range(2, 10)))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_formatter(EngFormatter("s"))
+
+
 def label_ratios(axes: Axes, which: str) -> None:
     """Mark ratios along a logarithmic axis."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
-    ticks = [tick for tick in (0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64) if low / 1.5 <= tick <= high * 1.5]
+    between = (0.75, 1.5, 3) if high < 8 * low else ()
+    ticks = [
+        tick
+        for tick in sorted((0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, *between))
+        if low / 1.5 <= tick <= high * 1.5
+    ]
     axis.set_major_locator(FixedLocator(ticks))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

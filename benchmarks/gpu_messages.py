@@ -21,11 +21,10 @@ from mpi4py import MPI as PLAIN
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import library_key, ratio, write_json
+from benchmarks.measure import library_key, ratio
 from benchmarks.pingpong import (
     PEER,
     RANK,
-    RESULTS,
     WORLD,
     Way,
     message_way,
@@ -33,6 +32,7 @@ from benchmarks.pingpong import (
     time_in_step,
     turns,
 )
+from benchmarks.results import results_folder, write_json
 from roundelay import MPI
 from roundelay.comm.device import library_reads_gpu
 
@@ -108,9 +108,9 @@ def measure(row: Row, rounds: int, cubes: tuple[Any, Any]) -> dict[str, Any]:
 
 
 @click.command()
+@results_folder
 @click.option("--rounds", default=21, show_default=True, help="Samples of each way.")
-@click.option("--output", type=click.Path(path_type=Path), help="JSON file; in results/ by default.")
-def main(rounds: int, output: Path | None) -> None:
+def main(rounds: int, output: Path) -> None:
     """Time messages of arrays on a GPU, and write the results as JSON."""
     require_two_ranks()
     own = cupy.arange(EDGE**3, dtype=np.int32).reshape(EDGE, EDGE, EDGE)
@@ -136,7 +136,7 @@ def main(rounds: int, output: Path | None) -> None:
         )
         table.add_row(each["part"], *cells)
     Console().print(table)
-    path = output or RESULTS / f"gpu-messages-{library_key()}.json"
+    path = output / f"gpu-messages-{library_key()}.json"
     write_json(path, {"gpu": gpu, "cupy": cupy.__version__, "direct": direct, "rows": results})
 
 

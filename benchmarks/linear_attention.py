@@ -10,6 +10,7 @@ more. Softmax attention takes its balanced placement where it is causal. All are
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import click
@@ -21,7 +22,6 @@ from rich.table import Table
 import roundelay
 from benchmarks.attention import (
     HEADS,
-    RESULTS,
     SIZE,
     Array,
     Row,
@@ -33,8 +33,10 @@ from benchmarks.attention import (
     way,
     whole_arrays,
 )
-from benchmarks.measure import library_key, write_json
+from benchmarks.measure import library_key
+from benchmarks.results import results_folder, write_json
 from roundelay import MPI
+from roundelay.terminal import track
 
 WORLD, RANK = PLAIN.COMM_WORLD, PLAIN.COMM_WORLD.rank
 TOKENS, SOFTMAX, LASP2 = (256, 1024, 2048, 4096, 8192), "softmax ring", "all-gather"
@@ -98,9 +100,10 @@ def show(results: list[dict[str, Any]]) -> None:
 
 
 @click.command()
+@results_folder
 @click.option("--rounds", default=9, show_default=True, help="Samples of each way.")
 @click.option("--largest", default=TOKENS[-1], show_default=True, help="Tokens of a rank.")
-def main(rounds: int, largest: int) -> None:
+def main(rounds: int, largest: int, output: Path) -> None:
     """Measure all problems."""
     load = os.getloadavg()[0]
     problems = [
@@ -110,10 +113,10 @@ def main(rounds: int, largest: int) -> None:
         for backward in (False, True)
         if tokens <= largest
     ]
-    found = [measure(row, rounds) for row in problems]
+    found = [measure(row, rounds) for row in track(problems, "problems", visible=RANK == 0)]
     if RANK == 0:
         show(found)
-        file = RESULTS / f"attention-linear-{SIZE}-{library_key()}.json"
+        file = output / f"attention-linear-{SIZE}-{library_key()}.json"
         write_json(file, {"ranks": SIZE, "installed": installed(), "load": load, "rows": found})
 
 

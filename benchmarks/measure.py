@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import random
 import statistics
@@ -81,9 +80,3 @@ def processor() -> str:
 def library_key() -> str:
     """Short name of the running MPI library, for file names."""
     return MPI.get_vendor()[0].replace(" ", "").lower()
-
-
-def write_json(path: Path, results: Any) -> None:
-    """Write results together with what they were measured on."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"environment": environment(), **results}, indent=1) + "\n", encoding="utf-8")

@@ -19,12 +19,13 @@ import numpy as np
 from mpi4py import MPI as PLAIN
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
-from benchmarks.measure import library_key, write_json
-from benchmarks.pingpong import PEER, RANK, RESULTS, WORLD, Way, message_way, require_two_ranks, time_in_step
+from benchmarks.measure import library_key
+from benchmarks.pingpong import PEER, RANK, WORLD, Way, message_way, require_two_ranks, time_in_step
+from benchmarks.results import results_folder, write_json
 from roundelay import MPI
+from roundelay.terminal import track
 
 SIZES = (0, *(1 << 2 * step for step in range(11)))
 # Sizes up to this are also taken together: the time added does not depend on the size, the noise does.
@@ -134,15 +135,15 @@ def show(rows: list[dict[str, Any]], summary: dict[str, dict[str, float]]) -> No
 
 
 @click.command()
+@results_folder
 @click.option("--rounds", default=400, show_default=True, help="Pairs of samples.")
-@click.option("--output", type=click.Path(path_type=Path), default=None, help="Where to write the JSON.")
-def main(rounds: int, output: Path | None) -> None:
+def main(rounds: int, output: Path) -> None:
     """Time contiguous messages and print what roundelay adds to them."""
     require_two_ranks()
     rows: list[dict[str, Any]] = []
     added_small: dict[str, list[float]] = {name: [] for name in MODES}
     combinations = [(name, nbytes) for name in MODES for nbytes in SIZES]
-    for name, nbytes in track(combinations, "Measuring", transient=True, disable=RANK != 0):
+    for name, nbytes in track(combinations, "measuring", visible=RANK == 0):
         row, added = measure(name, nbytes, rounds)
         rows.append(row)
         if nbytes <= SMALL:
@@ -150,8 +151,8 @@ def main(rounds: int, output: Path | None) -> None:
     if RANK == 0:
         summary = {name: spread(added) for name, added in added_small.items()}
         show(rows, summary)
-        path = output or RESULTS / f"overhead-{library_key()}.json"
-        write_json(path, {"rows": rows, "small": {"up to bytes": SMALL, "added": summary}})
+        results = {"rows": rows, "small": {"up to bytes": SMALL, "added": summary}}
+        write_json(output / f"overhead-{library_key()}.json", results)
 
 
 if __name__ == "__main__":

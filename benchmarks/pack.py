@@ -20,17 +20,17 @@ import numpy as np
 from mpi4py import MPI as PLAIN
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from benchmarks.ddtbench import Case, cases
-from benchmarks.measure import library_key, ratio, time_in_turn, write_json
+from benchmarks.measure import library_key, ratio, time_in_turn
+from benchmarks.results import results_folder, write_json
 from roundelay import MPI, Layout
 from roundelay.datatypes.movers import PACK, UNPACK, mover
 from roundelay.datatypes.program import Program
+from roundelay.terminal import track
 
 Bytes = NDArray[np.uint8]
-RESULTS = Path(__file__).parent / "results"
 LARGE_ROW = 16 << 10
 
 
@@ -43,19 +43,19 @@ class Setting(NamedTuple):
 
 
 @click.command()
+@results_folder
 @click.option("--rounds", default=21, show_default=True, help="Samples of each alternative.")
 @click.option("--only", default="", help="Only tests whose name contains this.")
-@click.option("--output", type=click.Path(path_type=Path), default=None, help="Where to write the JSON.")
-def main(rounds: int, only: str, output: Path | None) -> None:
+def main(rounds: int, only: str, output: Path) -> None:
     """Time every DDTBench row and print ours beside the alternatives."""
     chosen = [case for case in cases() if only in case.name]
     rows = [
         measure(case, direction, rounds)
-        for case in track(chosen, "Measuring", transient=True)
+        for case in track(chosen, "measuring")
         for direction in ("pack", "unpack")
     ]
     show(rows)
-    write_json(output or RESULTS / f"pack-{library_key()}.json", {"rows": rows, "summary": summarize(rows)})
+    write_json(output / f"pack-{library_key()}.json", {"rows": rows, "summary": summarize(rows)})
 
 
 def measure(case: Case, direction: str, rounds: int) -> dict[str, Any]:

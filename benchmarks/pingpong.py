@@ -20,13 +20,13 @@ import click
 import numpy as np
 from mpi4py import MPI as PLAIN
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
-from benchmarks.measure import library_key, ratio, write_json
+from benchmarks.measure import library_key, ratio
+from benchmarks.results import results_folder, write_json
 from roundelay import MPI
+from roundelay.terminal import track
 
-RESULTS = Path(__file__).parent / "results"
 SAMPLE_SECONDS = 1e-3
 LARGE_ROW = 16 << 10
 TOTALS = tuple(64 << 2 * step for step in range(8))
@@ -258,20 +258,17 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 @click.command()
+@results_folder
 @click.option("--rounds", default=21, show_default=True, help="Samples of each way.")
 @click.option("--only", default="", help="Only shapes whose kind contains this: vector or indexed.")
-@click.option("--output", type=click.Path(path_type=Path), default=None, help="Where to write the JSON.")
-def main(rounds: int, only: str, output: Path | None) -> None:
+def main(rounds: int, only: str, output: Path) -> None:
     """Time messages with gaps and print ours beside the alternatives."""
     require_two_ranks()
-    rows = [
-        measure(shape, rounds)
-        for shape in track(shapes(only), "Measuring", transient=True, disable=RANK != 0)
-    ]
+    rows = [measure(shape, rounds) for shape in track(shapes(only), "measuring", visible=RANK == 0)]
     if RANK == 0:
         show(rows)
         results = {"rows": rows, "summary": summarize(rows)}
-        write_json(output or RESULTS / f"pingpong-{library_key()}.json", results)
+        write_json(output / f"pingpong-{library_key()}.json", results)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Pictures and figures of the documentation, from the JSON files that the benchmarks write.
+"""Pictures and tables from the JSON files that the benchmarks write.
 
     python -m benchmarks.plots
 
-Draws into `docs/pictures`, and fills in the tables that README.md and the pages in `docs` mark with a line
-``<!-- figure: name -->`` before and a line ``<!-- end of figure -->`` after them. No picture and no table
-holds a number that is not in the JSON.
+draws the results in `benchmark-results` into the same folder and prints their tables. With ``--fill-in`` it
+draws the published results, those in `benchmarks/results`, into `docs/pictures`, and fills in the tables that
+README.md and the pages in `docs` mark with a line ``<!-- figure: name -->`` before and a line
+``<!-- end of figure -->`` after them. No picture and no table holds a number that is not in the JSON.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
@@ -27,7 +29,9 @@ from benchmarks.drawing import (
     LINES,
     MARKS,
     ORANGE,
+    Plots,
     Results,
+    Tables,
     in_bytes,
     label_bytes,
     label_ratios,
@@ -37,6 +41,7 @@ from benchmarks.drawing import (
 )
 from benchmarks.overhead import SMALL
 from benchmarks.pack import LARGE_ROW
+from benchmarks.results import OWN, PUBLISHED
 
 ROOT = Path(__file__).parent.parent
 PICTURES = ROOT / "docs" / "pictures"
@@ -185,16 +190,16 @@ def gain(rows: list[dict[str, Any]], name: str) -> str:
     return f"{statistics.geometric_mean(gains):.2f} ({min(gains):.2f} to {max(gains):.1f})"
 
 
-def pack_table() -> str:
+def pack_table(runs: list[Results]) -> str:
     """How many times faster the DDTBench rows are than the library's own engine."""
 
     def of(direction: str) -> Callable[[Results], str]:
         return lambda run: gain([row for row in run["rows"] if row["direction"] == direction], "library/ours")
 
-    return table("times as fast as", {"`Pack`": of("pack"), "`Unpack`": of("unpack")}, read("pack"))
+    return table("times as fast as", {"`Pack`": of("pack"), "`Unpack`": of("unpack")}, runs)
 
 
-def pingpong_table() -> str:
+def pingpong_table(runs: list[Results]) -> str:
     """How many times faster messages with gaps are than the library's engine and than copies by hand."""
 
     def of(kind: str, name: str) -> Callable[[Results], str]:
@@ -205,35 +210,34 @@ def pingpong_table() -> str:
         "indexed datatypes, than by the library's engine": of("indexed", "library/ours"),
         "strided arrays, than with copies by hand": of("vector", "hand/array"),
     }
-    return table("times as fast", rows, read("pingpong"))
+    return table("times as fast", rows, runs)
 
 
-def overhead_table() -> str:
+def overhead_table(runs: list[Results]) -> str:
     """Microseconds added to small contiguous messages."""
 
     def of(mode: str) -> Callable[[Results], str]:
         return lambda run: f"{run['small']['added'][mode]['median']:.2f} µs"
 
-    runs = read("overhead")
-    modes = runs[0]["small"]["added"] if runs else {}
+    modes = runs[0]["small"]["added"]
     head = f"added to contiguous messages of up to {SMALL} bytes"
     return table(head, {f"`{mode}`": of(mode) for mode in modes}, runs)
 
 
-PLOTS = {
-    "pack-gain": (draw_pack_gain, "pack"),
-    "pack-rate": (draw_pack_rate, "pack"),
-    "overhead": (draw_overhead, "overhead"),
-    "pingpong": (draw_pingpong, "pingpong"),
+PLOTS: Plots = {
+    "pack-gain": (draw_pack_gain, ["pack"]),
+    "pack-rate": (draw_pack_rate, ["pack"]),
+    "overhead": (draw_overhead, ["overhead"]),
+    "pingpong": (draw_pingpong, ["pingpong"]),
     **plots_allreduce.PLOTS,
     **plots_attention.PLOTS,
     **plots_coding.PLOTS,
     **plots_gpu.PLOTS,
 }
-TABLES = {
-    "pack": pack_table,
-    "pingpong": pingpong_table,
-    "overhead": overhead_table,
+TABLES: Tables = {
+    "pack": (pack_table, ["pack"]),
+    "pingpong": (pingpong_table, ["pingpong"]),
+    "overhead": (overhead_table, ["overhead"]),
     **plots_allreduce.TABLES,
     **plots_attention.TABLES,
     **plots_coding.TABLES,
@@ -241,31 +245,71 @@ TABLES = {
 }
 
 
+def draw_pictures(results: Path, output: Path) -> None:
+    """Draw each picture whose benchmark has results."""
+    output.mkdir(parents=True, exist_ok=True)
+    for name, (draw, benchmarks) in PLOTS.items():
+        if runs := read(benchmarks, results):
+            draw(runs).savefig(output / f"{name}.png", dpi=130)
+            print(f"drew {output / name}.png")
+
+
+def print_tables(results: Path) -> None:
+    """Print each table whose benchmark has results."""
+    for name, (tabulate, benchmarks) in TABLES.items():
+        if runs := read(benchmarks, results):
+            print(f"\n{name}\n\n{tabulate(runs)}")
+
+
 def fill_in(text: str) -> str:
-    """Put the tables into the places that a page marks for them."""
+    """Put the tables of the published results into the places that a page marks for them."""
 
     def fill(place: re.Match[str]) -> str:
-        return f"{place[1]}\n{TABLES[place[2]]()}\n{place[3]}"
+        tabulate, benchmarks = TABLES[place[2]]
+        return f"{place[1]}\n{tabulate(read(benchmarks, PUBLISHED))}\n{place[3]}"
 
     return MARKED.sub(fill, text)
 
 
-def main() -> None:
-    """Draw all pictures, and fill in the tables of all pages."""
-    PICTURES.mkdir(parents=True, exist_ok=True)
-    for name, (draw, benchmark) in PLOTS.items():
-        runs = read(benchmark)
-        if runs:
-            draw(runs).savefig(PICTURES / f"{name}.png", dpi=130)
-            print(f"drew docs/pictures/{name}.png")
-        else:
-            print(f"no results of benchmarks.{benchmark}: docs/pictures/{name}.png stays as it is")
-    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+def pages() -> list[Path]:
+    """All pages that may have tables."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def fill_in_pages() -> None:
+    """Fill in the tables of all pages."""
+    for page in pages():
         text = page.read_text(encoding="utf-8")
         filled = fill_in(text)
         if filled != text:
             page.write_text(filled, encoding="utf-8")
             print(f"filled in {page.relative_to(ROOT)}")
+
+
+@click.command()
+@click.option(
+    "--results",
+    default=OWN,
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder with the results of benchmarks; the pictures are drawn into it.",
+)
+@click.option(
+    "--fill-in",
+    "fills_in",
+    is_flag=True,
+    help="Draw the published results, and write their pictures and tables into the documentation.",
+)
+def main(results: Path, fills_in: bool) -> None:
+    """Draw the pictures of what was measured, and print its tables."""
+    if fills_in:
+        draw_pictures(PUBLISHED, PICTURES)
+        fill_in_pages()
+        return
+    if not list(results.glob("*.json")):
+        raise click.ClickException(f"{results} has no results: run a benchmark, or name another folder")
+    draw_pictures(results, results)
+    print_tables(results)
 
 
 if __name__ == "__main__":

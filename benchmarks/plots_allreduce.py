@@ -15,16 +15,18 @@ from benchmarks.drawing import (
     GREY,
     ORANGE,
     PINK,
+    Plots,
     Results,
+    Tables,
     in_bytes,
     label_bytes,
+    label_seconds,
     library_of,
-    read,
     table,
     title_of,
 )
 
-SKY, YELLOW, BLACK = "#56B4E9", "#E69F00", "#000000"
+SKY, YELLOW, WINE, BLACK = "#56B4E9", "#E69F00", "#882255", "#000000"
 STYLES = {
     "native": (BLACK, "s"),
     "ring": (BLUE, "o"),
@@ -36,7 +38,7 @@ STYLES = {
     "recursive-multiplying": (GREEN, "x"),
     "reduce-scatter-allgather": (PINK, "x"),
     "tree": (GREY, "1"),
-    "double-tree": (GREY, "2"),
+    "double-tree": (WINE, "2"),
 }
 
 
@@ -47,17 +49,18 @@ def draw_times(runs: list[Results]) -> Figure:
         rows = results["rows"]
         for name, (colour, mark) in STYLES.items():
             shown = [row for row in rows if name in row["seconds"]]
-            axes.plot(
-                [row["bytes"] for row in shown],
-                [1e6 * row["seconds"][name] for row in shown],
-                color=colour,
-                marker=mark,
-                linewidth=2 if name == "native" else 1,
-                label=name,
-            )
+            if shown:
+                axes.plot(
+                    [row["bytes"] for row in shown],
+                    [row["seconds"][name] for row in shown],
+                    color=colour,
+                    marker=mark,
+                    linewidth=2 if name == "native" else 1,
+                    label=name,
+                )
         axes.plot(
             [row["bytes"] for row in rows],
-            [1e6 * row["seconds"]["auto"] for row in rows],
+            [row["seconds"]["auto"] for row in rows],
             linestyle="none",
             marker="o",
             markersize=13,
@@ -65,7 +68,8 @@ def draw_times(runs: list[Results]) -> Figure:
             markeredgecolor=BLACK,
             label="chosen",
         )
-        axes.set(xscale="log", yscale="log", xlabel="array", ylabel="µs")
+        axes.set(xscale="log", yscale="log", xlabel="size of the array", ylabel="time of an allreduce")
+        label_seconds(axes)
         label_bytes(axes, [row["bytes"] for row in rows][::2])
         axes.set_title(f"{library_of(results)}, {results['ranks']} ranks")
         axes.grid(alpha=0.3)
@@ -85,7 +89,7 @@ def draw_predictions(runs: list[Results]) -> Figure:
                 ratios = [row["predicted"][name] / row["seconds"][name] for row in shown]
                 axes.plot([row["bytes"] for row in shown], ratios, color=colour, marker=mark, label=name)
         axes.axhline(1, color=GREY, linewidth=1)
-        axes.set(xscale="log", ylim=(0, 2), xlabel="array", ylabel="predicted / measured")
+        axes.set(xscale="log", ylim=(0, None), xlabel="size of the array", ylabel="predicted / measured")
         label_bytes(axes, [row["bytes"] for row in results["rows"]][::2])
         axes.set_title(f"{title_of(results)}, {results['ranks']} ranks", fontsize="small")
         axes.grid(alpha=0.3)
@@ -101,11 +105,18 @@ def draw_watching(runs: list[Results]) -> Figure:
         _draw_calls(axes, results["calls"])
         axes.axvline(len(results["calls"]["seconds"]) // 4, color=BLACK, linestyle="--", linewidth=1)
         axes.set_title(
-            f"{library_of(results)}, {in_bytes(results['bytes'])}; at the dashed line the way between"
-            f" two hosts becomes slower ({results['change']})",
+            f"Allreduce of {in_bytes(results['bytes'])} on eight emulated hosts, {library_of(results)};"
+            f" at the dashed line {change_of(results)}",
             fontsize="small",
         )
     return figure
+
+
+def change_of(results: Results) -> str:
+    """Describe what becomes slower, and how much."""
+    place, factor = results["change"].split(":")
+    what = f"the link between hosts {' and '.join(place.split('-'))}" if "-" in place else f"host {place}"
+    return f"{what} becomes {factor} times slower"
 
 
 def _draw_calls(axes: Axes, calls: dict[str, list[Any]]) -> None:
@@ -120,15 +131,15 @@ def _draw_calls(axes: Axes, calls: dict[str, list[Any]]) -> None:
     axes.scatter([], [], s=4, color=GREY, label="tried in between")
     top = 1.5e3 * statistics.quantiles(calls["seconds"], n=200)[-1]
     beyond = [1e3 * each for each in calls["seconds"] if 1e3 * each > top]
-    axes.set(xlabel="call", ylabel="ms", ylim=(0, top))
+    axes.set(xlabel="call", ylabel="time of the call [ms]", ylim=(0, top))
     if beyond:
-        axes.text(0.01, 0.93, f"beyond: {len(beyond)}, up to {max(beyond):.0f} ms", transform=axes.transAxes)
+        above = f"not shown: {len(beyond)} of up to {max(beyond):.0f} ms"
+        axes.text(0.01, 0.93, above, transform=axes.transAxes)
     axes.legend(fontsize="small", loc="upper right")
 
 
-def gains_table(setting: str) -> str:
+def gains_table(runs: list[Results]) -> str:
     """How many times as fast as the MPI library's own what is chosen is, by size."""
-    runs = read(f"allreduce-{setting}")
 
     def of(place: int) -> Callable[[Results], str]:
         def figure(run: Results) -> str:
@@ -139,44 +150,37 @@ def gains_table(setting: str) -> str:
 
         return figure
 
-    rows = max((run["rows"] for run in runs), key=len, default=[])
+    rows: list[dict[str, Any]] = max((run["rows"] for run in runs), key=len)
     named = {in_bytes(row["bytes"]): of(place) for place, row in enumerate(rows)}
-    named["longer than the best, mean"] = lambda run: (
-        f"{100 * statistics.mean(row['regret'] for row in run['rows']):.1f} %"
-    )
+    named["mean regret"] = lambda run: f"{100 * statistics.mean(row['regret'] for row in run['rows']):.1f} %"
     return table("array", named, runs)
 
 
-def watching_table() -> str:
+def watching_table(runs: list[Results]) -> str:
     """Milliseconds at the end, of what is chosen then, of what was chosen first, and of the library's own."""
-    cases = {
-        "1 KiB, a slow link": "watching-link-1024",
-        "256 KiB, a slow link": "watching-link-262144",
-        "16 KiB, a slow host": "watching-host-16384",
-    }
     lines = ["| | | chosen at the end | chosen first | the library's own |", "|---|---|---:|---:|---:|"]
-    for case, benchmark in cases.items():
-        for run in read(benchmark):
-            seconds = run["seconds"]
-            shown = (
-                f"{1e3 * seconds['auto']:.1f} ms ({run['last']})",
-                f"{1e3 * seconds['static']:.1f} ms ({run['first']})",
-                f"{1e3 * seconds['native']:.1f} ms",
-            )
-            lines.append(f"| {case} | {library_of(run)} | {' | '.join(shown)} |")
+    for run in runs:
+        case = f"{in_bytes(run['bytes'])}, a slow {'link' if '-' in run['change'] else 'host'}"
+        seconds = run["seconds"]
+        shown = (
+            f"{1e3 * seconds['auto']:.1f} ms ({run['last']})",
+            f"{1e3 * seconds['static']:.1f} ms ({run['first']})",
+            f"{1e3 * seconds['native']:.1f} ms",
+        )
+        lines.append(f"| {case} | {library_of(run)} | {' | '.join(shown)} |")
     return "\n".join(lines) + "\n"
 
 
-PLOTS = {
-    "allreduce-node-2": (draw_times, "allreduce-node-2"),
-    "allreduce-node-4": (draw_times, "allreduce-node-4"),
-    "allreduce-netlab": (draw_times, "allreduce-netlab-8"),
-    "prediction": (draw_predictions, "allreduce-netlab-8"),
-    "watching": (draw_watching, "watching-link-1024"),
+PLOTS: Plots = {
+    "allreduce-node-2": (draw_times, ["allreduce-node-2"]),
+    "allreduce-node-4": (draw_times, ["allreduce-node-4"]),
+    "allreduce-netlab": (draw_times, ["allreduce-netlab-8"]),
+    "prediction": (draw_predictions, ["allreduce-netlab-8"]),
+    "watching": (draw_watching, ["watching-link-1024"]),
 }
-TABLES = {
-    "allreduce-node-2": lambda: gains_table("node-2"),
-    "allreduce-node-4": lambda: gains_table("node-4"),
-    "allreduce-netlab": lambda: gains_table("netlab-8"),
-    "watching": watching_table,
+TABLES: Tables = {
+    "allreduce-node-2": (gains_table, ["allreduce-node-2"]),
+    "allreduce-node-4": (gains_table, ["allreduce-node-4"]),
+    "allreduce-netlab": (gains_table, ["allreduce-netlab-8"]),
+    "watching": (watching_table, ["watching-link-1024", "watching-link-262144", "watching-host-16384"]),
 }

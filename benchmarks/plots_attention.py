@@ -1,15 +1,12 @@
-"""Pictures and a table of attention: rates beside peers, algorithms beside each other, and memory.
+"""Pictures and tables of attention: rates beside peers, algorithms beside each other, and memory.
 
-    python -m benchmarks.plots_attention
-
-draws them alone. Who computes what when is drawn by `docs/draw_attention.py`, which needs no measurements.
+Who computes what when is drawn by `docs/draw_attention.py`, which needs no measurements.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
@@ -22,17 +19,18 @@ from benchmarks.drawing import (
     GREY,
     ORANGE,
     PINK,
+    Plots,
     Results,
+    Tables,
     label_ratios,
     library_of,
-    read,
     table,
     title_of,
 )
 from benchmarks.plots_allreduce import BLACK, SKY, YELLOW
 
-PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 HAND, PACKAGE = "gloo ring", "ring-attention-pytorch"
+LABELS = {HAND: "ring by hand: PyTorch's flash attention, gloo"}
 NO_ALGORITHMS = ("auto", HAND, PACKAGE)
 STYLES = {
     "auto": (BLACK, "o"),
@@ -49,7 +47,6 @@ STYLES = {
     HAND: (PINK, "P"),
     PACKAGE: (YELLOW, "X"),
 }
-MEMORY_RANKS = (1, 2, 4, 8)
 TABLE_TOKENS = 2048
 MIB = 1 << 20
 Rows = list[dict[str, Any]]
@@ -120,9 +117,10 @@ def draw_rates(runs: list[Results]) -> Figure:
             for axes, mask in zip(panels[2 * place + backward], MASKS[:2], strict=True):
                 _draw_rates(axes, results, mask, backward)
                 axes.set_title(f"{mask.label}; {what_is_computed(backward)}", fontsize="medium")
-            panels[2 * place + backward, 0].set_ylabel(f"GF/s of a rank, {library_of(results)}")
+            panels[2 * place + backward, 0].set_ylabel(f"GFLOP/s of each rank, {library_of(results)}")
     for axes in panels[-1]:
         axes.set_xlabel("tokens of a rank")
+        label_counts(axes, (row["tokens"] for results in runs for row in results["rows"]))
     panels[0, 0].set_ylim(bottom=0)
     figure.suptitle(f"Attention over {runs[0]['ranks']} ranks with a core each, {title_of(runs[0])}")
     one_legend(figure, panels.flat, 3)
@@ -135,7 +133,7 @@ def _draw_rates(axes: Axes, results: Results, mask: Mask, backward: bool) -> Non
     contiguous = select(results, MASKS[2], backward) if mask.causal else rows
     series = (
         ("auto", "roundelay (auto)", rows, BLUE, "o"),
-        (HAND, "ring by hand: PyTorch's flash attention, gloo", rows, ORANGE, "^"),
+        (HAND, LABELS[HAND], rows, ORANGE, "^"),
         (PACKAGE, f"{PACKAGE} (contiguous)", contiguous, GREEN, "s"),
     )
     for name, label, some, colour, mark in series:
@@ -160,7 +158,7 @@ def draw_algorithms(runs: list[Results]) -> Figure:
     def draw(axes: Axes, rows: Rows) -> None:
         _draw_series(axes, rows, "than auto")
         axes.axhline(1, color=BLACK, linewidth=1)
-        axes.set(yscale="log", ylim=(0.45, 4.5))
+        axes.set(yscale="log")
 
     figure, panels = _draw_masks(runs, draw, "times as long as auto")
     for axes in panels:
@@ -238,21 +236,16 @@ def _draw_series(axes: Axes, rows: Rows, figure: str, factor: float = 1.0) -> No
 
 def draw_memory(runs: list[Results]) -> Figure:
     """By how much a rank grows over the number of ranks, with as many tokens on each."""
-    figure = Figure(figsize=(6 * len(runs), 5), layout="constrained")
-    panels = figure.subplots(1, len(runs), sharey=True, squeeze=False)[0]
-    for axes, named in zip(panels, runs, strict=True):
-        library = library_of(named)
-        measured = [
-            results
-            for ranks in MEMORY_RANKS
-            for results in read(f"attention-memory-{ranks}")
-            if library_of(results) == library
-        ]
+    libraries = list(dict.fromkeys(map(library_of, runs)))
+    figure = Figure(figsize=(6 * len(libraries), 5), layout="constrained")
+    panels = figure.subplots(1, len(libraries), sharey=True, squeeze=False)[0]
+    for axes, library in zip(panels, libraries, strict=True):
+        measured = [results for results in runs if library_of(results) == library]
         counts = [results["ranks"] for results in measured]
         for name in measured[0]["grown"]:
             colour, mark = STYLES[name]
             most = [max(results["grown"][name]) / MIB for results in measured]
-            axes.plot(counts, most, color=colour, marker=mark, label=name)
+            axes.plot(counts, most, color=colour, marker=mark, label=LABELS.get(name, name))
         axes.axhline(
             measured[0]["arguments"] / MIB, color=GREY, linestyle="--", label="queries, keys and values"
         )
@@ -262,14 +255,14 @@ def draw_memory(runs: list[Results]) -> Figure:
         label_counts(axes, counts)
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("MiB that a rank takes beside its arguments")
-    one_legend(figure, panels, 3 * len(runs))
+    one_legend(figure, panels, 2 * len(libraries))
     return figure
 
 
 # Table --------------------------------------------------------------------------------------------
 
 
-def rates_table() -> str:
+def rates_table(runs: list[Results]) -> str:
     """What is chosen: its rate, also in parts of the kernel's and of a product's; and the ring by hand."""
 
     def of(mask: Mask, backward: bool) -> Callable[[Results], str]:
@@ -289,7 +282,6 @@ def rates_table() -> str:
         for backward in (False, True)
         for mask in MASKS
     }
-    runs = read("attention-node-2")
     named["less time by the best algorithm, mean of all sizes"] = _best_table_figure
     return table(f"{TABLE_TOKENS} tokens of a rank", named, runs)
 
@@ -304,38 +296,29 @@ def _best_table_figure(run: Results) -> str:
     return f"{100 * statistics.mean(losses):.0f} % (at most {100 * max(losses):.0f} %)"
 
 
-def linear_table() -> str:
+def linear_table(runs: list[Results]) -> str:
     """How many times as long the softmax ring takes as linear attention with gathered states."""
     kinds = [(causal, backward) for causal in (False, True) for backward in (False, True)]
     titles = [f"{'causal' if causal else 'all'}, {what_is_computed(backward)}" for causal, backward in kinds]
     lines = [f"| tokens of a rank | {' | '.join(titles)} |", "|---|" + "---:|" * len(kinds)]
-    for results in read("attention-linear-2"):
+    for results in runs:
         ratios = {
             (row["tokens"], row["causal"], row["backward"]): row["softmax over"]["all-gather"]
             for row in results["rows"]
         }
         for tokens in dict.fromkeys(row["tokens"] for row in results["rows"]):
-            lines.append(f"| {tokens} | {' | '.join(f'{ratios[(tokens, *each)]:.1f}' for each in kinds)} |")
+            shown = (f"{ratios[tokens, causal, backward]:.1f}" for causal, backward in kinds)
+            lines.append(f"| {tokens} | {' | '.join(shown)} |")
     return "\n".join(lines) + "\n"
 
 
-PLOTS = {
-    "attention-rates": (draw_rates, "attention-node-2"),
-    "attention-algorithms": (draw_algorithms, "attention-node-2"),
-    "attention-memory": (draw_memory, "attention-memory-4"),
-    "attention-netlab": (draw_network, "attention-netlab-4"),
+PLOTS: Plots = {
+    "attention-rates": (draw_rates, ["attention-node-2"]),
+    "attention-algorithms": (draw_algorithms, ["attention-node-2"]),
+    "attention-memory": (draw_memory, [f"attention-memory-{ranks}" for ranks in (1, 2, 4, 8)]),
+    "attention-netlab": (draw_network, ["attention-netlab-4"]),
 }
-TABLES = {"attention": rates_table, "attention-linear": linear_table}
-
-
-def main() -> None:
-    """Draw the pictures of which there are results."""
-    for name, (draw, benchmark) in PLOTS.items():
-        runs = read(benchmark)
-        if runs:
-            draw(runs).savefig(PICTURES / f"{name}.png", dpi=130)
-            print(f"drew docs/pictures/{name}.png")
-
-
-if __name__ == "__main__":
-    main()
+TABLES: Tables = {
+    "attention": (rates_table, ["attention-node-2"]),
+    "attention-linear": (linear_table, ["attention-linear-2"]),
+}

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from benchmarks.drawing import BLUE, GREEN, GREY, ORANGE, Results, library_of, read
+from benchmarks.drawing import BLUE, GREEN, GREY, ORANGE, Plots, Results, Tables, library_of
 
 STYLES = {"uncoded": (GREY, "s"), "gc": (ORANGE, "^"), "sr-sgc": (GREEN, "D"), "m-sgc": (BLUE, "o")}
 TITLES = {"published": "as published, cyclic codes", "here": "roundelay, repetition in groups"}
@@ -33,7 +33,7 @@ def draw_times(runs: list[Results]) -> Figure:
         axes.bar_label(bars, fmt="%.0f s", label_type="center", color="white")
         axes.tick_params("y", labelsize="small")
         axes.invert_yaxis()
-        axes.set(title=f"{run['workers']} workers", xlabel="s")
+        axes.set(title=f"{run['workers']} workers", xlabel="seconds of the training")
     figure.suptitle(f"Simulated: {results['jobs']} gradients, 5 % of the workers 2 to 3.5 times as slow")
     return figure
 
@@ -48,9 +48,11 @@ def draw_slopes(runs: list[Results]) -> Figure:
         for name, (colour, mark) in STYLES.items():
             times = [row[how]["schemes"] for row in rows]
             parts = [each[name]["seconds"] / each["uncoded"]["seconds"] for each in times]
-            axes.plot(ratios, parts, color=colour, marker=mark, label=name)
+            # Gradient coding and SR-SGC may take the same time.
+            style = "--" if name == "sr-sgc" else "-"
+            axes.plot(ratios, parts, style, color=colour, marker=mark, label=name)
         axes.set(
-            title=TITLES[how], xscale="log", xlabel="seconds of all data on one worker / of a round without"
+            title=TITLES[how], xscale="log", xlabel="time of all data on one worker / of a round without data"
         )
         axes.xaxis.set_major_locator(FixedLocator(ratios))
         axes.xaxis.set_minor_locator(NullLocator())
@@ -76,7 +78,7 @@ def draw_rounds(runs: list[Results]) -> Figure:
             # SR-SGC often takes as long as gradient coding, and would hide it.
             style = "--" if name == "sr-sgc" else "-"
             axes.plot(seconds, share, style, color=colour, label=named(name, run["schemes"][name]))
-        axes.set(title=f"{kind} trace", xlabel="s", xscale="log")
+        axes.set(title=f"{kind} trace", xlabel="seconds of a round", xscale="log")
         axes.xaxis.set_major_locator(FixedLocator([0.7, 1, 1.5, 2, 3, 5, 10, 20]))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -106,10 +108,10 @@ def draw_stragglers(runs: list[Results]) -> Figure:
     return figure
 
 
-def gains_table() -> str:
+def gains_table(runs: list[Results]) -> str:
     """Seconds of each scheme, and what it gains over uncoded rounds."""
     lines = ["| workers | uncoded | gc | sr-sgc | m-sgc |", "|---|---:|---:|---:|---:|"]
-    for results in read("coding-simulation"):
+    for results in runs:
         for run in results["sizes"]:
             schemes = run["schemes"]
             whole = schemes["uncoded"]["seconds"]
@@ -121,11 +123,11 @@ def gains_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def codes_table() -> str:
+def codes_table(runs: list[Results]) -> str:
     """Errors and times of decoding, for each code."""
     titles = ("workers, stragglers", "code", "largest weight", "error, float32", "float16", "ms for weights")
     lines = [f"| {' | '.join(titles)} |", "|---|---|---:|---:|---:|---:|"]
-    for results in read("coding-codes"):
+    for results in runs:
         for row in sorted(results["rows"], key=lambda each: (each["workers"], -each["stragglers"])):
             figures = (
                 f"{row['workers']}, {row['stragglers']}",
@@ -139,9 +141,8 @@ def codes_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def overhead_table() -> str:
+def overhead_table(runs: list[Results]) -> str:
     """How long a round takes, in parts of a broadcast and a reduction."""
-    runs = read("coding-overhead-8")
     lines = [f"| bytes | {' | '.join(map(library_of, runs))} |", "|---:|" + "---:|" * len(runs)]
     for rows in zip(*(results["rows"] for results in runs), strict=True):
         figures = (f"{1e3 * row['ours']:.2f} ms, {row['ratio']:.2f}" for row in rows)
@@ -149,27 +150,26 @@ def overhead_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def training_table() -> str:
+def training_table(runs: list[Results]) -> str:
     """Measured and predicted seconds of trainings."""
     lines = ["| library | workers | scheme | load | seconds | predicted |", "|---|---:|---|---:|---:|---:|"]
-    for workers in (8, 16):
-        for results in read(f"coding-training-{workers}"):
-            for row in results["rows"]:
-                times = f"{row['seconds']:.1f} | {row['predicted']:.1f}"
-                scheme = f"{named(row['scheme'], row)} | {row['load']:.3f}"
-                lines.append(f"| {library_of(results)} | {workers} | {scheme} | {times} |")
+    for results in runs:
+        for row in results["rows"]:
+            times = f"{row['seconds']:.1f} | {row['predicted']:.1f}"
+            scheme = f"{named(row['scheme'], row)} | {row['load']:.3f}"
+            lines.append(f"| {library_of(results)} | {results['workers']} | {scheme} | {times} |")
     return "\n".join(lines) + "\n"
 
 
-PLOTS = {
-    "coding-times": (draw_times, "coding-simulation"),
-    "coding-slopes": (draw_slopes, "coding-simulation"),
-    "coding-rounds": (draw_rounds, "coding-simulation"),
-    "coding-stragglers": (draw_stragglers, "coding-simulation"),
+PLOTS: Plots = {
+    "coding-times": (draw_times, ["coding-simulation"]),
+    "coding-slopes": (draw_slopes, ["coding-simulation"]),
+    "coding-rounds": (draw_rounds, ["coding-simulation"]),
+    "coding-stragglers": (draw_stragglers, ["coding-simulation"]),
 }
-TABLES = {
-    "coding-codes": codes_table,
-    "coding-overhead": overhead_table,
-    "coding-simulation": gains_table,
-    "coding-training": training_table,
+TABLES: Tables = {
+    "coding-codes": (codes_table, ["coding-codes"]),
+    "coding-overhead": (overhead_table, ["coding-overhead-8"]),
+    "coding-simulation": (gains_table, ["coding-simulation"]),
+    "coding-training": (training_table, ["coding-training-8", "coding-training-16"]),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from benchmarks.drawing import BLUE, GREY, LINES, MARKS, ORANGE, Results, library_of, read
+from benchmarks.drawing import BLUE, GREY, LINES, MARKS, ORANGE, Plots, Results, Tables, library_of
 
 SERIES = {
     (False, False): "forward",
@@ -60,6 +60,7 @@ def draw_messages(runs: list[Results]) -> Figure:
             axes.bar_label(bars, fmt="%.0f", padding=2, fontsize="small")
         axes.set_yticks(range(len(parts)), parts)
         axes.set(title=f"{library_of(results)}: {way_of(results)}", xlabel="µs", xscale="log", xlim=(30, 3e4))
+        axes.xaxis.set_major_formatter("{x:,.0f}")
     figure.axes[0].invert_yaxis()
     figure.axes[0].legend(loc="upper right")
     figure.suptitle(f"One-way time between two ranks on one {runs[0]['gpu']}, float32")
@@ -71,9 +72,8 @@ def way_of(results: Results) -> str:
     return "it reads the memory of the GPU" if results["direct"] else "staged on the host"
 
 
-def messages_table() -> str:
+def messages_table(runs: list[Results]) -> str:
     """How many times as fast as copies by hand messages are."""
-    runs = read("gpu-messages")
     lines = [f"| | {' | '.join(f'{library_of(run)}, {way_of(run)}' for run in runs)} |"]
     lines += ["|---" + "|---:" * len(runs) + "|"]
     for rows in zip(*(run["rows"] for run in runs), strict=True):
@@ -82,5 +82,8 @@ def messages_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-PLOTS = {"gpu-messages": (draw_messages, "gpu-messages"), "gpu-attention": (draw_attention, "attention-gpu")}
-TABLES = {"gpu-messages": messages_table}
+PLOTS: Plots = {
+    "gpu-messages": (draw_messages, ["gpu-messages"]),
+    "gpu-attention": (draw_attention, ["attention-gpu"]),
+}
+TABLES: Tables = {"gpu-messages": (messages_table, ["gpu-messages"])}

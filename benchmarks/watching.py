@@ -21,8 +21,8 @@ import click
 from benchmarks.netlab.lab import Lab, LabError
 from benchmarks.netlab.timetable import Change, parse_change
 from benchmarks.netlab.units import parse_rate, parse_seconds
+from benchmarks.results import results_folder, write
 
-RESULTS = Path(__file__).parent / "results"
 QUARTER = "a quarter is done"
 ROUNDS = 25
 
@@ -36,12 +36,14 @@ def work(nbytes: int, calls: int) -> None:
     from benchmarks.allreduce import CALLS, sample
     from benchmarks.measure import environment, library_key
     from roundelay import MPI
+    from roundelay.collectives.processes import Wanted
     from roundelay.collectives.service import service_of
 
     world, comm = PLAIN.COMM_WORLD, MPI.COMM_WORLD
     own, result = np.full(nbytes // 8, float(world.rank)), np.empty(nbytes // 8)
+    comm.Set_info(MPI.Info.Create({"roundelay_allreduce": "auto"}))
     comm.Allreduce(own, result)
-    choice = service_of(comm).choose("allreduce", nbytes)
+    choice = service_of(comm).choose(Wanted("allreduce", nbytes))
 
     def chosen() -> str:
         return "native" if choice.current is None else str(choice.current.algorithm)
@@ -81,17 +83,8 @@ def work(nbytes: int, calls: int) -> None:
 
 def observe(lab: Lab, change: Change, nbytes: int, calls: int) -> dict[str, Any]:
     """Start the ranks, change the network when they ask for it, and give what they found."""
-    mine = [
-        sys.executable,
-        "-m",
-        "benchmarks.watching",
-        "--rank",
-        "--bytes",
-        str(nbytes),
-        "--calls",
-        str(calls),
-    ]
-    process = lab.start(mine)
+    be_a_rank = f"from benchmarks.watching import work; work({nbytes}, {calls})"
+    process = lab.start([sys.executable, "-c", be_a_rank])
     assert process.stdout is not None
     lines = []
     for line in process.stdout:
@@ -106,6 +99,7 @@ def observe(lab: Lab, change: Change, nbytes: int, calls: int) -> dict[str, Any]
 
 
 @click.command()
+@results_folder
 @click.option("--bytes", "nbytes", default=1024, show_default=True)
 @click.option("--calls", default=2000, show_default=True)
 @click.option("--slow-link", default="1-6:8", show_default=True, metavar="I-J:FACTOR")
@@ -113,7 +107,6 @@ def observe(lab: Lab, change: Change, nbytes: int, calls: int) -> dict[str, Any]
 @click.option("--hosts", default=8, show_default=True)
 @click.option("--delay", default="2ms", show_default=True)
 @click.option("--rate", default="300mbit", show_default=True)
-@click.option("--rank", is_flag=True, hidden=True)
 def main(
     nbytes: int,
     calls: int,
@@ -122,12 +115,9 @@ def main(
     hosts: int,
     delay: str,
     rate: str,
-    rank: bool,
+    output: Path,
 ) -> None:
     """Watch one allreduce."""
-    if rank:
-        work(nbytes, calls)
-        return
     change = parse_change(f"slow-host={slow_host}" if slow_host else f"slow-link={slow_link}")
     with Lab(hosts, parse_seconds(delay), parse_rate(rate)) as lab:
         found = observe(lab, change, nbytes, calls)
@@ -137,8 +127,7 @@ def main(
     for name, each in seconds.items():
         print(f"  {name:7}{1e3 * each:8.2f} ms, {each / seconds['auto']:.2f} times as long as auto")
     kind = "host" if slow_host else "link"
-    file = RESULTS / f"watching-{kind}-{nbytes}-{found['library']}.json"
-    file.write_text(json.dumps(found) + "\n", encoding="utf-8")
+    write(output / f"watching-{kind}-{nbytes}-{found['library']}.json", found, indent=None)
 
 
 if __name__ == "__main__":

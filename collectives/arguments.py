@@ -220,7 +220,9 @@ def _operands(sendbuf: Any, recvbuf: Any, op: MPI.Op) -> tuple[_Operand | None, 
     return own, result
 
 
-def _operand(buffer: Any, receiving: bool, op: MPI.Op) -> _Operand | None:
+def _operand(buffer: Any, receiving: bool, op: Any) -> _Operand | None:
+    if not isinstance(op, MPI.Op):
+        return None
     if buffer.__class__ is np.ndarray and buffer.flags.forc and (buffer.flags.writeable or not receiving):
         # Also of dtypes that MPI need not know.
         reduction = array_reduction(op, buffer.dtype)

@@ -6,9 +6,9 @@ brings arrays with gaps into contiguous memory before.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable
+from functools import cache, partial, wraps
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -20,28 +20,34 @@ from . import arguments
 from .arguments import Call
 from .catalogue import NATIVE, OPERATIONS
 from .chosen import Chosen
+from .duplicate import Tags
 from .execute import Execution
+from .interrupts import SignalsDeferred
 from .memory import memory_of
+from .processes import AUTO, Wanted, check_name, environment_names
 from .progress import is_possible
 from .reduction import PREDEFINED, Array
 from .requests import prepare, start
-from .service import (
-    AUTO,
-    Choice,
-    Service,
-    check_name,
-    environment_settings,
-    info_key,
-    known_service,
-    service_of,
-)
+from .service import Choice, Service, info_key, known_service, service_of
 from .shared import run_shared
 
 _SUM = MPI.SUM
 _Intracomm = MPI.Intracomm
+_native_iallreduce, _native_allreduce_init = Collective.Iallreduce, Collective.Allreduce_init
 _LISTS = (list, tuple)
-_ON_HOST = frozenset((np.ndarray, type(MPI.IN_PLACE), type(None)))
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 Library = Callable[[], Any]
+
+
+def _whole(function: _Function) -> _Function:
+    """Let the handlers of signals wait until a collective has ended: other ranks wait for the rest of it."""
+
+    @wraps(function)
+    def run(*arguments: Any, **named: Any) -> Any:
+        with SignalsDeferred():
+            return function(*arguments, **named)
+
+    return run  # type: ignore[return-value]
 
 
 def _serve(
@@ -51,41 +57,56 @@ def _serve(
     library: Library,
     algorithm: str = "",
     reproducible: bool = False,
-    kind: Any = None,
-) -> Choice | None:
-    """Run a blocking collective, and tell what it was left to; None where mpi4py read the arguments.
+    kind: Hashable = None,
+) -> None:
+    """Run a blocking collective; functions name an `algorithm`, methods do not.
 
-    What is left to the library is remembered for calls of the same kind, if there is one.
+    What is left to the library is remembered for methods with arguments of the same kind, if there is one.
     """
+    service.check_whole()
     if call is None or not 0 <= call.root < service.ranks:
+        if algorithm or checks_bounds():
+            what = (operation, "arguments that are left to mpi4py")
+            service.compare((*what, algorithm), None if checks_bounds() else (*what, algorithm))
         check_name(operation, algorithm or AUTO)
-        if checks_bounds():
-            service.compare((operation, "arguments that are left to mpi4py"))
         library()
-        return None
-    name = algorithm or service.setting_for(operation, not call.commutes, root=call.root)
-    choice = _choose(service, _wanted(call, name, reproducible), call)
-    choice.run(lambda chosen: library() if chosen is None else _run(service, chosen, call))
-    if kind is not None and not algorithm and not reproducible and not checks_bounds():
+        return
+    name = algorithm or service.name_for(operation, not call.commutes, root=call.root)
+    wanted = _wanted(call, name, reproducible)
+    choice = _choose(service, wanted, call, compares=bool(algorithm))
+    choice.run(partial(_run, service, call, library, wanted.reproducible))
+    if kind is not None and not algorithm and not checks_bounds():
         service.remember(kind, choice)
-    return choice
 
 
-def _wanted(call: Call, name: str, reproducible: bool = False, background: bool = False) -> tuple[Any, ...]:
+def _wanted(call: Call, name: str, reproducible: bool = False, background: bool = False) -> Wanted:
     """What the service is asked for; the library is not asked for what it does not have."""
     ours = reproducible or not call.is_of_mpi
-    return call.operation, call.nbytes, call.root, name, not call.commutes, ours, background
+    return Wanted(call.operation, call.nbytes, call.root, name, not call.commutes, ours, background)
 
 
-def _choose(service: Service, wanted: tuple[Any, ...], call: Call) -> Choice:
-    """What the call is left to, after all ranks have said that they call the same."""
-    if checks_bounds() or not service.knows(*wanted):
-        check_name(call.operation, wanted[3])
-        service.compare((*wanted, call.division, call.elements, call.op))
-    return service.choose(*wanted)
+def _choose(service: Service, wanted: Wanted, call: Call, compares: bool = False) -> Choice:
+    """What the call is left to; if it `compares`, all ranks have said before that they call the same."""
+    if compares or checks_bounds():
+        key = None if checks_bounds() else wanted.rounded()
+        service.compare((*wanted, call.division, call.elements, call.op), key)
+    return service.choose(wanted)
 
 
-def _run(service: Service, chosen: Chosen, call: Call) -> None:
+def _run(service: Service, call: Call, library: Library, required: bool, chosen: Chosen | None) -> None:
+    """Run a schedule, or the library's own where there are no tags for messages, unless it is `required`."""
+    if chosen is None or not (required or service.has_tags()):
+        library()
+        return
+    tags = service.tags
+    try:
+        _run_schedule(service, tags, chosen, call)
+    except BaseException as error:
+        service.mark_broken(error)
+        raise
+
+
+def _run_schedule(service: Service, tags: Tags, chosen: Chosen, call: Call) -> None:
     memory = memory_of(call.like)
     block = memory.take(call.nbytes) if call.result is None else None
     result = call.result
@@ -95,7 +116,15 @@ def _run(service: Service, chosen: Chosen, call: Call) -> None:
     for part, source in call.before:
         result[part] = source
     fold = None if call.reduction is None else call.reduction.fold
-    _run_on(service, chosen, call.own, result, call.division, fold)
+    in_place = call.own is None
+    own = result if call.own is None else call.own
+    shared = service.shared_memory() if chosen.shares_memory else None
+    if shared is not None:
+        assert fold is not None
+        run_shared(partial(chosen.bind_shared, in_place), shared, own, result, fold)
+    else:
+        bound = chosen.bind(call.division, in_place)
+        Execution(bound, tags.comm, own, result, fold, tags.next()).run()
     for target, part in call.after:
         target[:] = result[part]
     memory.settle()
@@ -103,24 +132,7 @@ def _run(service: Service, chosen: Chosen, call: Call) -> None:
         memory.give_back(block)
 
 
-def _run_on(
-    service: Service, chosen: Chosen, own: Array | None, result: Array, division: Any, fold: Any
-) -> None:
-    in_place = own is None
-    contributed = result if own is None else own
-    if chosen.shares_memory:
-        run_shared(partial(chosen.bind_shared, in_place), service.memory, contributed, result, fold)
-        return
-    bound = chosen.bind(division, in_place)
-    Execution(bound, service.comm, contributed, result, fold, service.next_tag()).run()
-
-
 # Allreduce, in all its forms.
-
-
-def _kind(result: Array, op: MPI.Op, algorithm: str = "") -> tuple[Any, ...]:
-    """What calls have in common that are left to the same."""
-    return result.nbytes, result.dtype.num, op.handle, algorithm
 
 
 def _allreduce(
@@ -132,65 +144,19 @@ def _allreduce(
     reproducible: bool = False,
 ) -> None:
     service = service_of(comm)
-    repeats = recvbuf.__class__ is np.ndarray and not reproducible and not checks_bounds()
-    if repeats:
-        # What was done before with arrays of this size is done again, without asking what it is.
-        ready = service.ready.get(_kind(recvbuf, op, algorithm))
-        if ready is not None and _runs(ready, service, sendbuf, recvbuf):
-            return
     call = arguments.read_allreduce(sendbuf, recvbuf, op)
     library = partial(_Intracomm.Allreduce, comm, sendbuf, recvbuf, op)
-    choice = _serve(service, "allreduce", call, library, algorithm, reproducible)
-    if repeats and call is not None and call.reduction is not None and op.handle in PREDEFINED:
-        service.remember(_kind(recvbuf, op, algorithm), (choice, call.reduction.fold))
-
-
-def _quick_allreduce(comm: Any, sendbuf: Any, recvbuf: Any, op: MPI.Op = _SUM) -> Any:
-    """Allreduce, with a short way for what is known to be left to the library."""
-    service = known_service(comm)
-    if service is not None and recvbuf.__class__ is np.ndarray and sendbuf.__class__ in _ON_HOST:
-        ready = service.ready.get((recvbuf.nbytes, recvbuf.dtype.num, op.handle, ""))
-        if ready is not None and ready[0].current is None and ready[0].left > 0:
-            try:
-                _Intracomm.Allreduce(comm, sendbuf, recvbuf, op)
-            except BufferError:
-                pass
-            else:
-                ready[0].left -= 1
-                return None
-    return _staged_allreduce(comm, sendbuf, recvbuf, op)
-
-
-def _runs(ready: tuple[Choice, Any], service: Service, sendbuf: Any, recvbuf: Array) -> bool:
-    """Run a schedule that was run before; False where the arguments must be read first."""
-    in_place = sendbuf is MPI.IN_PLACE
-    own = recvbuf if in_place else sendbuf
-    choice, fold = ready
-    if choice.current is None or not choice.left > 0:
-        return False
-    if own.__class__ is not np.ndarray or own.dtype != recvbuf.dtype or own.size != recvbuf.size:
-        return False
-    if own.ndim != 1 or recvbuf.ndim != 1 or not recvbuf.flags.behaved:
-        return False
-    if not own.flags.forc or not recvbuf.flags.forc:
-        return False
-    choice.left -= 1
-    _run_on(service, choice.current, None if in_place else own, recvbuf, recvbuf.size, fold)
-    return True
+    kind = _allreduce_kind(sendbuf, recvbuf, op)
+    _serve(service, "allreduce", call, library, algorithm, reproducible, kind)
 
 
 def _iallreduce(comm: Any, sendbuf: Any, recvbuf: Any, op: MPI.Op = _SUM) -> Any:
-    """Nonblocking allreduce; by a schedule once a blocking one has made a communicator for messages."""
-    service = known_service(comm)
-    ready = service is not None and service.is_ready and is_possible()
-    call = arguments.read_allreduce(sendbuf, recvbuf, op) if ready else None
-    chosen = None
-    if service is not None and call is not None:
-        name = service.setting_for("allreduce", not call.commutes, background=True)
-        chosen = service.choose(*_wanted(call, name, background=True)).current
-    if service is None or call is None or chosen is None:
-        return _Intracomm.Iallreduce(comm, sendbuf, recvbuf, op)
-    return start(partial(_execution, service, chosen, call))
+    """Nonblocking allreduce, where a blocking one has made a communicator for messages."""
+    service = service_of(comm)
+    chosen, call = _in_background(service, sendbuf, recvbuf, op)
+    if chosen is None:
+        return _native_iallreduce(comm, sendbuf, recvbuf, op)
+    return start(partial(_execution, service, chosen, call), (sendbuf, recvbuf))
 
 
 def _allreduce_init(
@@ -198,22 +164,33 @@ def _allreduce_init(
 ) -> Any:
     """Persistent allreduce by the chosen algorithm."""
     service = service_of(comm)
-    call = arguments.read_allreduce(sendbuf, recvbuf, op) if is_possible() else None
-    chosen = None
-    if call is not None:
-        name = service.setting_for("allreduce", not call.commutes, background=True)
-        chosen = _choose(service, _wanted(call, name, background=True), call).current
-    if call is None or chosen is None:
-        return _Intracomm.Allreduce_init(comm, sendbuf, recvbuf, op, info)
-    return prepare(partial(_execution, service, chosen, call))
+    chosen, call = _in_background(service, sendbuf, recvbuf, op)
+    if chosen is None or not service.has_tags():
+        return _native_allreduce_init(comm, sendbuf, recvbuf, op, info)
+    return prepare(partial(_execution, service, chosen, call), (sendbuf, recvbuf))
+
+
+def _in_background(service: Service, sendbuf: Any, recvbuf: Any, op: MPI.Op) -> tuple[Chosen | None, Any]:
+    """What an allreduce in the background is left to, and its call.
+
+    An operation of the program's own is left to the library, because the program may free it before the end.
+    """
+    service.check_whole()
+    is_ours = is_possible() and _is_predefined(op)
+    call = arguments.read_allreduce(sendbuf, recvbuf, op) if is_ours else None
+    if call is None:
+        return None, call
+    name = service.name_for("allreduce", not call.commutes, background=True)
+    return _choose(service, _wanted(call, name, background=True), call).current, call
 
 
 def _execution(service: Service, chosen: Chosen, call: Call) -> Execution:
     assert call.result is not None
     assert call.reduction is not None
+    tags = service.tags
     own = call.result if call.own is None else call.own
     bound = chosen.bind(call.division, call.own is None)
-    return Execution(bound, service.comm, own, call.result, call.reduction.fold, service.next_tag())
+    return Execution(bound, tags.comm, own, call.result, call.reduction.fold, tags.next(), keeps=tags)
 
 
 def execution_in_place(comm: MPI.Intracomm, array: Array, op: MPI.Op, algorithm: str) -> Execution:
@@ -222,6 +199,7 @@ def execution_in_place(comm: MPI.Intracomm, array: Array, op: MPI.Op, algorithm:
     Raises `ValueError` where there is no schedule for it.
     """
     service = service_of(comm)
+    service.check_whole()
     call = arguments.read_allreduce(MPI.IN_PLACE, array, op)
     if call is None or algorithm == NATIVE:
         raise ValueError(
@@ -229,7 +207,7 @@ def execution_in_place(comm: MPI.Intracomm, array: Array, op: MPI.Op, algorithm:
             f"got {algorithm!r}"
         )
     wanted = _wanted(call, algorithm, reproducible=True, background=True)
-    chosen = _choose(service, wanted, call).current
+    chosen = _choose(service, wanted, call, compares=True).current
     assert chosen is not None
     return _execution(service, chosen, call)
 
@@ -296,7 +274,7 @@ def _allgatherv(comm: Any, sendbuf: Any, recvbuf: Any, algorithm: str = "") -> N
     service = service_of(comm)
     call = arguments.read_allgatherv(sendbuf, recvbuf, service.rank, service.ranks)
     library = partial(_Intracomm.Allgatherv, comm, sendbuf, recvbuf)
-    _serve(service, "allgather", call, library, algorithm, kind=_allgatherv_kind(sendbuf, recvbuf))
+    _serve(service, "allgather", call, library, algorithm, kind=_allgather_kind(sendbuf, recvbuf))
 
 
 def _bcast(comm: Any, buf: Any, root: int = 0, algorithm: str = "") -> None:
@@ -306,44 +284,60 @@ def _bcast(comm: Any, buf: Any, root: int = 0, algorithm: str = "") -> None:
     _serve(service, "bcast", call, library, algorithm, kind=_bcast_kind(buf, root))
 
 
-# What calls have in common that are left to the same; None where a look at the arguments does not tell.
+# What calls have in common that are left to the same: what each buffer is; None where a look does not tell.
 
 
-def _is_dense(buffer: Any) -> bool:
-    return buffer.__class__ is np.ndarray and buffer.flags.forc
-
-
-def _reduce_kind(sendbuf: Any, recvbuf: Any, op: MPI.Op = _SUM, root: int = 0) -> Any:
-    return ("reduce", sendbuf.nbytes, sendbuf.dtype.num, op.handle, root) if _is_dense(sendbuf) else None
-
-
-def _block_kind(sendbuf: Any, recvbuf: Any, op: MPI.Op = _SUM) -> Any:
-    if not _is_dense(sendbuf) or not _is_dense(recvbuf):
+def _shape(buffer: Any) -> Hashable:
+    if buffer.__class__ is np.ndarray:
+        return (buffer.dtype, buffer.nbytes) if buffer.flags.forc and buffer.flags.aligned else None
+    if buffer is None or buffer is MPI.IN_PLACE:
+        return "none"
+    if buffer.__class__ not in _LISTS or len(buffer) != 2:
         return None
-    return "reduce_scatter", recvbuf.nbytes, recvbuf.dtype.num, op.handle
-
-
-def _allgather_kind(sendbuf: Any, recvbuf: Any) -> Any:
-    return ("allgather", recvbuf.nbytes) if _is_dense(recvbuf) else None
-
-
-def _bcast_kind(buf: Any, root: int = 0) -> Any:
-    return ("bcast", buf.nbytes, root) if _is_dense(buf) else None
-
-
-def _allgatherv_kind(sendbuf: Any, recvbuf: Any) -> Any:
-    if recvbuf.__class__ not in _LISTS or len(recvbuf) != 2 or not _is_dense(recvbuf[0]):
-        return None
-    array, counts = recvbuf
+    array, counts = _shape(buffer[0]), buffer[1]
     if counts.__class__ is tuple and len(counts) == 2:
         counts = counts[0]
-    return ("allgather", sum(counts), array.dtype.num) if counts.__class__ in _LISTS else None
+    return (array, sum(counts)) if array is not None and counts.__class__ in _LISTS else None
 
 
-def _reduce_scatter_kind(sendbuf: Any, recvbuf: Any, recvcounts: Any = None, op: MPI.Op = _SUM) -> Any:
-    if recvcounts.__class__ not in _LISTS or not _is_dense(sendbuf) or not _is_dense(recvbuf):
-        return None
-    return "reduce_scatter", "v", sendbuf.nbytes, sendbuf.dtype.num, op.handle
+def _moving_kind(operation: str, *buffers: Any, root: int = 0) -> Hashable:
+    shapes = tuple(map(_shape, buffers))
+    return None if None in shapes else (operation, root, shapes)
+
+
+def _reducing_kind(operation: str, op: MPI.Op, *buffers: Any, root: int = 0) -> Hashable:
+    kind = _moving_kind(operation, *buffers, root=root) if _is_predefined(op) else None
+    return None if kind is None else (op.handle, kind)
+
+
+def _is_predefined(op: Any) -> bool:
+    # The handles of others come again when they are freed.
+    return isinstance(op, MPI.Op) and op.handle in PREDEFINED
+
+
+def _allreduce_kind(sendbuf: Any, recvbuf: Any, op: MPI.Op = _SUM) -> Hashable:
+    return _reducing_kind("allreduce", op, sendbuf, recvbuf)
+
+
+def _reduce_kind(sendbuf: Any, recvbuf: Any, op: MPI.Op = _SUM, root: int = 0) -> Hashable:
+    return _reducing_kind("reduce", op, sendbuf, recvbuf, root=root)
+
+
+def _block_kind(sendbuf: Any, recvbuf: Any, op: MPI.Op = _SUM) -> Hashable:
+    return _reducing_kind("reduce_scatter_block", op, sendbuf, recvbuf)
+
+
+def _reduce_scatter_kind(sendbuf: Any, recvbuf: Any, recvcounts: Any = None, op: MPI.Op = _SUM) -> Hashable:
+    # Without counts, ranks tell one another how much they receive.
+    return None if recvcounts is None else _reducing_kind("reduce_scatter", op, sendbuf, recvbuf)
+
+
+def _allgather_kind(sendbuf: Any, recvbuf: Any) -> Hashable:
+    return _moving_kind("allgather", sendbuf, recvbuf)
+
+
+def _bcast_kind(buf: Any, root: int = 0) -> Hashable:
+    return _moving_kind("bcast", buf, root=root)
 
 
 class _DropIn(NamedTuple):
@@ -351,41 +345,58 @@ class _DropIn(NamedTuple):
 
     ours: Callable[..., Any]
     operation: str
-    kind: Callable[..., Any]
+    kind: Callable[..., Hashable]
 
 
 _DROP_INS = {
+    "Allreduce": _DropIn(_allreduce, "allreduce", _allreduce_kind),
     "Reduce": _DropIn(_reduce, "reduce", _reduce_kind),
     "Reduce_scatter_block": _DropIn(_reduce_scatter_block, "reduce_scatter", _block_kind),
     "Reduce_scatter": _DropIn(_reduce_scatter, "reduce_scatter", _reduce_scatter_kind),
     "Allgather": _DropIn(_allgather, "allgather", _allgather_kind),
-    "Allgatherv": _DropIn(_allgatherv, "allgather", _allgatherv_kind),
+    "Allgatherv": _DropIn(_allgatherv, "allgather", _allgather_kind),
     "Bcast": _DropIn(_bcast, "bcast", _bcast_kind),
 }
 
 
-def _method(form: str, drop_in: _DropIn, asked: bool) -> Callable[..., Any]:
-    """The method of that name, with a short way for what is left to the library.
-
-    If the environment has `asked` for an algorithm, ranks agree on it in the first call. Else a
-    communicator's info may have; where there is no service, ranks without roundelay can take part.
-    """
-    find = service_of if asked else known_service
+def _method(form: str, drop_in: _DropIn) -> Callable[..., Any]:
+    """The method of that name, with a short way for what is left to the library."""
     before, base = getattr(Collective, form), getattr(_Intracomm, form)
-    ours, operation, kind_of = staged(form, drop_in.ours), drop_in.operation, drop_in.kind
-    last = 0 if form == "Bcast" else 1
+    ours, operation, kind_of = SERVED[form], drop_in.operation, drop_in.kind
 
     @named_like(base)
     def method(comm: Any, *arguments: Any, **named: Any) -> Any:
-        service = find(comm)
-        if service is None or operation in service.left:
-            dense = len(arguments) > last and _is_dense(arguments[0]) and _is_dense(arguments[last])
-            return (base if dense else before)(comm, *arguments, **named)
+        service = service_of(comm)
+        if service.leaves(operation):
+            return before(comm, *arguments, **named)
         choice = service.ready.get(kind_of(*arguments, **named))
         if choice is not None and choice.current is None and choice.left > 0:
             choice.left -= 1
             return base(comm, *arguments, **named)
         return ours(comm, *arguments, **named)
+
+    return method
+
+
+def _iallreduce_method() -> Callable[..., Any]:
+    before, ours = _native_iallreduce, _whole(staged("Iallreduce", _iallreduce))
+
+    @named_like(before)
+    def method(comm: Any, *arguments: Any, **named: Any) -> Any:
+        # It must not wait for other ranks.
+        service = known_service(comm)
+        is_ours = service is not None and service.can_send
+        return (ours if is_ours else before)(comm, *arguments, **named)
+
+    return method
+
+
+def _allreduce_init_method() -> Callable[..., Any]:
+    before, ours = _native_allreduce_init, _whole(staged("Allreduce_init", _allreduce_init))
+
+    @named_like(before)
+    def method(comm: Any, *arguments: Any, **named: Any) -> Any:
+        return (before if service_of(comm).leaves("allreduce") else ours)(comm, *arguments, **named)
 
     return method
 
@@ -396,24 +407,26 @@ def _set_info(comm: Any, info: MPI.Info) -> None:
     for operation in OPERATIONS:
         name = info.Get(info_key(operation))
         if name is not None:
+            _put_in_place(operation)
             service_of(comm).force(operation, name)
 
 
-_staged_allreduce = staged("Allreduce", _allreduce)
-SERVED = {"Allreduce": _staged_allreduce} | {
-    form: staged(form, each.ours) for form, each in _DROP_INS.items()
-}
+SERVED = {form: _whole(staged(form, each.ours)) for form, each in _DROP_INS.items()}
 
 
 def install() -> None:
-    """Put ours in the place of mpi4py's methods, in roundelay's communicators."""
-    settings = environment_settings()
-    forms: dict[str, Callable[..., Any]] = {"Set_info": named_like(_Intracomm.Set_info)(_set_info)}
-    if settings["allreduce"] != NATIVE:
-        forms["Allreduce"] = named_like(_Intracomm.Allreduce)(_quick_allreduce)
-        forms["Iallreduce"] = staged("Iallreduce", _iallreduce)
-        forms["Allreduce_init"] = staged("Allreduce_init", _allreduce_init)
+    """Put ours in the place of mpi4py's methods, in roundelay's communicators, for what is asked for."""
+    setattr(Collective, "Set_info", named_like(_Intracomm.Set_info)(_set_info))  # noqa: B010
+    for operation, name in environment_names().items():
+        if name != NATIVE:
+            _put_in_place(operation)
+
+
+@cache
+def _put_in_place(operation: str) -> None:
     for form, drop_in in _DROP_INS.items():
-        forms[form] = _method(form, drop_in, asked=settings[drop_in.operation] != NATIVE)
-    for form, method in forms.items():
-        setattr(Collective, form, method)
+        if drop_in.operation == operation:
+            setattr(Collective, form, _method(form, drop_in))
+    if operation == "allreduce":
+        setattr(Collective, "Iallreduce", _iallreduce_method())  # noqa: B010
+        setattr(Collective, "Allreduce_init", _allreduce_init_method())  # noqa: B010

@@ -102,6 +102,8 @@ class Execution:
     fold : callable
         `fold(left, right, out=out)`, see `roundelay.collectives.reduction`.
     tag : int
+    keeps : object
+        What must live as long as the execution.
     """
 
     def __init__(
@@ -112,7 +114,9 @@ class Execution:
         result: Array,
         fold: Callable[..., Any] | None = None,
         tag: int = 0,
+        keeps: object = None,
     ) -> None:
+        self._keeps = keeps
         self._bound, self._comm, self._fold, self._tag = bound, comm, fold, tag
         self._memory = memory_of(result)
         self._block: Any = None

@@ -1,7 +1,7 @@
 """The collectives as functions, which take the name of an algorithm.
 
 All ranks of the communicator, roundelay's or mpi4py's, call with matching arguments. Buffers are what
-mpi4py's methods take, arrays with gaps included.
+mpi4py's methods take, arrays with gaps and tensors of PyTorch included.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..datatypes.plain import MPI
+from .array_views import buffer_of_arrays, mark_written
 from .calls import SERVED
-from .service import AUTO
+from .processes import AUTO
 
 
 def allreduce(
@@ -29,7 +30,8 @@ def allreduce(
     comm : Intracomm
         Communicator, roundelay's or mpi4py's; all its ranks call with the same count, dtype and operation.
     sendbuf, recvbuf : array or buffer specification
-        As `Allreduce` takes them, with gaps, too, and of dtypes that MPI lacks (float16, those of ml_dtypes).
+        As `Allreduce` takes them, with gaps, too, and of dtypes that MPI lacks (float16, those of ml_dtypes,
+        bfloat16 of PyTorch).
         `MPI.IN_PLACE` as `sendbuf` reduces in place.
     op : MPI.Op
         Any predefined or own operation. What does not commute is reduced in the order of the ranks.
@@ -55,7 +57,7 @@ def allreduce(
     >>> bool((total == MPI.COMM_WORLD.size).all())
     True
     """
-    SERVED["Allreduce"](comm, sendbuf, recvbuf, op, algorithm, reproducible)
+    _serve("Allreduce", comm, (sendbuf, recvbuf), recvbuf, op, algorithm, reproducible)
 
 
 def reduce(
@@ -81,7 +83,7 @@ def reduce(
     >>> total is None or bool((total == MPI.COMM_WORLD.size).all())
     True
     """
-    SERVED["Reduce"](comm, sendbuf, recvbuf, op, root, algorithm, reproducible)
+    _serve("Reduce", comm, (sendbuf, recvbuf), recvbuf, op, root, algorithm, reproducible)
 
 
 def reduce_scatter_block(
@@ -106,7 +108,7 @@ def reduce_scatter_block(
     >>> bool((part == MPI.COMM_WORLD.size).all())
     True
     """
-    SERVED["Reduce_scatter_block"](comm, sendbuf, recvbuf, op, algorithm, reproducible)
+    _serve("Reduce_scatter_block", comm, (sendbuf, recvbuf), recvbuf, op, algorithm, reproducible)
 
 
 def reduce_scatter(
@@ -133,7 +135,7 @@ def reduce_scatter(
     >>> bool((part == MPI.COMM_WORLD.size).all())
     True
     """
-    SERVED["Reduce_scatter"](comm, sendbuf, recvbuf, recvcounts, op, algorithm, reproducible)
+    _serve("Reduce_scatter", comm, (sendbuf, recvbuf), recvbuf, recvcounts, op, algorithm, reproducible)
 
 
 def allgather(comm: MPI.Intracomm, sendbuf: Any, recvbuf: Any, algorithm: str = AUTO) -> None:
@@ -161,7 +163,7 @@ def allgather(comm: MPI.Intracomm, sendbuf: Any, recvbuf: Any, algorithm: str = 
     >>> bool((ranks == range(MPI.COMM_WORLD.size)).all())
     True
     """
-    SERVED["Allgather"](comm, sendbuf, recvbuf, algorithm)
+    _serve("Allgather", comm, (sendbuf, recvbuf), recvbuf, algorithm)
 
 
 def allgatherv(comm: MPI.Intracomm, sendbuf: Any, recvbuf: Any, algorithm: str = AUTO) -> None:
@@ -180,7 +182,7 @@ def allgatherv(comm: MPI.Intracomm, sendbuf: Any, recvbuf: Any, algorithm: str =
     >>> bool((everyone == 1).all())
     True
     """
-    SERVED["Allgatherv"](comm, sendbuf, recvbuf, algorithm)
+    _serve("Allgatherv", comm, (sendbuf, recvbuf), recvbuf, algorithm)
 
 
 def bcast(comm: MPI.Intracomm, buf: Any, root: int = 0, algorithm: str = AUTO) -> None:
@@ -210,4 +212,9 @@ def bcast(comm: MPI.Intracomm, buf: Any, root: int = 0, algorithm: str = AUTO) -
     >>> bool((array == 0).all())
     True
     """
-    SERVED["Bcast"](comm, buf, root, algorithm)
+    _serve("Bcast", comm, (buf,), None if comm.rank == root else buf, root, algorithm)
+
+
+def _serve(form: str, comm: MPI.Intracomm, buffers: tuple[Any, ...], written: Any, *options: Any) -> None:
+    SERVED[form](comm, *map(buffer_of_arrays, buffers), *options)
+    mark_written(written)

@@ -22,7 +22,7 @@ from .figures import BETWEEN_NODES, SAME_NODE, TYPICAL, Curve, Figures, PairClas
 from .nodes import Nodes, host_class, hosts_of, nodes_of, placement
 from .sampling import Run, Sampler, Seconds, first_share, longest, taking_part, typically
 from .selection import Candidate, promising, rank_candidates
-from .shared import SharedMemory
+from .shared import SharedMemory, share
 from .table import library
 
 # Called with what comes next, and how much of the whole is done, from 0 to 1.
@@ -232,7 +232,8 @@ class _Measurement:
                 if not candidates:
                     break
             if memory is None and any(each.algorithm and each.algorithm.shares_memory for each in candidates):
-                memory = SharedMemory(self.comm)
+                mapped = share(self.comm, SharedMemory.nbytes(self.comm.size))
+                memory = None if mapped is None else SharedMemory(self.comm, mapped)
             runs = {str(each.algorithm): self._run(operation, each, memory, nbytes) for each in candidates}
             runs[NATIVE] = probes.collective(self.comm, operation, nbytes)
             each = left * first_share(sizes[place:]) / (TURNS * len(runs))

@@ -9,14 +9,37 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from ..datatypes.plain import MPI
 
 Nodes = tuple[tuple[int, ...], ...]
 
 
+class Place(NamedTuple):
+    """Where a process runs: the name of its host, and which boot of which kernel it is."""
+
+    host: str
+    kernel: str
+
+
+def place_of_process() -> Place:
+    """Where this process runs; ranks of the same place share a node. Sends nothing."""
+    return Place(MPI.Get_processor_name(), _kernel())
+
+
+@cache
+def _kernel() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
 def nodes_of(comm: MPI.Intracomm) -> Nodes:
-    """Ranks of each node, as `MPI_Comm_split_type` finds them by shared memory; collective over `comm`.
+    """Ranks of each node, which have the same host name and kernel; collective over `comm`.
+
+    `MPI_Comm_split_type` finds the same, but makes a communicator, of which a program may have none left.
 
     Parameters
     ----------
@@ -34,28 +57,37 @@ def nodes_of(comm: MPI.Intracomm) -> Nodes:
     >>> nodes_of(MPI.COMM_SELF)
     ((0,),)
     """
-    plain = MPI.Intracomm(comm)
-    node = plain.Split_type(MPI.COMM_TYPE_SHARED, plain.rank)
-    try:
-        lowest = node.bcast(plain.rank)
-    finally:
-        node.Free()
-    ranks: dict[int, list[int]] = {}
-    for rank, first in enumerate(plain.allgather(lowest)):
-        ranks.setdefault(first, []).append(rank)
-    return tuple(tuple(ranks[first]) for first in sorted(ranks))
+    return nodes_by_place(MPI.Intracomm(comm).allgather(place_of_process()))
+
+
+def nodes_by_place(places: Sequence[Place]) -> Nodes:
+    """Ranks of each node, from the place of each rank.
+
+    Examples
+    --------
+    >>> nodes_by_place([Place("a", ""), Place("b", ""), Place("a", "")])
+    ((0, 2), (1,))
+    """
+    ranks: dict[Place, list[int]] = {}
+    for rank, place in enumerate(places):
+        ranks.setdefault(place, []).append(rank)
+    return tuple(map(tuple, ranks.values()))
 
 
 def hosts_of(comm: MPI.Intracomm, nodes: Nodes) -> tuple[str, ...]:
-    """Host name of each node; collective over `comm`.
+    """Host name of each node; collective over `comm`."""
+    return hosts_by_place(MPI.Intracomm(comm).allgather(place_of_process()), nodes)
+
+
+def hosts_by_place(places: Sequence[Place], nodes: Nodes) -> tuple[str, ...]:
+    """Host name of each node, from the place of each rank.
 
     Nodes with the same name, such as containers of one host, are told apart by their order.
     """
-    names = MPI.Intracomm(comm).allgather(MPI.Get_processor_name())
     seen: Counter[str] = Counter()
     distinct = []
     for ranks in nodes:
-        name = names[ranks[0]]
+        name = places[ranks[0]].host
         seen[name] += 1
         distinct.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
     return tuple(distinct)

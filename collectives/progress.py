@@ -13,6 +13,7 @@ from time import sleep
 
 from ..datatypes.plain import MPI
 from .execute import Execution
+from .interrupts import SignalsDeferred
 
 # The program's own calls advance a schedule as well; the thread is for when there are none.
 _PAUSE_S = 100e-6
@@ -35,10 +36,11 @@ class Running:
     def advance(self) -> bool:
         """Go on as far as messages have arrived, unless another thread is at it; tell whether it is done."""
         if not self._done and self._lock.acquire(blocking=False):
-            try:
-                self._done = self._execution.advance()
-            finally:
-                self._lock.release()
+            with SignalsDeferred():
+                try:
+                    self._done = self._execution.advance()
+                finally:
+                    self._lock.release()
         return self._done
 
 

@@ -9,11 +9,14 @@ from numpy.typing import NDArray
 
 from ..comm.device import stage_gpu
 from ..datatypes.plain import MPI
+from .array_views import mark_written, writable_array
 from .calls import execution_in_place
+from .consent import agree_on
 from .execute import even_bounds
-from .memory import is_writable, memory_of
+from .memory import memory_of
+from .processes import AUTO
 from .progress import Running, begin, is_possible
-from .service import AUTO
+from .reduction import check_reducible, operation_name
 
 Array = NDArray[Any]
 
@@ -28,7 +31,7 @@ class ProgressiveAllreduce:
     comm : Intracomm
         Communicator; all its ranks make it together, with the same arguments.
     buffer : array
-        Contiguous and flat, of NumPy or CuPy; what is reduced, and where the result goes.
+        Contiguous and flat, of NumPy, CuPy or PyTorch; what is reduced, and where the result goes.
     segments : int
         Parts of equal length, up to one element.
     op : MPI.Op
@@ -40,8 +43,8 @@ class ProgressiveAllreduce:
     Raises
     ------
     ValueError
-        Not a flat contiguous array that can be written, fewer than one segment, or what `roundelay.allreduce`
-        refuses.
+        On all ranks: not a flat contiguous array that can be written, fewer than one segment, arguments that
+        differ between ranks, or what `roundelay.allreduce` refuses.
     RuntimeError
         MPI was not initialized with `THREAD_MULTIPLE`.
 
@@ -62,22 +65,27 @@ class ProgressiveAllreduce:
     def __init__(
         self,
         comm: MPI.Intracomm,
-        buffer: Array,
+        buffer: Any,
         segments: int,
         op: MPI.Op = MPI.SUM,
         algorithm: str = AUTO,
     ) -> None:
-        if buffer.ndim != 1 or not buffer.flags.c_contiguous or not is_writable(buffer):
-            raise ValueError(
-                f"buffer of shape {buffer.shape}: expected a flat contiguous array that can be written"
-            )
-        if segments < 1:
-            raise ValueError(f"segments {segments}: expected at least 1")
         if not is_possible():
             raise RuntimeError("MPI without THREAD_MULTIPLE: segments cannot be reduced in the background")
-        self._memory = memory_of(buffer)
-        self._bounds = even_bounds(buffer.size, segments)
-        parts = [buffer[self.part(segment)] for segment in range(segments)]
+
+        def read() -> tuple[Array, dict[str, Any]]:
+            array = _flat(buffer, op)
+            if segments < 1:
+                raise ValueError(f"segments {segments}: expected at least 1")
+            kind = str(array.dtype), array.shape
+            how = {"operation": operation_name(op), "algorithm": algorithm}
+            return array, {"buffer": kind, "segments": segments, **how}
+
+        array = agree_on(comm, "ProgressiveAllreduce", read)
+        self._owner = buffer
+        self._memory = memory_of(array)
+        self._bounds = even_bounds(array.size, segments)
+        parts = [array[self.part(segment)] for segment in range(segments)]
         self._stages = [stage_gpu(part, receiving=True) for part in parts]
         parts = [stage.spec if stage else part for stage, part in zip(self._stages, parts, strict=True)]
         self._executions = [execution_in_place(comm, part, op, algorithm) for part in parts]
@@ -116,3 +124,14 @@ class ProgressiveAllreduce:
         for stage in self._stages:
             if stage is not None:
                 stage.store()
+        mark_written(self._owner)
+
+
+def _flat(buffer: Any, op: MPI.Op) -> Array:
+    array: Array = writable_array("buffer", buffer)
+    if array.ndim != 1 or not array.flags.c_contiguous:
+        raise ValueError(
+            f"buffer of shape {array.shape} and strides {array.strides}: expected a flat contiguous array"
+        )
+    check_reducible("buffer", array.dtype, op, memory_of(array).library)
+    return array

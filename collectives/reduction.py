@@ -76,6 +76,21 @@ def array_reduction(op: MPI.Op, dtype: np.dtype[Any], library: Any = np) -> Redu
     return None
 
 
+def check_reducible(name: str, dtype: np.dtype[Any], op: MPI.Op, library: Any = np) -> None:
+    """Raise `ValueError`, which begins with the name, for a dtype that neither MPI nor the library has.
+
+    Examples
+    --------
+    >>> check_reducible("array 2", np.dtype("O"), MPI.SUM)
+    Traceback (most recent call last):
+    ...
+    ValueError: array 2 of dtype object: expected one that SUM can reduce
+    """
+    is_of_mpi = dtype.isnative and dtype.char in MPI._typedict
+    if not is_of_mpi and array_reduction(op, dtype, library) is None:
+        raise ValueError(f"{name} of dtype {dtype}: expected one that {operation_name(op)} can reduce")
+
+
 def local_reduction(op: MPI.Op, datatype: MPI.Datatype) -> Reduction:
     """Reduce by the MPI library itself; for pair types and operations of the program.
 

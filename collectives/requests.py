@@ -19,11 +19,13 @@ class ScheduleOperation(Operation):
     the schedule is done.
     """
 
-    __slots__ = ("_begin", "_under_way")
+    __slots__ = ("_begin", "_buffers", "_under_way")
 
-    def __init__(self, begin: Callable[[], Execution], request: MPI.Request, persistent: bool) -> None:
+    def __init__(
+        self, begin: Callable[[], Execution], buffers: object, request: MPI.Request, persistent: bool
+    ) -> None:
         super().__init__(request, (), (), message=False, persistent=persistent)
-        self._begin = begin
+        self._begin, self._buffers = begin, buffers
         self._under_way: Running | None = None
 
     def advance(self) -> bool:
@@ -36,20 +38,20 @@ class ScheduleOperation(Operation):
         super().start()
 
 
-def start(begin: Callable[[], Execution]) -> Request:
-    """Start a schedule; `begin` makes its execution."""
+def start(begin: Callable[[], Execution], buffers: object) -> Request:
+    """Start a schedule; `begin` makes its execution, and the program's `buffers` live until it is done."""
     plain = MPI.COMM_SELF.Isend(_NOTHING, MPI.PROC_NULL)
     request = Request(plain)
-    request.operation = ScheduleOperation(begin, plain, persistent=False)
+    request.operation = ScheduleOperation(begin, buffers, plain, persistent=False)
     request.operation.start()
     return request
 
 
-def prepare(begin: Callable[[], Execution]) -> Prequest:
+def prepare(begin: Callable[[], Execution], buffers: object) -> Prequest:
     """Prepare a schedule that can be started again and again; `begin` makes each execution."""
     plain = MPI.COMM_SELF.Send_init(_NOTHING, MPI.PROC_NULL)
     request = Prequest(plain)
-    request.operation = ScheduleOperation(begin, plain, persistent=True)
+    request.operation = ScheduleOperation(begin, buffers, plain, persistent=True)
     return request
 
 

@@ -1,92 +1,157 @@
-"""What a communicator knows about its collectives: its nodes, the measured figures, and what was chosen.
+"""What one communicator knows about its collectives: which algorithms it asks for, and what runs its calls.
 
-All ranks make the same choices because they compute them from the same figures, which the first collective
-on the communicator brings from rank 0. Messages go over a communicator of their own.
+Nothing is sent before the program asks for an algorithm. Messages go over a communicator of roundelay's own,
+which all communicators of the same processes share.
 """
 
 from __future__ import annotations
 
-import os
-from dataclasses import replace
-from functools import cache, cached_property
-from typing import Any, NamedTuple
+import warnings
+from collections.abc import Callable, Hashable
+from functools import cache
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
 
 from ..comm.elements import elements
+from ..comm.settings import checks_bounds
 from ..datatypes.plain import MPI
-from .catalogue import NATIVE, OPERATIONS, Setting, algorithms, members
+from .catalogue import NATIVE
 from .chosen import Chosen
-from .nodes import Nodes, hosts_of, nodes_of
-from .selection import Candidate, promising, rank_candidates
-from .shared import SharedMemory
-from .table import Table, load
-from .watched import SAMPLES, Watched
+from .duplicate import Tags
+from .nodes import Nodes
+from .processes import (
+    AUTO,
+    Processes,
+    Wanted,
+    check_name,
+    environment_names,
+    find_out,
+    known_processes,
+    members_of,
+)
+from .shared import SharedMemory, share
+from .table import Table
+from .watched import Watched
 
 # None stands for the library's own.
 Choice = Watched[Chosen | None]
-AUTO = "auto"
-# Operations under way at the same time on one communicator, and lanes of one of them.
-_TAGS = 512
-_LANES = 64
 _READY_KEPT = 4096
-# Candidates that are tried when a choice is slow: of one family, as stars with other hubs, and in all.
-_OF_A_FAMILY = 3
-_MOST = 12
-# Share of the time that watching may cost, what Python takes for it, and least and most calls between looks.
-_COST = 0.01
-_LOOK_SECONDS = 20e-6
-_PERIODS = (32, 10000)
 _SIGNATURE = (
     "(operation, bytes, root, algorithm, keeps order, reproducible, in the background, count, datatype, op)"
 )
 
 
-class _Key(NamedTuple):
-    """What a choice is made for, and remembered by."""
-
-    operation: str
-    size: int
-    root: int
-    name: str
-    ordered: bool
-    reproducible: bool
-    background: bool
-
-
 class Service:
-    """Choices of one communicator. Made by all its ranks together.
+    """Collectives of one communicator. Made without a message; what is collective says so.
 
     Parameters
     ----------
     comm : mpi4py.MPI.Intracomm
+
+    Attributes
+    ----------
+    rank, ranks : int
+    names : dict
+        For each operation the algorithm that is asked for: by the communicator's info, else the environment.
+    ready : dict
+        What is left to the library for arrays like some that were there before.
+    kept : dict
+        What other modules keep for the communicator.
     """
 
     def __init__(self, comm: MPI.Intracomm) -> None:
         self._plain = MPI.Intracomm(comm)
         self.rank, self.ranks = self._plain.rank, self._plain.size
-        mine = (load() or Table(), environment_settings(), os.cpu_count() or 1) if self.rank == 0 else None
-        self.table, self.forced, self.cores = self._plain.bcast(mine)
-        for operation, name in self.forced.items():
-            check_name(operation, name)
-        # Operations that are left to the library, unless a call asks for something else.
-        self.left = frozenset(filter(self._is_left, OPERATIONS))
-        # What is run for arrays like some that were there before.
-        self.ready: dict[Any, Any] = {}
-        self._choices: dict[_Key, Choice] = {}
-        self._usable: dict[tuple[str, str, bool, bool, int], bool] = {}
-        self._chosen: dict[tuple[str, int, str], Chosen] = {}
-        self._own: MPI.Intracomm | None = None
-        self._private: dict[str, MPI.Intracomm] = {}
-        self._memory: SharedMemory | None = None
-        # What other modules keep for the communicator.
+        self._members = members_of(self._plain)
+        self.names = dict(environment_names())
+        self._processes: Processes | None = None
+        self._left: dict[str, bool] = {}
+        self._choices: dict[Wanted, Choice] = {}
+        self._compared: set[Hashable] = set()
+        self.ready: dict[Hashable, Choice] = {}
         self.kept: dict[str, Any] = {}
-        self._sequence = 0
+        self._private: dict[str, MPI.Intracomm] = {}
+        # Asked before one of these is freed: whether nothing is under way on it.
+        self.is_over: dict[str, Callable[[], bool]] = {}
+        self._tags: Tags | None = None
+        self._lacks_tags = False
+        self._memory: SharedMemory | None = None
+        self._lacks_memory = False
+        self._broken_by = ""
 
-    def knows(self, *wanted: Any) -> bool:
-        """Whether `choose` was asked the same before."""
-        return _key(*wanted) in self._choices
+    def force(self, operation: str, name: str) -> None:
+        """Let `name` be the algorithm of all calls that ask for none; on all ranks together.
 
-    def compare(self, signature: tuple[Any, ...]) -> None:
-        """Raise `ValueError` on all ranks if they do not call the same; collective."""
+        The next call finds out whether all ranks have the same name, and whether it is one.
+        """
+        self.names[operation] = name
+        self._processes = None
+        self._left.clear()
+        self.ready.clear()
+
+    def leaves(self, operation: str) -> bool:
+        """Whether all calls of an operation are left to the library that name no algorithm; collective."""
+        found = self._left.get(operation)
+        if found is None:
+            found = self._left[operation] = self._leaves(operation)
+        return found
+
+    def _leaves(self, operation: str) -> bool:
+        name = self.names[operation]
+        if self.ranks == 1:
+            check_name(operation, name)
+        # Processes of another world may not run with roundelay.
+        if name == NATIVE or self.ranks == 1 or self._members is None:
+            return True
+        # What is left to the library is compared over the ranks, too, where they are to be checked.
+        return name == AUTO and not self.processes.is_tried(operation) and not checks_bounds()
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether `processes` is known without a message."""
+        return self._processes is not None
+
+    @property
+    def processes(self) -> Processes:
+        """What the communicator's processes know together; the first time, and after `force`, collective.
+
+        Raises `ValueError` on all ranks where they ask for different algorithms, or for an unknown one.
+        """
+        if self._processes is None:
+            self._processes = self._join()
+        return self._processes
+
+    def _join(self) -> Processes:
+        known = known_processes(self._members)
+        digest = int.from_bytes(
+            blake2b(repr(sorted(self.names.items())).encode(), digest_size=7).digest(), "big"
+        )
+        agreed = np.array([known is not None, digest, ~digest], np.int64)
+        self._plain.Allreduce(MPI.IN_PLACE, agreed, MPI.BAND)
+        # Bits that all ranks have, and bits that no rank has: the same only where all ranks have the same.
+        if known is not None and agreed.tolist() == [1, digest, ~digest]:
+            return known
+        return find_out(self._plain, self._members, self.names)
+
+    @property
+    def table(self) -> Table:
+        """The measured figures."""
+        return self.processes.table
+
+    @property
+    def nodes(self) -> Nodes:
+        """The ranks of each node."""
+        return self.processes.nodes
+
+    def compare(self, signature: tuple[Any, ...], key: Hashable = None) -> None:
+        """Raise `ValueError` on all ranks if they do not call the same; collective.
+
+        With a `key`, only the first time.
+        """
+        if key is not None and key in self._compared:
+            return
         signatures = self._plain.allgather(signature)
         for rank, other in enumerate(signatures):
             if other != signatures[0]:
@@ -94,104 +159,84 @@ class Service:
                     f"{signature[0]}: ranks disagree in {_SIGNATURE}: rank 0 has {signatures[0]}, "
                     f"rank {rank} has {other}"
                 )
+        if key is not None:
+            self._compared.add(key)
 
-    def choose(
-        self,
-        operation: str,
-        nbytes: int,
-        root: int = 0,
-        name: str = AUTO,
-        ordered: bool = False,
-        reproducible: bool = False,
-        background: bool = False,
-    ) -> Choice:
-        """What an operation on so many bytes is left to; None for the library's own collective.
+    def choose(self, wanted: Wanted) -> Choice:
+        """What an operation is left to; None for the library's own collective. Watched if it may change.
 
-        It is watched if it may change. Raises `ValueError` for a name that is unknown, or that cannot be had.
+        Raises `ValueError` for a name that is unknown, or that cannot be had.
         """
-        key = _key(operation, nbytes, root, name, ordered, reproducible, background)
-        if key not in self._choices:
-            self._choices[key] = self._decide(key)
-        return self._choices[key]
+        wanted = wanted.rounded()
+        found = self._choices.get(wanted)
+        if found is None:
+            found = self._choices[wanted] = self._decide(wanted)
+        return found
 
-    def _decide(self, key: _Key) -> Choice:
-        if self.ranks == 1 and not key.reproducible:
+    def _decide(self, wanted: Wanted) -> Choice:
+        check_name(wanted.operation, wanted.name)
+        if self.ranks == 1 and not wanted.reproducible:
             return Watched(self._plain, None)
-        tried = self.table.is_tried(key.operation, self.nodes)
-        if key.name == AUTO and not key.reproducible and not tried:
-            # What is not measured here is not believed to be slow.
-            return Watched(self._plain, None)
-        ranked = self._rank(key, self.table)
-        if key.reproducible:
-            # What the library does is not known.
-            ranked = [candidate for candidate in ranked if candidate.algorithm is not None]
-        best = self._as_chosen(ranked[0], key)
-        # Ranks that share cores are timed together with those that they wait for.
-        steady = max(map(len, self.nodes)) <= self.cores
-        native = self.table.native_seconds(key.operation, self.nodes, key.size)
-        if key.name != AUTO or key.reproducible or key.background or native is None or not steady:
-            return Watched(self._plain, best)
-        expected = native if best is None else ranked[0].seconds
-        period = self._period(expected)
-        return Watched(self._plain, best, expected, period, cache(lambda: self._others(key)))
+        return Watched(self._plain, *self.processes.decide(wanted))
 
-    def _rank(self, key: _Key, table: Table) -> list[Candidate]:
-        name = None if key.name == AUTO else key.name
-        setting = self._setting(key.root)
-        return rank_candidates(key.operation, setting, key.size, table, name, key.ordered, key.background)
+    def name_for(self, operation: str, ordered: bool = False, background: bool = False, root: int = 0) -> str:
+        """The algorithm that is asked for; the library's own where that cannot be had."""
+        name = self.names[operation]
+        if name in (AUTO, NATIVE) or self.processes.can_run(operation, name, ordered, background, root):
+            return name
+        return NATIVE
 
-    def _others(self, key: _Key) -> list[Chosen | None]:
-        """What may be faster than was thought: the library's own, and some of each family, as other hubs."""
-        ranked = self._rank(key, replace(self.table, trials={}))
-        return [None, *(self._as_chosen(each, key) for each in promising(ranked, _OF_A_FAMILY, _MOST))]
+    def remember(self, arrays: Hashable, choice: Choice) -> None:
+        """Keep what runs calls with arrays of some kind."""
+        if len(self.ready) >= _READY_KEPT:
+            self.ready.clear()
+        self.ready[arrays] = choice
 
-    def _as_chosen(self, candidate: Candidate, key: _Key) -> Chosen | None:
-        """The same object for the same algorithm."""
-        if candidate.algorithm is None:
-            return None
-        name = (key.operation, key.root, str(candidate.algorithm))
-        if name not in self._chosen:
-            self._chosen[name] = Chosen(candidate.algorithm, self.rank, *name[:2])
-        return self._chosen[name]
-
-    def _period(self, seconds: float) -> int:
-        """Calls between two looks, that these take a small part of the time: some synchronizations each."""
-        once = _LOOK_SECONDS + (self.table.native_seconds("allreduce", self.nodes, 8) or seconds)
-        return min(max(_PERIODS[0], int((SAMPLES + 1) * once / (_COST * seconds))), _PERIODS[1])
-
-    def _setting(self, root: int) -> Setting:
-        order = sorted(range(len(self.nodes)), key=lambda node: root not in self.nodes[node])
-        nodes = tuple(
-            tuple(sorted(self.nodes[node], key=lambda rank: (rank != root, rank))) for node in order
-        )
-        return Setting(self.ranks, root, nodes, tuple(self._hosts[node] for node in order if self._hosts))
-
-    @cached_property
-    def _hosts(self) -> tuple[str, ...]:
-        """The name of each node, where links were measured pair by pair; found out as `nodes` is."""
-        return hosts_of(self._plain, self.nodes) if self.table.pairs else ()
+    def counts_of_all(self, recvbuf: Any) -> list[int]:
+        """Elements that each rank receives; collective."""
+        received = elements(recvbuf, receiving=True)
+        counts: list[int] = self._plain.allgather(-1 if received is None else received.count)
+        return counts
 
     @property
-    def is_ready(self) -> bool:
-        """Whether there is a communicator for messages already."""
-        return self._own is not None
+    def can_send(self) -> bool:
+        """Whether schedules can be run without finding out anything first."""
+        return self._tags is not None and self._processes is not None
 
     @property
-    def memory(self) -> SharedMemory:
-        """The memory that all ranks see; made when first needed, which is on all ranks at once."""
-        if self._memory is None:
-            self._memory = SharedMemory(self.comm)
+    def tags(self) -> Tags:
+        """Tags for messages, and their communicator; the first time, collective.
+
+        Raises `mpi4py.MPI.Exception` where MPI has no communicator left.
+        """
+        if self._tags is None:
+            self._tags = self.processes.duplicates.take(self._plain)
+        return self._tags
+
+    def has_tags(self) -> bool:
+        """Whether there are tags for messages; the first time, collective. Rank 0 warns if there are none."""
+        if self._tags is None and not self._lacks_tags:
+            try:
+                self._tags = self.tags
+            except MPI.Exception as error:
+                self._lacks_tags = True
+                if self.rank == 0:
+                    warnings.warn(f"collectives are left to the MPI library: {error}", stacklevel=2)
+        return self._tags is not None
+
+    def shared_memory(self) -> SharedMemory | None:
+        """Memory that all ranks see; None where there is no room. The first time, collective."""
+        if self._memory is None and not self._lacks_memory:
+            mapped = self.tags.mapped or share(self._plain, SharedMemory.nbytes(self.ranks))
+            self._lacks_memory = mapped is None
+            if mapped is not None:
+                self.tags.mapped = mapped
+                # Ranks meet on the program's communicator: others may be in a call at the same time.
+                self._memory = SharedMemory(self._plain, mapped)
         return self._memory
 
-    @property
-    def comm(self) -> MPI.Intracomm:
-        """The communicator of the messages; made when first needed, which is on all ranks at once."""
-        if self._own is None:
-            self._own = self._plain.Dup()
-        return self._own
-
     def private(self, purpose: str) -> MPI.Intracomm:
-        """Another communicator of its own, for some purpose; made when first needed, on all ranks at once."""
+        """A communicator of its own, for some purpose; made when first needed, on all ranks at once."""
         if purpose not in self._private:
             self._private[purpose] = self._plain.Dup()
         return self._private[purpose]
@@ -200,81 +245,37 @@ class Service:
         """Whether that communicator is there already."""
         return purpose in self._private
 
-    def next_tag(self) -> int:
-        """The first of the tags of the next operation."""
-        self._sequence = (self._sequence + 1) % _TAGS
-        return self._sequence * _LANES
-
-    def setting_for(
-        self, operation: str, ordered: bool = False, background: bool = False, root: int = 0
-    ) -> str:
-        """What the setting asks for; the library's own where that cannot be had."""
-        name: str = self.forced[operation]
-        if name in (AUTO, NATIVE):
-            return name
-        key = (operation, name, ordered, background, root)
-        if key not in self._usable:
-            self._usable[key] = any(
-                (each.ordered or not ordered) and not (each.shares_memory and background)
-                for each in members(operation, self._setting(root), name)
-            )
-        return name if self._usable[key] else NATIVE
-
-    def _is_left(self, operation: str) -> bool:
-        name = self.forced[operation]
-        if name == NATIVE or (name == AUTO and not self.table.trials.get(operation)):
-            return True
-        return self.ranks == 1 or (name == AUTO and not self.table.is_tried(operation, self.nodes))
-
-    @cached_property
-    def nodes(self) -> Nodes:
-        """The ranks of each node; found out when first needed, which is on all ranks at once."""
-        return nodes_of(self._plain)
-
-    def counts_of_all(self, recvbuf: Any) -> list[int]:
-        """Elements that each rank receives; collective."""
-        received = elements(recvbuf, receiving=True)
-        counts: list[int] = self._plain.allgather(-1 if received is None else received.count)
-        return counts
-
-    def remember(self, arrays: Any, what: Any) -> None:
-        """Keep what is run for arrays of some kind."""
-        if len(self.ready) >= _READY_KEPT:
-            self.ready.clear()
-        self.ready[arrays] = what
-
-    def force(self, operation: str, name: str) -> None:
-        """Let `name` be the algorithm of all calls that ask for none; on all ranks together.
-
-        Raises `ValueError` for an unknown name.
-        """
-        check_name(operation, name)
-        self.forced[operation] = name
-        self.left = frozenset(filter(self._is_left, OPERATIONS))
+    def mark_broken(self, error: BaseException) -> None:
+        """Refuse what comes after an error in the middle of a schedule: ranks may be at different places."""
+        self._broken_by = repr(error)
         self.ready.clear()
+        if self._tags is not None:
+            self._tags.retire()
+
+    def check_whole(self) -> None:
+        """Raise `RuntimeError` if an earlier collective was not ended."""
+        if self._broken_by:
+            name = self._plain.Get_name() or f"handle {self._plain.handle:#x}"
+            raise RuntimeError(
+                f"communicator {name} of {self.ranks} ranks: broken by {self._broken_by} in the middle of a "
+                "collective; free it and make another one"
+            )
 
     def free(self) -> None:
-        """Free what was made for the communicator."""
-        self._memory = None
+        """Free what was made for the communicator alone; what is under way keeps its tags."""
         self.kept.clear()
-        for comm in self._private.values():
-            comm.Free()
+        for purpose, comm in self._private.items():
+            # What is under way could come to a communicator that is made when this one is freed.
+            if self.is_over.get(purpose, lambda: True)():
+                comm.Free()
         self._private.clear()
-        if self._own is not None:
-            self._own.Free()
-            self._own = None
-
-
-def _key(operation: str, nbytes: int, *rest: Any) -> _Key:
-    nearest = 1 << max(0, (nbytes + (nbytes >> 1)).bit_length() - 1)
-    return _Key(operation, nearest, *rest)
 
 
 _services: dict[int, Service] = {}
 
 
 def service_of(comm: MPI.Intracomm) -> Service:
-    """The service of a communicator; the first call is collective over it."""
+    """The service of a communicator."""
     found = _services.get(comm.handle)
     if found is None:
         found = Service(comm)
@@ -283,6 +284,12 @@ def service_of(comm: MPI.Intracomm) -> Service:
             comm.Set_attr(_keyval(), handle)
         _services[handle] = found
     return found
+
+
+def joined_service(comm: MPI.Intracomm) -> Service | None:
+    """The service of a communicator, if its processes know one another already."""
+    found = _services.get(comm.handle)
+    return found if found is not None and found.is_joined else None
 
 
 def known_service(comm: MPI.Intracomm) -> Service | None:
@@ -306,24 +313,3 @@ def _keyval() -> int:
 def info_key(operation: str) -> str:
     """The key of a communicator's info that names an operation's algorithm."""
     return f"roundelay_{operation}"
-
-
-def environment_settings() -> dict[str, str]:
-    """For each operation the algorithm that the environment asks for.
-
-    If it does not, only allreduces are chosen: a choice begins with an agreement, in which ranks without
-    roundelay take no part.
-    """
-    return {
-        operation: os.environ.get(
-            f"ROUNDELAY_{operation.upper()}", AUTO if operation == "allreduce" else NATIVE
-        )
-        for operation in OPERATIONS
-    }
-
-
-def check_name(operation: str, name: str) -> None:
-    """Raise `ValueError` for a name that is no algorithm of an operation."""
-    known = [AUTO, *algorithms(operation)]
-    if name not in known:
-        raise ValueError(f"{operation}: unknown algorithm {name!r}; expected one of {', '.join(known)}")

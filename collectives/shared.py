@@ -8,6 +8,7 @@ publishes in the same half of the memory; since they read what was there, all ra
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from mmap import mmap
@@ -107,17 +108,19 @@ class SharedMemory:
     comm : mpi4py.MPI.Intracomm
         Plain communicator whose ranks are on one node, and on which nobody else calls collectives meanwhile.
 
-    Raises
-    ------
-    OSError
-        Some rank has no room for it, or cannot open it; on all ranks.
+    mapped : mmap
+        What they all map, `SharedMemory.nbytes(comm.size)` long; nobody reads it any more.
     """
 
-    def __init__(self, comm: MPI.Intracomm) -> None:
+    def __init__(self, comm: MPI.Intracomm, mapped: mmap) -> None:
         self._comm = comm
-        memory = np.frombuffer(map_together(comm, 2 * PIECE_BYTES * comm.size), np.uint8)
-        self._halves = memory.reshape(comm.size, 2, PIECE_BYTES)
+        self._halves = np.frombuffer(mapped, np.uint8).reshape(comm.size, 2, PIECE_BYTES)
         self._turn = 0
+
+    @staticmethod
+    def nbytes(ranks: int) -> int:
+        """Bytes that so many ranks need."""
+        return 2 * PIECE_BYTES * ranks
 
     def begin_step(self) -> tuple[Array, Array]:
         """The halves of all ranks for the next step, and this rank's own, to publish in."""
@@ -130,10 +133,10 @@ class SharedMemory:
         self._comm.Barrier()
 
 
-def map_together(comm: MPI.Intracomm, nbytes: int) -> mmap:
-    """Map a file that has no name any more when this returns, so that nothing is ever left of it.
+def share(comm: MPI.Intracomm, nbytes: int) -> mmap | None:
+    """Map a file that has no name any more when this returns, so that nothing is ever left of it; collective.
 
-    Raises `OSError` on all ranks when some have no room for it, or cannot open it.
+    Where some ranks have no room for it, or cannot open it, all ranks get None, and rank 0 warns.
     """
     name, failure = "", ""
     if comm.rank == 0:
@@ -146,14 +149,16 @@ def map_together(comm: MPI.Intracomm, nbytes: int) -> mmap:
     if not failure:
         try:
             mapped = _map_file(name, nbytes)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             failure = str(error)
     failures = [each for each in comm.allgather(failure) if each]
-    if name and comm.rank == 0:
-        Path(name).unlink()
-    if mapped is None or failures:
-        raise OSError(f"{nbytes} bytes of memory shared by {comm.size} ranks: {failures[0]}")
-    return mapped
+    if comm.rank == 0:
+        if name:
+            Path(name).unlink(missing_ok=True)
+        if failures:
+            what = f"no {nbytes} bytes of memory shared by {comm.size} ranks, which send messages instead"
+            warnings.warn(f"{what}: {failures[0]}", stacklevel=2)
+    return None if failures else mapped
 
 
 def _make_file(nbytes: int) -> str:

@@ -8,19 +8,21 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
+from functools import cache, partial
 from math import isfinite
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ..datatypes.cache_folder import user_cache_folder
 from ..datatypes.plain import MPI
 from .figures import BETWEEN_NODES, SAME_NODE, Curve, Figures, Table
 from .nodes import counts_of, host_class
 
-__all__ = ["Table", "folder", "library", "load", "path", "save"]
+__all__ = ["Table", "folder", "known_table", "library", "load", "path", "save"]
 
 FORMAT = 1
 _MEASURED = ("figures", "reduction", "attention", "step", "native", "trials", "pairs")
@@ -29,11 +31,18 @@ _FIGURES = ("latency", "per_byte", "overhead", "gap", "per_byte_crowded")
 
 
 def folder() -> Path:
-    """Folder of the files: `ROUNDELAY_CACHE_DIR`, or the user's cache folder."""
-    from platformdirs import user_cache_path
+    """Folder of the files: `ROUNDELAY_CACHE_DIR`, or the user's cache folder.
 
+    Raises `FileNotFoundError` where the user has none, and `ValueError` for the home folder of somebody who
+    has none.
+    """
     chosen = os.environ.get("ROUNDELAY_CACHE_DIR")
-    return Path(chosen).expanduser() if chosen else user_cache_path("roundelay", appauthor=False)
+    if not chosen:
+        return user_cache_folder()
+    try:
+        return Path(chosen).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"ROUNDELAY_CACHE_DIR {chosen!r}: {error}") from error
 
 
 def library() -> str:
@@ -62,14 +71,21 @@ def load(file: Path | None = None) -> Table | None:
         None where nothing was measured, and, with a warning that names the file and what is wrong with
         it, where the file cannot be used.
     """
-    file = path() if file is None else file
     try:
+        file = path() if file is None else file
         return _table(_read(file))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError) as error:
-        warnings.warn(f"{file}: ignored, run `roundelay measure` again: {error}", stacklevel=2)
+        what = "measured figures" if file is None else file
+        warnings.warn(f"{what}: ignored, run `roundelay measure` again: {error}", stacklevel=2)
         return None
+
+
+@cache
+def known_table() -> Table:
+    """The measured figures as this process first found them, typical ones where it found none."""
+    return load() or Table()
 
 
 def save(table: Table, file: Path | None = None) -> Path:
@@ -110,16 +126,25 @@ def save(table: Table, file: Path | None = None) -> Path:
         unfinished.replace(file)
     finally:
         unfinished.unlink(missing_ok=True)
+    known_table.cache_clear()
     return file
 
 
 def _read(file: Path) -> dict[str, Any]:
     """The file's content, if it is an object of this format."""
-    data = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    data = json.loads(_text(file), parse_constant=_refuse_constant)
     values = _mapping(data, "the file")
     if values.get("format") != FORMAT:
         raise ValueError(f"format {values.get('format')!r}: expected {FORMAT}")
     return values
+
+
+def _text(file: Path) -> str:
+    # A pipe would be waited for, and a device may never end.
+    with os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK), encoding="utf-8") as opened:
+        if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+            raise ValueError("not a regular file")
+        return opened.read()
 
 
 def _refuse_constant(text: str) -> NoReturn:

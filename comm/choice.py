@@ -65,7 +65,11 @@ def _is_misread(array: NDArray[Any]) -> bool:
     element's size, and for long doubles of messages that it cuts.
     """
     strides = array.strides
-    return min(strides, default=0) < 0 or any(stride % array.itemsize for stride in strides) or array.dtype.char in "gG"
+    return (
+        min(strides, default=0) < 0
+        or any(stride % array.itemsize for stride in strides)
+        or array.dtype.char in "gG"
+    )
 
 
 def library_packs(nbytes: int, regular: bool) -> bool:

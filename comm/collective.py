@@ -8,12 +8,15 @@ operation must see the program's datatype.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..datatypes.plain import MPI
 from .execution import Runner, direct, run_at_once, run_prepared, run_started
+from .operation import settle_unfinished, unfinished
+from .requests import Prequest, Request
 from .specification import Reader, find_stage, stage_each, stage_one, stage_vector
 from .staging import Stage
 from .strided import REFUSALS, stage_array
@@ -71,10 +74,14 @@ def _collective(base: Any, run: Runner, kind: _Kind, forced: bool = False) -> An
     def method(self: Any, sendbuf: Any, recvbuf: Any, *rest: Any, **named: Any) -> Any:
         if _is_plain(sendbuf) and _is_plain(recvbuf):
             try:
-                return base(self, sendbuf, recvbuf, *rest, **named)
+                result = base(self, sendbuf, recvbuf, *rest, **named)
             except REFUSALS:
                 # Below, mpi4py is asked again, and what it refuses is looked at.
                 pass
+            else:
+                if unfinished:
+                    settle_unfinished()
+                return result
         sending, receiving = _counting(self, kind, rest, named)
         send = kind.send.find(self, sendbuf, False, forced) if sending else None
         receive = kind.receive.find(self, recvbuf, True, forced) if receiving else None
@@ -83,7 +90,7 @@ def _collective(base: Any, run: Runner, kind: _Kind, forced: bool = False) -> An
                 return base(self, sendbuf, recvbuf, *rest, **named)
             refusal = None
         except REFUSALS as error:
-            refusal = error
+            refusal = error.with_traceback(None)
         # One side may need a closer look whatever the other one is.
         if sending and send is None:
             send = stage_array(sendbuf, receiving=False)
@@ -95,7 +102,7 @@ def _collective(base: Any, run: Runner, kind: _Kind, forced: bool = False) -> An
         fills = receive is not None and (kind.keeps or receive.partial or in_place)
         loads = [stage for stage in (send, receive if fills else None) if stage is not None]
         out, into = send.spec if send else sendbuf, receive.spec if receive else recvbuf
-        return run(lambda: base(self, out, into, *rest, **named), loads, [receive] if receive else [])
+        return run(partial(base, self, out, into, *rest, **named), loads, [receive] if receive else [])
 
     return method
 
@@ -122,9 +129,13 @@ def _broadcast(base: Any, run: Runner, forced: bool = False) -> Any:
     def method(self: Any, buf: Any, root: int = 0, *rest: Any, **named: Any) -> Any:
         if _is_plain(buf):
             try:
-                return base(self, buf, root, *rest, **named)
+                result = base(self, buf, root, *rest, **named)
             except REFUSALS:
                 pass
+            else:
+                if unfinished:
+                    settle_unfinished()
+                return result
         receiving = self.Get_rank() != root
         stage = find_stage(stage_one, buf, receiving, forced=forced)
         if stage is None:
@@ -135,7 +146,7 @@ def _broadcast(base: Any, run: Runner, forced: bool = False) -> Any:
                 if stage is None:
                     raise
         loads = [stage] if stage.partial or not receiving else []
-        return run(lambda: base(self, stage.spec, root, *rest, **named), loads, [stage] if receiving else [])
+        return run(partial(base, self, stage.spec, root, *rest, **named), loads, [stage] if receiving else [])
 
     return method
 
@@ -186,6 +197,21 @@ class NeighborCollective(MPI.Topocomm):
     """Neighbour collectives of a communicator with a topology."""
 
 
+def _keeping(base: Any, run: Runner, kind: _Kind) -> Any:
+    """A form that keeps its buffers until completion, as mpi4py does but for reductions."""
+    if run is run_at_once or kind.receive is not _ARRAY:
+        return base
+    request_class = Request if run is run_started else Prequest
+
+    @named_like(base)
+    def method(self: Any, sendbuf: Any, recvbuf: Any, *rest: Any, **named: Any) -> MPI.Request:
+        request = request_class(base(self, sendbuf, recvbuf, *rest, **named))
+        vars(request)["buffers"] = sendbuf, recvbuf
+        return request
+
+    return method
+
+
 def _forms(name: str) -> list[tuple[str, Runner]]:
     return [(name, run_at_once), (f"I{name.lower()}", run_started), (f"{name}_init", run_prepared)]
 
@@ -193,7 +219,8 @@ def _forms(name: str) -> list[tuple[str, Runner]]:
 for _owner, _kinds in ((Collective, _KINDS), (NeighborCollective, _NEIGHBOR_KINDS)):
     for _name, _kind in _kinds.items():
         for _form, _run in _forms(_name):
-            setattr(_owner, _form, _collective(getattr(_owner.__base__, _form), _run, _kind))
+            _base = _keeping(getattr(_owner.__base__, _form), _run, _kind)
+            setattr(_owner, _form, _collective(_base, _run, _kind))
 for _form, _run in _forms("Bcast"):
     setattr(Collective, _form, _broadcast(getattr(MPI.Intracomm, _form), _run))
 

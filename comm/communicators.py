@@ -12,6 +12,7 @@ from ..datatypes.plain import MPI
 from .collective import Collective, NeighborCollective
 from .datatype import Datatype
 from .execution import run_at_once, run_started
+from .operation import settle_unfinished, unfinished
 from .pointtopoint import PointToPoint, receive
 from .requests import Prequest, Request
 from .substitute import Handle, named_like, predefined
@@ -21,6 +22,12 @@ class Comm(Handle, PointToPoint):
     """Communicator that takes any array and datatype."""
 
     plain: ClassVar[type] = MPI.Comm
+
+    @named_like(MPI.Comm.Barrier)
+    def Barrier(self) -> None:
+        _Barrier(self)
+        if unfinished:
+            settle_unfinished()
 
 
 class Intracomm(Collective, Comm):
@@ -88,7 +95,7 @@ def _original(message: MPI.Message) -> MPI.Message:
     return message if constant is None else constant
 
 
-_Recv = MPI.Message.Recv
+_Recv, _Barrier = MPI.Message.Recv, MPI.Comm.Barrier
 
 CLASSES: tuple[Any, ...] = (
     Comm,
@@ -135,6 +142,27 @@ def _promoting_class(owner: type, name: str) -> Any:
     return classmethod(method)
 
 
+def _settling(base: Any) -> Any:
+    @named_like(base)
+    def method(*arguments: Any, **named: Any) -> Any:
+        result = base(*arguments, **named)
+        if unfinished:
+            settle_unfinished()
+        return result
+
+    return method
+
+
+# What tells a program, without a buffer, that something has arrived elsewhere.
+_TELLERS: dict[Any, tuple[str, ...]] = {
+    Comm: (
+        *("recv", "sendrecv", "barrier", "bcast", "gather", "scatter", "allgather", "alltoall"),
+        *("reduce", "allreduce"),
+    ),
+    Intracomm: ("scan", "exscan"),
+    Topocomm: ("neighbor_allgather", "neighbor_alltoall"),
+    Message: ("recv",),
+}
 _MAKERS: dict[Any, tuple[str, ...]] = {
     Comm: ("Create", "Split", "Split_type", "Shrink", "Ishrink", "Mprobe", "Improbe", "mprobe", "improbe"),
     Intracomm: (
@@ -161,6 +189,9 @@ _CLASS_MAKERS: dict[Any, tuple[str, ...]] = {
     Prequest: ("fromhandle", "fromint", "f2py"),
     Datatype: ("fromhandle", "fromint", "f2py", "fromcode"),
 }
+for _owner, _names in _TELLERS.items():
+    for _name in _names:
+        setattr(_owner, _name, _settling(getattr(_owner, _name)))
 for _owner, _names in _MAKERS.items():
     for _name in _names:
         setattr(_owner, _name, _promoting(getattr(_owner.plain, _name)))

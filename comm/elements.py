@@ -100,8 +100,10 @@ def _memory(buffer: Any, receiving: bool) -> Bytes | None:
     """The bytes of an object without gaps in the memory of the host."""
     if isinstance(buffer, np.ndarray):
         usable = buffer.flags.forc and (buffer.flags.writeable or not receiving)
-        array = np.asarray(buffer)
-        return array.reshape(-1, order="A").view(np.uint8) if usable and _element_type(array) else None
+        if not usable or _element_type(buffer) is None:
+            return None
+        # A matrix has two axes, whatever it is reshaped to.
+        return np.asarray(buffer).reshape(-1, order="A").view(np.uint8)
     if is_on_gpu(buffer):
         return None
     if hasattr(buffer, "__dlpack__") and buffer.__dlpack_device__()[0] != DLPACK_CPU:

@@ -10,12 +10,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..datatypes.plain import MPI
-from .operation import Operation, reap
+from .interruption import call_and_settle
+from .operation import Operation, bytes_received, settle_unfinished, unfinished
 from .requests import Prequest, Request
 from .staging import Stage
 from .substitute import named_like
 
 _new = Request.__new__
+# A `functools.partial` of mpi4py's method (see `call_and_settle`).
 Call = Callable[[], Any]
 Runner = Callable[..., Any]
 
@@ -24,29 +26,39 @@ def run_at_once(
     call: Call, loads: Sequence[Stage], stores: Sequence[Stage], status: MPI.Status | None = None
 ) -> None:
     """Run a blocking operation; `status` is the one that the call fills, of a message."""
-    for stage in loads:
-        stage.load()
-    call()
-    received = None if status is None else status.Get_count(MPI.BYTE)
-    for stage in stores:
-        stage.store(received)
-    for stage in loads:
-        stage.release()
-    for stage in stores:
-        if stage not in loads:
+
+    def store(_result: Any) -> None:
+        received = None if status is None else bytes_received(status)
+        for stage in stores:
+            stage.store(received)
+
+    try:
+        for stage in loads:
+            stage.load()
+        call_and_settle(call, store)
+    finally:
+        for stage in (*loads, *stores):
             stage.release()
+    if unfinished:
+        settle_unfinished()
 
 
 def run_started(
     call: Call, loads: Sequence[Stage], stores: Sequence[Stage], status: MPI.Status | None = None
 ) -> MPI.Request:
     """Start a nonblocking operation; its request empties the stages."""
-    reap()
+    if unfinished:
+        settle_unfinished()
     for stage in loads:
         stage.load()
-    plain = call()
-    request = _new(Request, plain)
-    request.operation = Operation(plain, loads, stores, status is not None, persistent=False)
+    operation = Operation(None, loads, stores, status is not None, persistent=False)
+    try:
+        request = _new(Request, call_and_settle(call, operation.accept))
+        request.operation = operation
+    except BaseException:
+        if operation.running:
+            unfinished.append(operation)
+        raise
     return request
 
 
@@ -54,7 +66,8 @@ def run_prepared(
     call: Call, loads: Sequence[Stage], stores: Sequence[Stage], status: MPI.Status | None = None
 ) -> MPI.Prequest:
     """Prepare a persistent operation; its request fills the stages whenever it starts."""
-    reap()
+    if unfinished:
+        settle_unfinished()
     plain = call()
     request = Prequest(plain)
     request.operation = Operation(plain, loads, stores, message=status is not None, persistent=True)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-
 from ..datatypes.plain import MPI
 
 _unused: list[MPI.Datatype] = []
-# References to a datatype that only `free_unused` still holds: its variable, and the one being counted.
-_HELD_HERE = 2
+
+
+class _Collected(MPI.Datatype):
+    """A datatype that can be freed once nothing refers to it: no owner, no call, no request of mpi4py's."""
+
+    def __del__(self, unused: list[MPI.Datatype] = _unused) -> None:
+        # This may run inside an attribute callback of MPI, or after MPI_Finalize: do not free it here.
+        unused.append(self)
 
 
 class OwnedType:
@@ -16,19 +20,15 @@ class OwnedType:
 
     def __init__(self, datatype: MPI.Datatype) -> None:
         free_unused()
-        self.datatype = datatype.Commit()
-
-    def __del__(self, unused: list[MPI.Datatype] = _unused) -> None:
-        # This may run inside an attribute callback of MPI, or after MPI_Finalize: do not free it here.
-        unused.append(self.datatype)
+        self.datatype: MPI.Datatype = _Collected(datatype.Commit())
 
 
 def free_unused() -> None:
-    """Free datatypes that nothing owns any more; MPI keeps those that an operation still uses."""
-    for _ in range(len(_unused)):
-        datatype = _unused.pop(0)
-        if sys.getrefcount(datatype) > _HELD_HERE:
-            # Another thread is about to hand it to MPI.
-            _unused.append(datatype)
-        else:
-            datatype.Free()
+    """Free datatypes that nothing refers to any more; MPI keeps those that an operation still uses."""
+    while True:
+        try:
+            datatype = _unused.pop()
+        except IndexError:
+            # There is none, or another thread took the last one.
+            return
+        datatype.Free()

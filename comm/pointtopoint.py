@@ -13,6 +13,7 @@ import numpy as np
 
 from ..datatypes.plain import MPI
 from .execution import Runner, direct, run_at_once, run_prepared, run_started
+from .operation import settle_unfinished, unfinished
 from .specification import find_stage, is_left, stage_one
 from .staging import Stage
 from .strided import REFUSALS, arrange_array, stage_array
@@ -43,7 +44,7 @@ def send(base: Any, run: Runner, comm: Any, buffer: Any, dest: int, tag: int) ->
             stage = stage_array(buffer, receiving=False)
             if stage is None:
                 raise
-    return run(lambda: base(comm, stage.spec, dest, tag), (stage,), ())
+    return run(partial(base, comm, stage.spec, dest, tag), (stage,), ())
 
 
 def receive(call: Callable[[Any], Any], run: Runner, buffer: Any, source: int, status: MPI.Status) -> Any:
@@ -56,25 +57,25 @@ def receive(call: Callable[[Any], Any], run: Runner, buffer: Any, source: int, s
             stage = stage_array(buffer, receiving=True)
             if stage is None:
                 raise
-    return run(lambda: call(stage.spec), (stage,) if stage.partial else (), (stage,), status)
+    return run(partial(call, stage.spec), (stage,) if stage.partial else (), (stage,), status)
 
 
 def exchange(
-    call: Callable[[Any, Any], Any],
+    call: Callable[..., Any],
     run: Runner,
     outgoing: tuple[Any, int],
     incoming: tuple[Any, int],
     status: MPI.Status,
 ) -> Any:
-    """Run `call(sendbuf, recvbuf)` with stages where they are needed; the pairs are buffer and peer."""
+    """Run `call(sendbuf, recvbuf=...)` with stages where they are needed; the pairs are buffer and peer."""
     out, sent = _arrange(*outgoing, receiving=False)
     into, received = _arrange(*incoming, receiving=True)
     try:
         if sent is received is None:
-            return call(out, into)
+            return call(out, recvbuf=into)
         refusal = None
     except REFUSALS as error:
-        refusal = error
+        refusal = error.with_traceback(None)
     # One side may need a closer look whatever the other one is; not one that a datatype describes by now.
     if sent is None and out is outgoing[0] and outgoing[1] != _PROC_NULL:
         sent = stage_array(out, receiving=False)
@@ -89,7 +90,7 @@ def exchange(
     loads = tuple(
         stage for stage in (sent, received) if stage is not None and (stage is sent or stage.partial)
     )
-    return run(lambda: call(out, into), loads, (received,) if received else (), status)
+    return run(partial(call, out, recvbuf=into), loads, (received,) if received else (), status)
 
 
 def replace(
@@ -107,7 +108,7 @@ def replace(
             if stage is None:
                 raise
     stage.partial = stage.partial or run is run_started
-    return run(lambda: call(stage.spec), (stage,), (stage,), status)
+    return run(partial(call, stage.spec), (stage,), (stage,), status)
 
 
 # The methods below are what every message goes through. An array that owns its memory is nearly always
@@ -127,9 +128,13 @@ def _sending(base: Any, run: Runner) -> Any:
             else (buf.__class__ is list and is_left(buf))
         ):
             try:
-                return base(self, buf, dest, tag)
+                result = base(self, buf, dest, tag)
             except REFUSALS:
                 pass
+            else:
+                if unfinished:
+                    settle_unfinished()
+                return result
         return send(base, run, self, buf, dest, tag)
 
     return method
@@ -146,31 +151,16 @@ def _receiving(base: Any, run: Runner) -> Any:
             else (buf.__class__ is list and is_left(buf))
         ):
             try:
-                return base(self, buf, source, tag)
+                result = base(self, buf, source, tag)
             except REFUSALS:
                 pass
-        return receive(partial(_call_receive, base, self, source, tag), run, buf, source, MPI.Status())
+            else:
+                if unfinished:
+                    settle_unfinished()
+                return result
+        return receive(partial(base, self, source=source, tag=tag), run, buf, source, MPI.Status())
 
     return method
-
-
-def _call_receive(base: Any, comm: Any, source: int, tag: int, spec: Any) -> Any:
-    return base(comm, spec, source, tag)
-
-
-def _call_recv(comm: Any, source: int, tag: int, status: MPI.Status, spec: Any) -> None:
-    _Recv(comm, spec, source, tag, status)
-
-
-def _call_exchange(
-    base: Any, comm: Any, peers: tuple[int, int, int, int], status: Any, out: Any, into: Any
-) -> Any:
-    dest, sendtag, source, recvtag = peers
-    return base(comm, out, dest, sendtag, into, source, recvtag, *status)
-
-
-def _call_replace(base: Any, comm: Any, peers: tuple[int, int, int, int], status: Any, spec: Any) -> Any:
-    return base(comm, spec, *peers, *status)
 
 
 class PointToPoint(MPI.Comm):
@@ -201,11 +191,16 @@ class PointToPoint(MPI.Comm):
             else (buf.__class__ is list and is_left(buf))
         ):
             try:
-                return _Recv(self, buf, source, tag, status)
+                result = _Recv(self, buf, source, tag, status)
             except REFUSALS:
                 pass
+            else:
+                if unfinished:
+                    settle_unfinished()
+                return result
         filled = MPI.Status() if status is None else status
-        return receive(partial(_call_recv, self, source, tag, filled), run_at_once, buf, source, filled)
+        call = partial(_Recv, self, source=source, tag=tag, status=filled)
+        return receive(call, run_at_once, buf, source, filled)
 
     @named_like(MPI.Comm.Sendrecv)
     def Sendrecv(
@@ -225,11 +220,17 @@ class PointToPoint(MPI.Comm):
             and recvbuf.flags.forc
         ):
             try:
-                return _Sendrecv(self, sendbuf, dest, sendtag, recvbuf, source, recvtag, status)
+                _Sendrecv(self, sendbuf, dest, sendtag, recvbuf, source, recvtag, status)
             except REFUSALS:
                 pass
+            else:
+                if unfinished:
+                    settle_unfinished()
+                return None
         filled = MPI.Status() if status is None else status
-        call = partial(_call_exchange, _Sendrecv, self, (dest, sendtag, source, recvtag), (filled,))
+        call = partial(
+            _Sendrecv, self, dest=dest, sendtag=sendtag, source=source, recvtag=recvtag, status=filled
+        )
         return exchange(call, run_at_once, (sendbuf, dest), (recvbuf, source), filled)
 
     @named_like(MPI.Comm.Isendrecv)
@@ -242,7 +243,7 @@ class PointToPoint(MPI.Comm):
         source: int = _ANY_SOURCE,
         recvtag: int = _ANY_TAG,
     ) -> Any:
-        call = partial(_call_exchange, _Isendrecv, self, (dest, sendtag, source, recvtag), ())
+        call = partial(_Isendrecv, self, dest=dest, sendtag=sendtag, source=source, recvtag=recvtag)
         return exchange(call, run_started, (sendbuf, dest), (recvbuf, source), MPI.Status())
 
     @named_like(MPI.Comm.Sendrecv_replace)
@@ -256,14 +257,16 @@ class PointToPoint(MPI.Comm):
         status: MPI.Status | None = None,
     ) -> Any:
         filled = MPI.Status() if status is None else status
-        call = partial(_call_replace, _Sendrecv_replace, self, (dest, sendtag, source, recvtag), (filled,))
+        call = partial(
+            _Sendrecv_replace, self, dest=dest, sendtag=sendtag, source=source, recvtag=recvtag, status=filled
+        )
         return replace(call, run_at_once, buf, (dest, source), filled)
 
     @named_like(MPI.Comm.Isendrecv_replace)
     def Isendrecv_replace(
         self, buf: Any, dest: int, sendtag: int = 0, source: int = _ANY_SOURCE, recvtag: int = _ANY_TAG
     ) -> Any:
-        call = partial(_call_replace, _Isendrecv_replace, self, (dest, sendtag, source, recvtag), ())
+        call = partial(_Isendrecv_replace, self, dest=dest, sendtag=sendtag, source=source, recvtag=recvtag)
         return replace(call, run_started, buf, (dest, source), MPI.Status())
 
 

@@ -6,13 +6,15 @@ mixed in one call.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from operator import is_
+from collections.abc import Callable, Iterable, Sequence
+from ctypes import memmove
+from functools import partial
 from os import sched_yield
 from typing import Any, ClassVar
 
 from ..datatypes.plain import MPI
-from .operation import Operation, drop
+from .interruption import call_and_settle
+from .operation import Operation, settle_unfinished, unfinished
 from .substitute import Handle, named_like
 
 
@@ -26,7 +28,6 @@ class Request(Handle, MPI.Request):
 
     plain: ClassVar[type] = MPI.Request
     operation: Operation | None = None  # Also of a subclass whose constructor does not call ours.
-    freed = False
 
     def __init__(self, request: MPI.Request | None = None) -> None:
         self.operation = operation_of(request)
@@ -59,29 +60,29 @@ class Request(Handle, MPI.Request):
         """Free the request; one that still uses its stages goes on, and is finished when it can be."""
         operation = operation_of(self)
         if operation is not None and operation.running:
-            # MPI must not forget a request whose data is yet to be unpacked: the program sees a null one.
-            self.freed = True
+            # MPI must not forget a request whose data is yet to be unpacked: only the program does.
             self.operation = None
-            drop(operation)
+            unfinished.append(operation)
+            memmove(MPI._addressof(self), MPI._addressof(MPI.REQUEST_NULL), MPI._sizeof(self))
             return
         Handle.Free(self)
         if operation is not None and operation.persistent:
             operation.release()
-            self.operation = None
+            operation.request = self.operation = None
 
-    def __bool__(self) -> bool:
-        return not self.freed and MPI.Request.__bool__(self)
-
-    def __eq__(self, other: object) -> bool:
-        return not other if self.freed else MPI.Request.__eq__(self, other)
-
-    __hash__ = None  # type: ignore[assignment]
+    def free(self) -> None:
+        """Call `Free` if not null."""
+        if operation_of(self) is None:
+            Handle.free(self)
+        elif self:
+            Request.Free(self)
 
     def __del__(self) -> None:
         operation = self.operation
-        if operation is not None and not operation.persistent and not MPI.Request.__bool__(self):
+        if operation is not None and not self:
             # If it still runs, mpi4py's own method completed it, which knows nothing of stages.
             operation.running = False
+            operation.request = None
 
 
 class Prequest(MPI.Prequest, Request):
@@ -96,11 +97,16 @@ class Prequest(MPI.Prequest, Request):
     @classmethod
     @named_like(MPI.Prequest.Startall)
     def Startall(cls, requests: Sequence[MPI.Prequest]) -> None:
-        for request in requests:
-            operation = operation_of(request)
-            if operation is not None:
-                operation.start()
-        MPI.Prequest.Startall(list(requests))
+        requests = list(requests)
+        operations = [operation for operation in map(operation_of, requests) if operation is not None]
+        for operation in operations:
+            operation.start()
+
+        def run(_result: None) -> None:
+            for operation in operations:
+                operation.running = True
+
+        call_and_settle(partial(MPI.Prequest.Startall, requests), run)
 
 
 _PLAIN = frozenset((MPI.Request, MPI.Prequest, MPI.Grequest))
@@ -109,14 +115,6 @@ _PLAIN = frozenset((MPI.Request, MPI.Prequest, MPI.Grequest))
 def _all_plain(requests: Sequence[MPI.Request]) -> bool:
     """Whether mpi4py made all of the requests itself, as it does for contiguous buffers."""
     return _PLAIN.issuperset(map(type, requests))
-
-
-def _live(request: MPI.Request) -> MPI.Request:
-    """The request, or a null one in the place of one that was freed."""
-    return MPI.Request() if getattr(request, "freed", False) else request
-
-
-_test = MPI.Request.test
 
 
 def _unfinished(requests: Sequence[MPI.Request]) -> list[int]:
@@ -132,99 +130,130 @@ def _finish_all(requests: Sequence[MPI.Request]) -> None:
         sched_yield()
 
 
-def _finished(requests: Sequence[MPI.Request]) -> list[MPI.Request]:
+def _finished(requests: Sequence[MPI.Request]) -> Sequence[MPI.Request]:
     """The requests, with null ones in the place of those that are not finished."""
     hidden = set(_unfinished(requests))
+    if not hidden:
+        return requests
     return [MPI.Request() if i in hidden else request for i, request in enumerate(requests)]
+
+
+_test = MPI.Request.test
 
 
 def _complete_one(base: Any, request: Request, status: MPI.Status | None, waits: bool = False) -> Any:
     operation = operation_of(request)
     if operation is None:
-        return base(_live(request), status)
+        result = base(request, status)
+    else:
+        result = _complete_staged(base, request, operation, status, waits)
+    if unfinished:
+        settle_unfinished()
+    return result
+
+
+def _complete_staged(
+    base: Any, request: Request, operation: Operation, status: MPI.Status | None, waits: bool
+) -> Any:
     if waits:
         _finish_all([request])
     elif not operation.advance():
         return (False, None) if base is _test else False
     status = MPI.Status() if status is None else status
+
+    def settle(result: Any) -> None:
+        if waits or (result[0] if isinstance(result, tuple) else result):
+            operation.finish(status)
+
     try:
-        result = base(request, status)
+        return call_and_settle(partial(base, request, status), settle)
     except MPI.Exception:
         operation.abandon()
         raise
-    if waits or (result[0] if isinstance(result, tuple) else result):
-        operation.finish(status)
-    return result
 
 
-def _complete_all(base: Any, requests: Sequence[MPI.Request], statuses: Any = None) -> Any:
-    if _all_plain(requests):
-        return base(requests, statuses)
-    statuses = statuses if isinstance(statuses, list) else list(statuses or ())
-    requests = [_live(request) for request in requests]
+def _complete_all(base: Any, _test: Any, requests: Sequence[MPI.Request], statuses: list[MPI.Status]) -> Any:
     if base in _WAITS:
         _finish_all(requests)
     elif _unfinished(requests):
         return (False, None) if base == _testall else False
+
+    def settle(result: Any) -> None:
+        if result[0] if isinstance(result, tuple) else result is not False:
+            _finish(zip(requests, statuses, strict=False))
+
     try:
-        result = base(requests, statuses)
-    except MPI.Exception:
+        return call_and_settle(partial(base, requests, statuses), settle)
+    except BaseException:
+        # Of MPI, or of an object among the messages that cannot be unpickled.
         _salvage(zip(requests, statuses, strict=False))
         raise
-    if result[0] if isinstance(result, tuple) else result is not False:
-        _finish(zip(requests, statuses, strict=False))
-    return result
 
 
-def _complete_some(base: Any, requests: Sequence[MPI.Request], statuses: Any = None) -> Any:
-    if _all_plain(requests):
-        return base(requests, statuses)
-    statuses = statuses if isinstance(statuses, list) else list(statuses or ())
-    requests = list(map(_live, requests))
+def _complete_some(base: Any, test: Any, requests: Sequence[MPI.Request], statuses: list[MPI.Status]) -> Any:
+    def settle(result: Any) -> None:
+        indices = result[0] if isinstance(result, tuple) else result
+        _finish((requests[i], status) for i, status in zip(indices or (), statuses, strict=False))
+
     active = [request for request in requests if request]
     try:
-        result = base(requests, statuses)
-    except MPI.Exception:
+        return _ask(base, test, requests, statuses, settle)
+    except BaseException:
         # mpi4py does not say which ones; they are those that are null now, in the order of the statuses.
         _salvage(zip([request for request in active if not request], statuses, strict=False))
         raise
-    indices = result[0] if isinstance(result, tuple) else result
-    _finish((requests[i], status) for i, status in zip(indices or (), statuses, strict=False))
-    return result
 
 
-def _complete_any(base: Any, requests: Sequence[MPI.Request], status: MPI.Status | None = None) -> Any:
-    if _all_plain(requests):
-        return base(requests, status)
-    status = MPI.Status() if status is None else status
-    requests = list(map(_live, requests))
+def _complete_any(base: Any, test: Any, requests: Sequence[MPI.Request], status: MPI.Status) -> Any:
+    def settle(result: Any) -> None:
+        index = result[0] if isinstance(result, tuple) else result
+        if index >= 0:
+            _finish([(requests[index], status)])
+
     active = [request for request in requests if request]
     try:
-        result = base(requests, status)
+        return _ask(base, test, requests, status, settle)
     except MPI.Exception:
         _abandon(request for request in active if not request)
         raise
-    index = result[0] if isinstance(result, tuple) else result
-    if index >= 0:
-        _finish([(requests[index], status)])
-    return result
 
 
-def _wait_any(test: Any, requests: Sequence[MPI.Request], status: MPI.Status | None) -> Any:
-    """Wait for any by testing, because MPI would not advance those that are not finished."""
-    while True:
-        index, flag, *message = test(_finished(requests), status)
-        if flag and index >= 0:
-            return (index, *message) if message else index
+def _ask(
+    base: Any, test: Any, requests: Sequence[MPI.Request], statuses: Any, settle: Callable[[Any], None]
+) -> Any:
+    """Call mpi4py's function for any or some requests.
+
+    Operations that are not finished MPI would not advance: as long as there are any, waiting is testing.
+    """
+    while (finished := _finished(requests)) is not requests:
+        result = call_and_settle(partial(test or base, finished, statuses), settle)
+        if test is None:
+            return _still_active(result)
+        found = _found(result)
+        if found is not None:
+            return found
         sched_yield()
+    return call_and_settle(partial(base, requests, statuses), settle)
 
 
-def _wait_some(test: Any, requests: Sequence[MPI.Request], statuses: Any) -> Any:
-    while True:
-        result = test(_finished(requests), statuses)
-        if result[0] if isinstance(result, tuple) else result:
-            return result
-        sched_yield()
+def _found(result: Any) -> Any:
+    """What waiting returns, from a test's result; None where that has found nothing."""
+    if isinstance(result, tuple) and not isinstance(result[0], list | None):
+        index, flag, *message = result
+        if not flag or index < 0:
+            return None
+        return (index, *message) if message else index
+    return result if (result[0] if isinstance(result, tuple) else result) else None
+
+
+def _still_active(result: Any) -> Any:
+    """What MPI says of finished requests, where others go on: it may find none that is active."""
+    if isinstance(result, tuple) and not isinstance(result[0], list | None):
+        index, flag, *message = result
+        return (index, flag and index >= 0, *message)
+    if isinstance(result, tuple):
+        return result[0] or [], *result[1:]
+    return result or []
 
 
 def _finish(completed: Iterable[tuple[MPI.Request, MPI.Status]]) -> None:
@@ -248,42 +277,32 @@ def _salvage(completed: Iterable[tuple[MPI.Request, MPI.Status]]) -> None:
     _abandon(request for request, status in over if status.Get_error() != MPI.SUCCESS)
 
 
-def _patient(base: Any, name: str) -> Any:
-    """Mpi4py's function for any or some of the requests, that advances those which are not finished."""
-    waits = name.lower().startswith("wait")
-    test = getattr(MPI.Request, name.replace("Wait", "Test").replace("wait", "test"))
-    wait = _wait_some if name.endswith("some") else _wait_any
-
-    def ask(requests: Sequence[MPI.Request], statuses: Any) -> Any:
-        finished = _finished(requests)
-        if all(map(is_, finished, requests)):
-            return base(requests, statuses)
-        return wait(test, requests, statuses) if waits else _still_active(base(finished, statuses))
-
-    return ask
-
-
-def _still_active(result: Any) -> Any:
-    """What MPI says of finished requests, where others go on: it may find none that is active."""
-    if isinstance(result, tuple) and not isinstance(result[0], list | None):
-        index, flag, *message = result
-        return (index, flag and index >= 0, *message)
-    if isinstance(result, tuple):
-        return result[0] or [], *result[1:]
-    return result or []
-
-
 def _of_class(complete: Any, name: str) -> Any:
-    plain = getattr(MPI.Request, name)
-    base = plain if complete is _complete_all else _patient(plain, name)
+    """A class method that completes requests; those that need nothing of ours go straight to mpi4py."""
+    base = getattr(MPI.Request, name)
+    waits = name.lower().startswith("wait")
+    test = getattr(MPI.Request, name.replace("Wait", "Test").replace("wait", "test")) if waits else None
 
     def of_one(_cls: type, requests: Sequence[MPI.Request], status: Any = None) -> Any:
-        return complete(base, requests, status)
+        if _all_plain(requests):
+            result = base(requests, status)
+        else:
+            result = complete(base, test, requests, MPI.Status() if status is None else status)
+        if unfinished:
+            settle_unfinished()
+        return result
 
     def of_many(_cls: type, requests: Sequence[MPI.Request], statuses: Any = None) -> Any:
-        return complete(base, requests, statuses)
+        if _all_plain(requests):
+            result = base(requests, statuses)
+        else:
+            given = statuses if isinstance(statuses, list) else list(statuses or ())
+            result = complete(base, test, requests, given)
+        if unfinished:
+            settle_unfinished()
+        return result
 
-    method: Any = named_like(plain)(of_one if complete is _complete_any else of_many)
+    method: Any = named_like(base)(of_one if complete is _complete_any else of_many)
     return classmethod(method)
 
 

@@ -55,8 +55,11 @@ class Stage(ABC):
                 return
             # A short message ends anywhere in the layout: fill up with what the buffer holds already.
             message = self.memory[:received].copy()
-            self.load()
-            self.memory[:received] = message
+            try:
+                self.load()
+            finally:
+                # Also when a signal interrupts: the message is then stored again.
+                self.memory[:received] = message
         self._unpack()
 
     @abstractmethod
@@ -65,7 +68,7 @@ class Stage(ABC):
 
     @abstractmethod
     def release(self) -> None:
-        """Give the memory back, once MPI no longer reads or writes it."""
+        """Give the memory back, once MPI no longer reads or writes it; a second call does nothing."""
 
 
 class HostStage(Stage):
@@ -78,12 +81,14 @@ class HostStage(Stage):
         As those of a stage.
     """
 
-    __slots__ = ("_block", "_parts")
+    __slots__ = ("_address", "_block", "_parts")
 
     def __init__(self, parts: Sequence[Part], nbytes: int, owner: Any, partial: bool = False) -> None:
         self._parts = parts
-        self._block: Block = take(nbytes)
-        super().__init__(self._block.array, nbytes, owner, partial)
+        block = take(nbytes)
+        self._address = block.address
+        self._block: Block | None = block
+        super().__init__(block.array, nbytes, owner, partial)
 
     def load(self) -> None:
         """Pack the buffer into the stage."""
@@ -93,10 +98,12 @@ class HostStage(Stage):
         self._move(UNPACK)
 
     def _move(self, direction: int) -> None:
-        run, address = mover(), self._block.address
+        run, address = mover(), self._address
         for program, instances, memory, start in self._parts:
             run(direction, address + start, memory, program, instances)
 
     def release(self) -> None:
         """Make the memory free for other stages."""
-        give_back(self._block)
+        block, self._block = self._block, None
+        if block is not None:
+            give_back(block)

@@ -50,8 +50,11 @@ class Handle(metaclass=Substitute):
 
     def Free(self) -> None:
         """Free the object; the MPI library refuses this for a predefined one."""
-        constant = getattr(self, "constant", None)
-        _plain(self).Free(self if constant is None else constant)
+        try:
+            constant, plain = self.constant, self.plain
+        except AttributeError:
+            constant, plain = None, type(self)
+        plain.Free(self if constant is None else constant)
 
     def free(self) -> None:
         """Call `Free` if not null or predefined."""

@@ -109,8 +109,8 @@ def as_numpy(array: Any) -> NDArray[Any]:
     if hasattr(array, "__dlpack__") and array.__dlpack_device__()[0] == DLPACK_CPU:
         try:
             return np.from_dlpack(array)
-        except SystemError as error:
-            # NumPy says no more of a capsule that it cannot read.
+        except (RuntimeError, SystemError) as error:
+            # Of a dtype that NumPy lacks, such as bfloat16, and of a capsule that it cannot read.
             raise TypeError(f"{type(array).__name__}: NumPy cannot read its DLPack capsule") from error
     kind = type(array).__name__
     raise TypeError(

@@ -1,19 +1,13 @@
 """The copy kernel for host memory, compiled by Numba.
 
-One function runs a whole `Program`, in either direction, without the GIL. Numba keeps its code on
-disk: a machine compiles it once, and ranks that start together each write the same file in one step.
-Numba knows when this file changes, but not those that the code is made of besides; their digest is
-therefore part of the name under which the code is kept.
+One function runs a whole `Program`, in either direction, without the GIL.
 """
 
 from __future__ import annotations
 
-from hashlib import sha256
-from pathlib import Path
-from typing import Any
-
 from numba import njit, types
 
+from .compiling import kernel
 from .program import (
     COPIES,
     EXTENT,
@@ -83,6 +77,7 @@ def _run_row(row: int, unpack: int, target: int, source: int, instances: int, ne
                 move_run(t + (memory if unpack else packed), s + (packed if unpack else memory), nbytes)
 
 
+@kernel(uses=("program.py", "words.py"))
 def _run(unpack: int, packed: int, memory: int, program: int, instances: int) -> None:
     rows, extent, nbytes = load_int(program, ROWS), load_int(program, EXTENT), load_int(program, NBYTES)
     copies, stride = load_int(program, COPIES), load_int(program, PATTERN_STRIDE)
@@ -104,26 +99,6 @@ def _run(unpack: int, packed: int, memory: int, program: int, instances: int) ->
             done += part
 
 
-def _compile() -> Any:
-    folder = Path(__file__).parent
-    digest = sha256(b"".join((folder / name).read_bytes() for name in ("program.py", "words.py")))
-    _run.__qualname__ = f"run_{digest.hexdigest()[:16]}"
-    signature = types.void(*_ARGUMENTS)
-    try:
-        return njit(signature, cache=True, nogil=True)(_run)
-    except RuntimeError:
-        # There is no folder that can be written: compile in each process.
-        return njit(signature, nogil=True)(_run)
-
-
-_ARGUMENTS = (types.int64,) * 5
-_compiled = _compile()
-
 # Run a program: see `movers.Run`. Without Numba's look at the types of the arguments, which are always
 # integers, the call takes half the time.
-run = _compiled.overloads[_ARGUMENTS].entry_point
-
-
-def cache_folder() -> str:
-    """Folder in which Numba keeps the compiled kernel."""
-    return str(_compiled.stats.cache_path)
+run = _run.compile(types.void(*(types.int64,) * 5))

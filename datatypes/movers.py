@@ -42,8 +42,3 @@ def has_mover(memory: str = "host") -> bool:
     except ImportError:
         return False
     return True
-
-
-def cache_folder() -> str:
-    """Folder in which Numba keeps the compiled host kernel."""
-    return str(import_module(f"{__package__}.host").cache_folder())

@@ -6,10 +6,15 @@ from typing import TYPE_CHECKING
 
 import mpi4py
 
+from .missing import MissingMPI
+
 if TYPE_CHECKING:
     from mpi4py import MPI
 else:
-    MPI = import_module("mpi4py.MPI")
+    try:
+        MPI = import_module("mpi4py.MPI")
+    except (ImportError, RuntimeError) as error:
+        raise MissingMPI(error) from None
     if any(getattr(finder, "replaces", None) == "mpi4py.MPI" for finder in sys.meta_path):
         # The finder steps aside for this import only: who asks next shall find ours.
         sys.modules.pop("mpi4py.MPI", None)

@@ -68,17 +68,19 @@ def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], text
 def draw_folders() -> Figure:
     """The folders, what is in them, and which way imports point."""
     figure, axes = canvas(9.6, 7.4)
-    api = "MPI    assembly    takeover    command line (__main__, information, measuring, planning)"
+    commands = "__main__, information, measuring, planning, coding_commands"
+    api = f"MPI    assembly    takeover    terminal    command line ({commands})"
     operations = (
         "pointtopoint    collective    execution    requests\ncommunicators    datatype    substitute"
     )
     buffers = "specification    strided    staging    pool\ndensetype    owned    choice    settings"
     box(axes, (0.3, 6.45), (9, 0.75), api, OURS, "api/, which installs as roundelay")
     box(axes, (0.3, 4.55), (9, 1.35), "", OURS, "collectives/")
-    box(axes, (0.5, 4.67), (2.8, 0.85), "schedule    algorithms/\ncatalogue    verify", INNER, "describing")
-    box(axes, (3.5, 4.67), (2.4, 0.85), "links    simulate\nmeasure    table", INNER, "predicting")
+    box(axes, (0.5, 4.67), (2.1, 0.85), "schedule    algorithms/\ncatalogue    verify", INNER, "describing")
+    box(axes, (2.75, 4.67), (1.8, 0.85), "links    simulate\nmeasure    table", INNER, "predicting")
     running = "selection    service    calls\nplan    execute    progress"
-    box(axes, (6.1, 4.67), (3.0, 0.85), running, INNER, "running")
+    box(axes, (4.7, 4.67), (2.4, 0.85), running, INNER, "running")
+    box(axes, (7.25, 4.67), (1.85, 0.85), "attention/\ncoding/", INNER, "using")
     box(axes, (0.3, 2.75), (9, 1.35), "", OURS, "comm/")
     box(axes, (0.5, 2.87), (4.4, 0.85), operations, INNER, "operations and objects")
     box(axes, (5.1, 2.87), (4.0, 0.85), buffers, INNER, "buffers")
@@ -122,7 +124,7 @@ def draw_way() -> Figure:
 
 
 def draw_order() -> Figure:
-    """The order in which the elements of a slice travel, of an array in C order and of one in Fortran order."""
+    """The order in which the elements of a slice travel, in C order and in Fortran order."""
     figure, axes = canvas(9.6, 3.3)
     orders: Any = (("C", 0.35, "the last index runs fastest"), ("F", 5.15, "the first index runs fastest"))
     for order, left, text in orders:

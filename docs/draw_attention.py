@@ -114,7 +114,8 @@ def draw(axes: Axes, name: str, schedule: Schedule) -> None:
     waiting = sum(max(cell.amount for cell in cells) for cells in schedule)
     mean = sum(cell.amount for cells in schedule for cell in cells) / RANKS
     axes.set(xlim=(0, len(schedule)), ylim=(RANKS, 0))
-    axes.set_xticks([step + 0.5 for step in range(len(schedule))], list(map(str, range(len(schedule)))))
+    numbers = [f"step {step}" if step == 0 else f"{step}" for step in range(len(schedule))]
+    axes.set_xticks([step + 0.5 for step in range(len(schedule))], numbers)
     axes.set_yticks([rank + 0.5 for rank in range(RANKS)], [f"rank {rank}" for rank in range(RANKS)])
     axes.tick_params(length=0, labelsize=8)
     axes.spines[:].set_visible(False)

@@ -7,14 +7,14 @@ faces go to the neighbours as they are: ``cart.Isend(u[1:-1, 1:-1, 1], ...)``. R
     mpiexec -n 4 python examples/halo_exchange.py
 
 It compares the result with that of one rank, times the exchange beside two ways to do it with mpi4py
-alone, and draws a slice through the box.
+alone, and draws a slice through the box (for which it needs matplotlib).
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,10 +22,10 @@ from typing import Any, NoReturn
 import click
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import Progress
 
 from roundelay import MPI
 from roundelay.datatypes.plain import MPI as mpi4py_MPI
+from roundelay.terminal import track
 
 Array = NDArray[np.float64]
 
@@ -33,7 +33,6 @@ AXES = range(3)
 # Courant number squared; three dimensions allow up to 1/3.
 COURANT_SQUARED = 0.25
 INNER = np.s_[1:-1, 1:-1, 1:-1]
-SECONDS_BEFORE_PROGRESS = 3.0
 
 
 # The mathematics ----------------------------------------------------------------------------------
@@ -67,7 +66,7 @@ def add_laplacian(u: Array, factor: float, out: Array) -> None:
     out += sums
 
 
-def solve(start: Array, steps: Iterator[int], fill_ghosts: Callable[[Array], None]) -> Array:
+def solve(start: Array, steps: Iterable[int], fill_ghosts: Callable[[Array], None]) -> Array:
     """Run the leapfrog scheme from rest; before each step `fill_ghosts(u)` is given the present state."""
     shape = tuple(length + 2 for length in start.shape)
     previous, u = np.zeros(shape), np.zeros(shape)
@@ -247,31 +246,6 @@ def gather(cart: MPI.Cartcomm, mine: Array, points: int) -> Array | None:
     return box
 
 
-def track(steps: int, what: str, visible: bool) -> Iterator[int]:
-    """Count steps, with a progress bar when they take more than a few seconds.
-
-    Where there is no terminal, as behind some `mpiexec`, a line now and then takes its place.
-    """
-    bar = Progress(refresh_per_second=2)
-    task = bar.add_task(what, total=steps)
-    begin = noted = time.monotonic()
-    try:
-        for step in range(steps):
-            yield step
-            bar.update(task, completed=step + 1)
-            now = time.monotonic()
-            if not visible or now - noted < SECONDS_BEFORE_PROGRESS:
-                continue
-            if bar.console.is_terminal:
-                bar.start()
-            else:
-                print(f"{what}: step {step + 1} of {steps}, {now - begin:.0f} s", flush=True)
-            noted = now
-    finally:
-        if bar.live.is_started:
-            bar.stop()
-
-
 def wait_idly(cart: MPI.Cartcomm) -> None:
     """Wait for all ranks, and leave the processor to those that still work."""
     request = cart.Ibarrier()
@@ -290,7 +264,7 @@ def stop_all(cart: MPI.Cartcomm, message: str) -> NoReturn:
 def draw(box: Array, steps: int, output: Path) -> str:
     """Draw the slice across the third axis, in the middle, and tell what was written."""
     if find_spec("matplotlib") is None:
-        return "no picture: matplotlib is not installed (pip install 'roundelay[bench]')"
+        return "no picture: matplotlib is not installed (pip install matplotlib)"
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 5), layout="constrained")
@@ -299,7 +273,7 @@ def draw(box: Array, steps: int, output: Path) -> str:
     slice_ = box[:, :, box.shape[2] // 2].T
     limit = float(np.abs(slice_).max()) or 1.0
     image = axes.imshow(slice_, origin="lower", extent=(0, 1, 0, 1), cmap="RdBu", vmin=-limit, vmax=limit)
-    figure.colorbar(image)
+    figure.colorbar(image, label="height of the wave")
     figure.savefig(output, dpi=150)
     return f"wrote {output}"
 
@@ -314,7 +288,7 @@ def report_times(medians: dict[str, float]) -> None:
 def report_result(box: Array, points: int, steps: int) -> bool:
     """Run the same problem on this rank alone, and tell whether each point has the same bits."""
     whole = (slice(0, points),) * 3
-    alone = solve(start_values(points, whole), track(steps, "one rank alone", visible=True), wrap)
+    alone = solve(start_values(points, whole), track(range(steps), "steps of one rank alone"), wrap)
     differing = int(np.count_nonzero(box.view(np.int64) != np.ascontiguousarray(alone).view(np.int64)))
     if differing:
         print(f"the result differs from the one-rank run in {differing} of {box.size} points")
@@ -349,7 +323,7 @@ def main(points: int, steps: int, output: Path) -> None:
         stop_all(cart, f"mpi4py refuses the slices, and roundelay is off (ROUNDELAY_DISABLE): {refusal}")
     if not same_ghosts:
         stop_all(cart, "the three ways to exchange fill the ghost points differently")
-    result = solve(start, track(steps, "all ranks", visible=cart.rank == 0), comparison.fill_ghosts)
+    result = solve(start, track(range(steps), "steps", visible=cart.rank == 0), comparison.fill_ghosts)
     medians = comparison.slowest_medians()
     comparison.free()
     box = gather(cart, result, points)

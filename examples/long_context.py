@@ -6,7 +6,8 @@ the whole sequence; all together compute it, by a ring, each under the same limi
     mpiexec -n 4 python examples/long_context.py
 
 Some rows of the output are compared with what is computed for them directly, in float64, from one chunk of
-the keys and values after another.
+the keys and values after another. It takes some ten seconds on two cores; `--tokens 32768 --limit 128` takes
+four times as long.
 """
 
 from __future__ import annotations
@@ -144,11 +145,17 @@ def largest_error(out: Array, positions: NDArray[np.int64]) -> float:
     return max(errors)
 
 
+def say(text: str) -> None:
+    """Print what begins now, once for all ranks."""
+    if MPI.COMM_WORLD.rank == 0:
+        print(text, flush=True)
+
+
 @click.command()
 @click.option(
-    "--tokens", default=32768, show_default=True, type=click.IntRange(min=CHUNK), help="Of the sequence."
+    "--tokens", default=16384, show_default=True, type=click.IntRange(min=CHUNK), help="Of the sequence."
 )
-@click.option("--limit", default=128, show_default=True, type=click.IntRange(min=1), help="MiB of a rank.")
+@click.option("--limit", default=68, show_default=True, type=click.IntRange(min=1), help="MiB of a rank.")
 def main(tokens: int, limit: int) -> None:
     """Attend to a sequence that one rank has no memory for."""
     comm = MPI.COMM_WORLD
@@ -156,19 +163,22 @@ def main(tokens: int, limit: int) -> None:
         raise click.ClickException(
             f"--tokens: expected a multiple of {2 * CHUNK * comm.size}, two chunks a rank"
         )
+    say(f"{tokens} tokens, {HEADS} heads of {SIZE}, causal; each rank may take {limit} MiB")
     # What is loaded, compiled and connected once is there before the limit is.
     roundelay.attention(*make_tokens([0, 1]), comm, **HOW)
     allow(limit * MIB)
+    say("one rank alone tries ...")
     refused = comm.bcast(try_alone(tokens) if comm.rank == 0 else None)
     if not refused:
         if comm.rank == 0:
             print(f"one rank can do it alone with {limit} MiB: give more --tokens or a lower --limit")
         sys.exit(1)
+    say(f"all {comm.size} ranks together ...")
     out, positions, seconds, took = attend(tokens)
+    say("some rows are computed directly, in float64 ...")
     error = comm.allreduce(largest_error(out, positions), MPI.MAX)
     used, seconds = comm.gather(took), comm.allreduce(seconds, MPI.MAX)
     if comm.rank == 0:
-        print(f"{tokens} tokens, {HEADS} heads of {SIZE}, causal; each rank may take {limit} MiB")
         print(f"  one rank alone   needs {needed(tokens) / MIB:6.1f} MiB and is refused: {refused}")
         for rank, nbytes in enumerate(used):
             print(

@@ -118,8 +118,9 @@ def accuracy(weights: Weights) -> float:
 def draw(losses: list[float], alone: list[float], ranks: int, output: Path) -> str:
     """Draw the loss of all ranks and of one, and tell what was written."""
     if find_spec("matplotlib") is None:
-        return "no picture: matplotlib is not installed (pip install 'roundelay[bench]')"
+        return "no picture: matplotlib is not installed (pip install matplotlib)"
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes: Any = figure.add_subplot(
@@ -128,6 +129,10 @@ def draw(losses: list[float], alone: list[float], ranks: int, output: Path) -> s
     epochs = np.arange(1, len(losses) + 1)
     axes.semilogy(epochs, losses, label=f"{ranks} ranks")
     axes.semilogy(epochs, alone, "k:", linewidth=2.5, label="one rank")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.legend()
     figure.savefig(output, dpi=150)
     return f"wrote {output}"

@@ -1,6 +1,7 @@
 """``python -m tests``: every test, serially and on 2, 3 and 4 ranks, with the MPI library that is installed.
 
-Arguments that are not listed by ``--help`` go to pytest: ``python -m tests -k halo -x tests/test_layout.py``.
+It takes about 11 minutes on two cores, and ``--quick`` about two. Arguments that are not listed here go to
+pytest: ``python -m tests -k halo -x tests/test_layout.py``.
 """
 
 import argparse
@@ -15,27 +16,64 @@ from pathlib import Path
 from tests import launch
 from tests.stage import Stage
 
+MINUTES, QUICK_MINUTES = 11, 2
+# By subject, for --help. What is left in is every call of MPI, on every kind of data.
+LEFT_OUT_OF_QUICK = {
+    "programs in processes of their own": ["examples", "runner", "coding_cli", "netlab", "benchmarks"],
+    "proofs, measurements and simulations of collectives and codes": [
+        "schedules", "measure", "watched", "simulate", "simulation", "sequential", "codes", "coded_delivery",
+        "planner", "plan",
+    ],
+    "long lists of random or published datatypes": ["datatypes_random", "random_mpi", "ddtbench", "leaks"],
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Choice:
-    """What the command line asks for: numbers of ranks, arguments of pytest, whether these name files."""
+    """What the command line asks for.
+
+    Attributes
+    ----------
+    sizes
+        Numbers of ranks.
+    arguments
+        Those of pytest.
+    names_files
+        Whether the arguments name files.
+    minutes
+        How long it is expected to take; None where the arguments choose tests.
+    """
 
     sizes: list[int]
     arguments: list[str]
     names_files: bool
+    minutes: int | None
 
 
 def parse(argv: list[str]) -> Choice:
     """Return what `argv` asks for."""
     parser = argparse.ArgumentParser(prog="python -m tests", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--ranks", default="2,3,4", help="after the serial tests (default 2,3,4)")
+    parser.add_argument("--ranks", help="after the serial tests (default 2,3,4)")
+    subjects = "; ".join(LEFT_OUT_OF_QUICK)
+    parser.add_argument("--quick", action="store_true", help=f"serially and on 2 ranks, without: {subjects}")
     parser.add_argument("--serial-only", action="store_true", help="no test under mpiexec")
     parser.add_argument("-k", metavar="EXPRESSION", help="only tests whose names match, as pytest's -k")
     options, rest = parser.parse_known_args(argv)
-    sizes = [] if options.serial_only else [int(ranks) for ranks in options.ranks.split(",")]
+    ranks = options.ranks or ("2" if options.quick else "2,3,4")
+    sizes = [] if options.serial_only else [int(each) for each in ranks.split(",")]
     # A name after -k may well be the name of a folder, so it is set apart before files are looked for.
     names_files = any(Path(argument.split("::")[0]).exists() for argument in rest)
-    return Choice(sizes, rest if options.k is None else ["-k", options.k, *rest], names_files)
+    arguments = left_out() if options.quick else []
+    arguments += rest if options.k is None else ["-k", options.k, *rest]
+    chosen = options.k or options.ranks or options.serial_only or names_files
+    minutes = QUICK_MINUTES if options.quick else MINUTES
+    return Choice(sizes, arguments, names_files, None if chosen else minutes)
+
+
+def left_out() -> list[str]:
+    """Return the arguments that keep pytest from what ``--quick`` leaves out."""
+    names = (name for names in LEFT_OUT_OF_QUICK.values() for name in names)
+    return [f"--ignore={launch.ROOT / 'tests' / f'test_{name}.py'}" for name in names]
 
 
 def everything(ranks: int | None) -> list[str]:
@@ -82,6 +120,8 @@ def main(argv: list[str]) -> int:
         launch.find_mpiexec()
     except FileNotFoundError as error:
         sys.exit(str(error))
+    if choice.minutes:
+        print(f"This takes about {choice.minutes} minutes on two cores.", flush=True)
     with tempfile.TemporaryDirectory(prefix="roundelay-tests-") as folder:
         stages = [
             Stage(
@@ -91,7 +131,8 @@ def main(argv: list[str]) -> int:
             )
             for ranks in (None, *choice.sizes)
         ]
-        for stage in stages:
+        for number, stage in enumerate(stages, start=1):
+            print(f"stage {number} of {len(stages)}", flush=True)
             stage.run()
         return summarize(stages)
 

@@ -6,8 +6,11 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO, Any
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,6 +31,7 @@ MPI_DEFAULTS = {
 # A rank hands these down, and a nested mpiexec would take itself for a part of that rank's job.
 JOB_PREFIXES = ("PMI_", "PMIX_", "PMI2_", "OMPI_COMM_", "PRTE_JOB", "HYDI_", "MPI_LOCAL")
 SECONDS_TO_STOP = 5.0
+SECONDS_BETWEEN_LOOKS = 0.5
 
 
 def find_mpiexec() -> str:
@@ -61,17 +65,55 @@ def mpiexec(ranks: int, command: Sequence[str]) -> list[str]:
     return [find_mpiexec(), "-n", str(ranks), *command]
 
 
-def run(command: Sequence[str], limit: float, cwd: Path = ROOT) -> int | None:
-    """Run `command` and its children and return its exit status, or None when `limit` seconds passed."""
+def run(
+    command: Sequence[str],
+    limit: float,
+    cwd: Path = ROOT,
+    line: Callable[[str], object] = print,
+    look: Callable[[], object] = lambda: None,
+) -> int | None:
+    """Run `command` and its children and return its exit status, or None when `limit` seconds passed.
+
+    Parameters
+    ----------
+    command, limit, cwd
+        What is run, for how many seconds at most, and where.
+    line
+        Gets each line that it prints.
+    look
+        Is called now and then while it runs.
+    """
+    end = time.monotonic() + limit
     process = subprocess.Popen(
-        command, cwd=cwd, env=environment(), stdin=subprocess.DEVNULL, start_new_session=True
+        command,
+        cwd=cwd,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        text=True,
+        errors="replace",
     )
+    assert process.stdout is not None
+    reader = threading.Thread(target=_hand_on, args=(process.stdout, line), daemon=True)
+    reader.start()
     try:
-        return process.wait(limit)
-    except subprocess.TimeoutExpired:
+        while (left := end - time.monotonic()) > 0:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(min(left, SECONDS_BETWEEN_LOOKS))
+            look()
         return None
     finally:
         stop_group(process)
+        # A process that outlives the group may hold the pipe.
+        reader.join(SECONDS_TO_STOP)
+
+
+def _hand_on(stream: IO[str], line: Callable[[str], object]) -> None:
+    with stream:
+        for each in stream:
+            line(each.rstrip("\n"))
 
 
 def exit_when_terminated() -> None:
@@ -79,7 +121,7 @@ def exit_when_terminated() -> None:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
-def stop_group(process: subprocess.Popen[bytes]) -> None:
+def stop_group(process: subprocess.Popen[Any]) -> None:
     """End `process` and its group: asked first, so that ``mpiexec`` can end ranks outside the group."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGTERM)

@@ -25,6 +25,18 @@ def redirect(path: Path) -> None:
     os.close(descriptor)
 
 
+class Quiet:
+    """A pytest plugin: no dot for a test that went well, because `tests.progress` counts it."""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
+        """Count the outcome, and print nothing."""
+        unusual = report.outcome == "failed" or hasattr(report, "wasxfail")
+        if unusual or (report.when != "call" and report.outcome == "passed"):
+            return None
+        return report.outcome, "", ""
+
+
 def main(folder: Path, ranks: int, arguments: list[str]) -> None:
     """Run this rank's share of the session."""
     world = MPI.COMM_WORLD
@@ -40,6 +52,9 @@ def main(folder: Path, ranks: int, arguments: list[str]) -> None:
     if lines:
         plugins.append(Record(lines))
     own = ["-p", "no:cacheprovider", f"--basetemp={folder / f'tmp{world.rank}'}"]
+    if not any(argument.startswith("-v") for argument in arguments):
+        plugins.append(Quiet())
+        own.append("-q")
     pytest.main([*own, *arguments], plugins=plugins)
     # The outcome is in the record; with another status than 0 mpiexec would end ranks that still print.
     sys.stdout.flush()

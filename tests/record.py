@@ -36,6 +36,10 @@ class Record:
         if report.failed:
             self.lines.write(test=report.nodeid, outcome="failed")
 
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Say how many tests there are."""
+        self.lines.write(collected=len(session.items))
+
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         """Say what is running, in case it never ends."""
         self.outcome = "passed"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests import launch
+from tests.progress import Progress
 from tests.record import DONE, Account, read
 
 STARTS = 5
@@ -55,7 +56,12 @@ class Stage:
             session = self.folder / f"session{start}"
             session.mkdir(parents=True)
             (session / DONE).write_text(json.dumps(list(self.account.outcomes)))
-            status = launch.run(self.command(session), begin + self.limit - time.monotonic())
+            progress = Progress(self.name, session / "record0.jsonl")
+            left = begin + self.limit - time.monotonic()
+            try:
+                status = launch.run(self.command(session), left, line=progress.line, look=progress.look)
+            finally:
+                progress.close()
             if not self.settle(session, status):
                 break
         else:

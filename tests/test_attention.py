@@ -119,7 +119,7 @@ def test_ranks_without_tokens(comm, algorithm, causal):
 
 
 @pytest.mark.parametrize("heads", [(1, 1), (8, 1), (6, 3), (4, 4), (7, 7), (3, 1)])
-@pytest.mark.parametrize("algorithm", ["ring", "all-gather", "token-ring", "ulysses", "mesh"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_heads(comm, algorithm, heads):
     shape = {"heads": heads[0], "key_heads": heads[1], "batch": 1}
     run(comm, [23] * comm.size, algorithm, {"causal": True}, **shape)
@@ -364,6 +364,18 @@ def test_traffic(comm, algorithm):
         assert (sent.messages, sent.bytes) == expected[1]
 
 
+def test_traffic_of_balanced(comm):
+    """Each pair of ranks costs keys and values, or queries and what they find: n (n-1) / 2 of these."""
+    sequence = Sequence((12,) * comm.size, heads=8, key_heads=4)
+    q, k, v = (sequence.mine(name, comm.rank, "contiguous") for name in "qkv")
+    with roundelay.count_traffic() as sent:
+        out, lse = roundelay.attention(q, k, v, comm, causal=True, algorithm="balanced")
+    helped = sum(step for step in range(1, comm.size) if 2 * step < comm.size)
+    alone = comm.size * (comm.size - 1) // 2 - helped
+    expected = alone * (k.nbytes + v.nbytes) + helped * (q.nbytes + out.nbytes + lse.nbytes)
+    assert comm.allreduce(sent.bytes) == expected
+
+
 def test_windows_and_order_save_messages(comm):
     """What nobody sees is not sent: of a causal sequence half, of a short window one hop."""
     sequence = Sequence((64,) * comm.size)
@@ -457,8 +469,10 @@ ERRORS = [
 
 @pytest.mark.parametrize(("options", "message"), ERRORS)
 def test_refused_on_all_ranks(comm, options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as refused:
         attend_to_zeros(comm, **options)
+    # All have given the same: it is no fault of a rank.
+    assert "rank 0:" not in str(refused.value)
 
 
 def test_balanced_needs_order(comm):
@@ -484,7 +498,8 @@ def test_one_rank_is_wrong(comm, bad):
     q = k = v = np.zeros((1, 8, 4, 4))
     if comm.rank == comm.size - 1:
         q, k, v = change(q, k, v)
-    with pytest.raises(ValueError, match=f"attention: rank {comm.size - 1}: {message}"):
+    name = f"rank {comm.size - 1}: " if comm.size > 1 else ""
+    with pytest.raises(ValueError, match=f"attention: {name}{message}"):
         roundelay.attention(q, k, v, comm)
 
 

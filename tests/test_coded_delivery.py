@@ -31,6 +31,7 @@ class Chaos:
     """Stands for the crew and its messages: any that is under way may be the next to arrive.
 
     Vectors are as the real ones: made from the parameters that came with the job, named by who and what.
+    Those that are dead answer at times, but send nothing.
     """
 
     def __init__(self, rng: np.random.Generator, ranks: list[int], dead: set[int]) -> None:
@@ -53,6 +54,9 @@ class Chaos:
         """Nobody is lost."""
         return []
 
+    def begin(self) -> None:
+        """All are free."""
+
     def begin_anew(self) -> None:
         """Forget all but what is under way."""
         self._wanted.clear()
@@ -71,13 +75,13 @@ class Chaos:
             # What is computed again is the same, to the rounding of its sum.
             self._made[place] = np.array([float(task.weights[:, 0] @ gradients)])
         done = {(task.job, task.slot): self._show() for task in start.tasks}
-        if rank not in self.dead:
+        if rank not in self.dead or self.rng.random() < 0.5:
             self._reports.append((rank, Report(start.era, start.turn, done, self.signature, 0.0)))
 
-    def abandon(self, rank: int, era: int, turn: int) -> None:
+    def abandon(self, rank: int) -> None:
         """Cut a report that is under way; or be too late."""
         for place, (sender, report) in enumerate(self._reports):
-            if (sender, report.era, report.turn) == (rank, era, turn) and self.rng.random() < 0.5:
+            if sender == rank and self.rng.random() < 0.5:
                 kept = list(report.done.items())[: int(self.rng.integers(len(report.done) + 1))]
                 self._reports[place] = (rank, report._replace(done=dict(kept)))
 
@@ -85,16 +89,20 @@ class Chaos:
         """A vector in memory that the master sees, or one that must be sent."""
         return Shown(0, 0, 0, 8) if self.rng.random() < 0.5 else None
 
-    def pull(self, place: Place, pieces: int, shown: Shown | None = None) -> None:
+    def pull(self, place: Place, pieces: int, shown: Shown | None = None) -> bool:
         """Ask for a vector: it is under way, or here."""
         assert pieces == 1
-        if place in self._wanted:
-            return
-        self._wanted.add(place)
-        if shown is None:
-            self._coming.append(place)
-        else:
-            self._here[place] = self._made[place]
+        if place not in self._wanted:
+            self._wanted.add(place)
+            if shown is None and place.rank not in self.dead:
+                self._coming.append(place)
+            elif shown is not None:
+                self._here[place] = self._made[place]
+        return place in self._here
+
+    def is_late(self) -> bool:
+        """Whether others that were offered are asked for, too."""
+        return bool(self._wanted - self._here.keys()) and self.rng.random() < 0.2
 
     def room(self, job: int, nbytes: int) -> np.ndarray:
         """Memory for parameters."""
@@ -113,23 +121,29 @@ class Chaos:
         self._here = {place: each for place, each in self._here.items() if place.job != job}
         self._wanted = {place for place in self._wanted if place.job != job}
 
-    def listen(self) -> tuple[list[tuple[int, Report]], bool]:
+    def listen(self) -> tuple[list[tuple[int, Report]], list[Place]]:
         """Let one thing arrive; a report may arrive once more later."""
+        if not self._reports and not self._coming:
+            return [], []
         chosen = int(self.rng.integers(len(self._reports) + len(self._coming)))
         if chosen < len(self._reports):
             rank, report = self._reports[chosen]
             if self.rng.random() > 0.1 or not self._free[rank]:
                 self._reports.pop(chosen)
             self._free[rank] = True
-            return [(rank, report)], False
+            return [(rank, report)], []
         place = self._coming.pop(chosen - len(self._reports))
-        if place in self._wanted:
-            self._here[place] = self._made[place]
-        return [], True
+        if place not in self._wanted:
+            return [], []
+        self._here[place] = self._made[place]
+        return [], [place]
 
-    def part(self, error: Exception | None) -> None:
+    def stop(self, error: Exception | None) -> None:
         """No training fails."""
         assert error is None
+
+    def part(self) -> None:
+        """Nobody waits for anything."""
 
 
 class Silence(Chaos):
@@ -143,10 +157,6 @@ class Silence(Chaos):
         """The dead ones, from some time on."""
         self._looks -= 1
         return sorted(self.dead) if self._looks < 0 else []
-
-    def listen(self) -> tuple[list[tuple[int, Report]], bool]:
-        """Let one thing arrive, if anything is under way."""
-        return super().listen() if self._reports or self._coming else ([], False)
 
 
 def gradients(

@@ -1,5 +1,6 @@
 """Memory that ranks of a node show each other, and trainings that use it, and that do without."""
 
+import contextlib
 import gc
 import os
 import resource
@@ -48,6 +49,47 @@ def test_what_is_not_there_any_more_is_not_taken_for_something_else(comm):
     with pytest.raises(NotShown, match=r"not there any more|another file"):
         memory.look(places[(comm.rank + 1) % comm.size])
     assert memory.shown(another, (comm.rank + 1) % comm.size) is not None
+
+
+@needs_files
+def test_a_file_of_another_length_is_not_taken_for_an_array(comm):
+    """A process that has ended may have left its number, and its file's, to others."""
+    memory = NodeMemory(comm)
+    mine, peer = memory.room(8), (comm.rank + 1) % comm.size
+    place = comm.allgather(memory.shown(mine, peer))[peer]
+    comm.Barrier()
+    for other in (place._replace(nbytes=1 << 20), place._replace(process=1), place._replace(file=0)):
+        with pytest.raises(NotShown):
+            memory.look(other)
+    comm.Barrier()
+
+
+@needs_files
+def test_no_more_files_can_be_opened(comm):
+    """What was seen before makes room; where nothing can, arrays are not shown, and a look is an error."""
+    memory = NodeMemory(comm)
+    peer = (comm.rank + 1) % comm.size
+    arrays = [memory.room(8) for _ in range(3)]
+    places = [comm.allgather(memory.shown(each, peer))[peer] for each in arrays]
+    assert all(memory.look(place).nbytes == 8 for place in places[1:])
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (200, limits[1]))
+        with contextlib.suppress(OSError):
+            while True:
+                files.append(os.dup(0))
+        assert memory.look(places[0]).nbytes == 8
+        with contextlib.suppress(OSError):
+            while True:
+                files.append(os.dup(0))
+        assert memory.shown(memory.room(8), peer) is None
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for file in files:
+            os.close(file)
+    assert memory.look(places[1]).nbytes == 8
+    comm.Barrier()
 
 
 @needs_files

@@ -52,7 +52,10 @@ def test_loads(arguments, load, delay):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("load gc --workers 8", "gc: needs stragglers"),
+        ("load gc --workers 8", "gc: expected -s"),
+        ("load gc --workers 8 -s 1 -B 2", "gc: expected -s"),
+        ("load m-sgc --workers 8 -s 1", "m-sgc: expected -s, -B, -W"),
+        ("load uncoded --workers 8 -s 1", "uncoded: expected none of -B, -W and -s"),
         ("load gc --workers 8 -s 8", "8 stragglers of 8 workers"),
         ("load uncoded --workers 0", "0 workers: expected at least 1"),
         ("load sr-sgc --workers 8 -B 2 -W 4 --lambda 2", "burst 2, window 4"),
@@ -133,8 +136,11 @@ def test_trainings_are_drawn(tmp_path, trace):
     assert result.exit_code == 0, result.output
     assert f"drawn in {picture}" in result.output
     assert picture.read_bytes().startswith(b"\x89PNG")
+    result = run("simulate", "--trace", trace, "--schemes", " uncoded", "--plot", tmp_path / "other")
+    assert result.output.endswith(f"drawn in {tmp_path / 'other.png'}\n")
+    assert (tmp_path / "other.png").read_bytes().startswith(b"\x89PNG")
     result = run("simulate", "--trace", trace, "--schemes", "uncoded", "--plot", tmp_path / "none" / "a.png")
-    assert "cannot be drawn" in " ".join(result.output.split())
+    assert "a.png cannot be written" in " ".join(result.output.split())
 
 
 def test_drawing_needs_matplotlib(monkeypatch, trace):

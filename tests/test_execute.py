@@ -11,7 +11,7 @@ from roundelay.collectives.catalogue import OPERATIONS, Setting, members
 from roundelay.collectives.execute import Execution, bind, even_bounds
 from roundelay.collectives.plan import make_plan
 from roundelay.collectives.reduction import array_reduction, local_reduction
-from roundelay.collectives.shared import PIECE_BYTES, SharedMemory, bind_shared, run_shared
+from roundelay.collectives.shared import PIECE_BYTES, SharedMemory, bind_shared, run_shared, share
 
 pytestmark = pytest.mark.mpi
 
@@ -122,7 +122,9 @@ def test_members(comm, operation, nodes):
 @pytest.mark.parametrize("count", [*COUNTS, 3 * PIECE_BYTES // 8 + 5])
 def test_shared_memory(comm, count):
     plain = MPI.Intracomm(comm)
-    memory = SharedMemory(plain)
+    mapped = share(plain, SharedMemory.nbytes(comm.size))
+    assert mapped is not None
+    memory = SharedMemory(plain, mapped)
     for algorithm in members("allreduce", Setting(comm.size, 0, (tuple(range(comm.size)),)), "shared-memory"):
         schedule = algorithm.build()
         for in_place in (False, True):

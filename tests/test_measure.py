@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from mpi4py import MPI
-from rich.console import Console
 
 from roundelay.__main__ import main
 from roundelay.collectives import measure as measuring
@@ -83,6 +82,21 @@ def test_the_users_cache_folder(monkeypatch, tmp_path):
     monkeypatch.delenv("ROUNDELAY_CACHE_DIR")
     monkeypatch.setattr("platformdirs.user_cache_path", lambda name, **_: tmp_path / name)
     assert table.path().parent == tmp_path / "roundelay"
+
+
+def test_a_user_without_a_home(monkeypatch, tmp_path):
+    """Nothing can be kept, and nothing else is lost."""
+
+    def no_home(name, **_):
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.delenv("ROUNDELAY_CACHE_DIR")
+    monkeypatch.setattr("platformdirs.user_cache_path", no_home)
+    assert table.load() is None
+    assert information()["measured figures"] == "not measured"
+    done = CliRunner().invoke(main, ["measure", "--budget", "0.5s"])
+    assert done.exit_code == 1
+    assert "the figures cannot be written: could not determine the home directory" in done.output
 
 
 def change(*names, to):
@@ -463,7 +477,7 @@ def test_a_long_message_is_left_out(monkeypatch):
 
 
 def test_the_command_on_one_rank(tmp_path):
-    file = tmp_path / "elsewhere" / "figures.json"
+    file = tmp_path / "figures.json"
     done = CliRunner().invoke(main, ["measure", "--budget", "1s", "--output", str(file)])
     assert done.exit_code == 0, done.output
     assert "only reductions were measured" in done.output
@@ -495,8 +509,16 @@ def test_a_file_that_cannot_be_written(tmp_path):
     done = CliRunner().invoke(
         main, ["measure", "--budget", "0.5s", "--output", str(tmp_path / "file" / "x.json")]
     )
-    assert done.exit_code == 1
-    assert "x.json: cannot be written: File exists" in done.output
+    assert done.exit_code == 2
+    assert "x.json cannot be written" in done.output
+
+
+def test_no_folder_is_made_for_a_file_that_is_named(tmp_path):
+    """As of all other commands; and it is refused before anything is measured."""
+    done = CliRunner().invoke(main, ["measure", "--output", str(tmp_path / "none" / "x.json")])
+    assert done.exit_code == 2
+    assert "x.json cannot be written" in done.output
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("budget", [0, -1, nan])
@@ -512,8 +534,34 @@ def test_what_is_faster_is_shown(capsys):
         native={"bcast": {"4": [[8.0, 2e-3], [32.0, 2e-3], [128.0, 2e-3]]}},
         trials={"bcast": {"4": {"star": [[8.0, 1e-3], [32.0, 1.9e-3]], "chain": [[8.0, 1.5e-3]]}}},
     )
-    show(Console(width=100), measured)
+    show(measured)
     lines = [" ".join(line.replace("│", " ").split()) for line in capsys.readouterr().out.splitlines()]
-    assert "8 B 2.00 ms" in lines
-    assert lines[lines.index("8 B 2.00 ms") + 1] == "star: 2.0 times"
-    assert lines[lines.index("32 B 2.00 ms") + 1] == ""
+    assert "bcast 8 B 2.00 ms star: 2.0 times" in lines
+    assert "bcast 32 B 2.00 ms" in lines
+    assert "bcast 128 B 2.00 ms" in lines
+
+
+def test_no_cell_is_cut_or_broken(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    algorithm = "recursive-multiplying of a radix that is long 4x4x4x4"
+    measured = table.Table(
+        library="MPI",
+        native={"reduce_scatter": {"4": [[8.0, 2e-3]]}},
+        trials={"reduce_scatter": {"4": {algorithm: [[8.0, 1e-3]]}}},
+    )
+    show(measured)
+    output = capsys.readouterr().out
+    assert f"{algorithm}: 2.0 times" in output
+    assert "reduce_scatter" in output
+    assert "\x1b" not in output
+
+
+def test_doubtful_figures_are_named(capsys):
+    """Where other work ran, the choices made from what was measured may be wrong."""
+    good, bad = ({"latency": spread, "gap": 0.1} for spread in (0.2, 31.37))
+    for spread, told in ((good, False), (bad, True)):
+        figures = Figures(1e-6, 1e-10, 2e-7, 3e-7, 2e-10, spread)
+        show(table.Table(library="MPI", figures={"2": {SAME_NODE: figures}}))
+        output = capsys.readouterr().out
+        assert ("Spread of more than 33%: same node: latency (3137%)." in output) == told
+        assert ("Measure again" in output) == told

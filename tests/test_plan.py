@@ -152,9 +152,12 @@ def test_choice_is_drawn(tmp_path):
     assert result.exit_code == 0, result.output
     assert path.read_bytes().startswith(b"\x89PNG")
     assert result.output.endswith(f"drawn in {path}\n")
+    result = plan("allreduce", "--bytes", "1MiB", *EDGE, "--ranks", "4", "--draw", str(tmp_path / "other"))
+    assert result.output.endswith(f"drawn in {tmp_path / 'other.png'}\n")
+    assert (tmp_path / "other.png").read_bytes().startswith(b"\x89PNG")
     result = plan("allreduce", "--bytes", "1MiB", *EDGE, "--draw", str(tmp_path / "no" / "drawn.png"))
-    assert result.exit_code == 1
-    assert "cannot be drawn: " in result.output
+    assert result.exit_code == 2
+    assert "drawn.png cannot be written: " in " ".join(result.output.split())
 
 
 def test_drawing_needs_matplotlib(tmp_path, monkeypatch):
@@ -166,7 +169,7 @@ def test_drawing_needs_matplotlib(tmp_path, monkeypatch):
     assert "roundelay[bench]" in result.output
 
 
-def test_picture_has_a_line_for_each_message(monkeypatch):
+def test_picture_has_a_line_for_each_message():
     pytest.importorskip("matplotlib")
     links = Links(1e-3, 1e-8)
     schedule = ring_allreduce(4, 2)
@@ -179,9 +182,20 @@ def test_picture_has_a_line_for_each_message(monkeypatch):
     assert np.array_equal(segments[:, :, 1].T, [prediction.timeline.source, prediction.timeline.destination])
     assert segments[:, 1, 0] == pytest.approx(prediction.timeline.end * 1e3)
     assert len(np.unique(lines.get_colors(), axis=0)) == 2
-    monkeypatch.setattr(timeline, "LARGEST", 10)
-    with pytest.raises(ValueError, match="48 messages: expected at most 10"):
-        timeline.draw(prediction.timeline, 4, "ring")
+
+
+def test_messages_of_one_rank_stand_out_of_many(monkeypatch):
+    """Others lie behind them in grey; where they are more than pixels, they are left out."""
+    pytest.importorskip("matplotlib")
+    schedule = ring_allreduce(16, 2)
+    found = simulate(schedule, np.full(32, 1000), Links(1e-3, 1e-8), timeline=True).timeline
+    for largest, drawn in ((len(found.start), 2), (len(found.start) - 1, 1)):
+        monkeypatch.setattr(timeline, "LARGEST", largest)
+        (axes,) = timeline.draw(found, 16, "ring", rank=5).axes
+        lines: Any = axes.collections[:drawn]
+        assert {begin[1] for begin, _ in lines[-1].get_segments()} == {5}
+        assert sum(len(each.get_segments()) for each in lines) == (len(found.start) if drawn == 2 else 60)
+        assert ("in colour" if drawn == 2 else "only") + " what rank 5 sends" in axes.get_title(loc="left")
 
 
 def test_command_line_loads_neither_mpi_nor_matplotlib():

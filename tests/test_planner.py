@@ -303,14 +303,23 @@ def test_shards_that_are_not_those_of_the_plan(comm):
     plan = plan_sequences([8] * comm.size, comm.size, **SHAPE)
     (mine,) = plan.of_rank(comm.rank)
     good = {mine: np.ones((1, 8, 2, 16))}
-    with pytest.raises(ValueError, match=rf"^k of sequences \[\]: expected \[{mine}\]"):
-        plan.attention(comm, good, {}, good)
-    bad = {mine: np.ones((1, 7, 2, 16))}
-    with pytest.raises(ValueError, match=rf"^q\[{mine}\] of shape \(1, 7, 2, 16\): expected 8 tokens"):
+    last = comm.size - 1
+    (wrong,) = plan.of_rank(last)
+    start = f"^attention of a plan: rank {last}: "
+    with pytest.raises(ValueError, match=rf"{start}k of sequences \[\]: expected \[{wrong}\]"):
+        plan.attention(comm, good, {} if comm.rank == last else good, good)
+    bad = {mine: np.ones((1, 7, 2, 16))} if comm.rank == last else good
+    with pytest.raises(ValueError, match=rf"{start}q\[{wrong}\] of shape \(1, 7, 2, 16\): expected 8"):
         plan.attention(comm, bad, bad, bad)
     larger = plan_sequences([8], comm.size + 1, **SHAPE)
-    with pytest.raises(ValueError, match=rf"^communicator of {comm.size} ranks: expected {comm.size + 1}"):
+    with pytest.raises(ValueError, match=rf"communicator of {comm.size} ranks: expected {comm.size + 1}"):
         larger.attention(comm, good, good, good)
+    if comm.size > 1:
+        other = plan_sequences([8 + (comm.rank == last)] * comm.size, comm.size, **SHAPE)
+        lengths = {each: other.sequences[each].length for each in other.of_rank(comm.rank)}
+        tokens = {each: np.ones((1, length, 2, 16)) for each, length in lengths.items()}
+        with pytest.raises(ValueError, match=f"plan: sequences: rank 0 has .*rank {last} has"):
+            other.attention(comm, tokens, tokens, tokens)
 
 
 @pytest.mark.mpi

@@ -163,15 +163,180 @@ def test_log_sum_exp(comm):
     assert not lse.requires_grad
 
 
-def test_gradients_of_gradients_are_refused(comm):
-    query = torch.zeros(1, 2, 4, 8, requires_grad=True)
-    out = pytorch.scaled_dot_product_attention(query, query, query, comm=comm)
-    (gradient,) = torch.autograd.grad(out.square().sum(), query, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
+OPTIONS: dict[str, Any] = {
+    "all": {},
+    "causal window": {"causal": True, "window": 3},
+    "documents": {"documents": [0, 2, 5]},
+    "padding": {"key_padding": torch.tensor([[True, False, True, True, False]] * 2)},
+    "dropout": {"dropout": 0.3, "seed": 4},
+}
 
 
-@pytest.mark.parametrize("name", [*NAMES, "attn_mask", "out"])
+@pytest.mark.parametrize("wanted", [(True, True, True), (True, False, False), (False, True, False)])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_gradients_are_slopes(options, wanted):
+    """Of one rank: others would change what this one finds while it looks."""
+    tensors = [torch.randn(2, 5, 2, 3, dtype=torch.float64, requires_grad=each) for each in wanted]
+
+    def attend(q, k, v):
+        return pytorch.autograd_attention(q, k, v, ALONE, **OPTIONS[options])
+
+    assert torch.autograd.gradcheck(attend, tensors)
+
+
+def attend_to(tensor, comm, others=None):
+    """Attention whose keys and values are the queries, or others."""
+    others = tensor if others is None else others
+    return pytorch.scaled_dot_product_attention(tensor, others, others, comm=comm)
+
+
+def penalty(comm, x, others=None, loss=torch.sum, block=attend_to):
+    """A gradient that depends on a gradient."""
+    out = block(x, comm) if others is None else block(x, comm, others)
+    (slope,) = torch.autograd.grad(loss(out), others if others is not None else x, create_graph=True)
+    (out.sum() + slope.square().sum()).backward()
+
+
+def kept_block(tensor, comm):
+    return keep(lambda x: attend_to(x, comm), tensor)
+
+
+SECOND = {
+    "sum": penalty,
+    "squares": lambda comm, x: penalty(comm, x, loss=lambda out: out.square().sum()),
+    "values only": lambda comm, x: penalty(comm, x.detach(), x),
+    "in a checkpoint": lambda comm, x: penalty(comm, x, block=kept_block),
+    "hessian": lambda comm, x: torch.autograd.functional.hessian(lambda y: attend_to(y, comm).sum(), x),
+    "func.grad twice": lambda comm, x: torch.func.grad(
+        lambda y: torch.func.grad(lambda z: attend_to(z, comm).sum())(y).sum()
+    )(x),
+}
+
+
+@pytest.mark.parametrize("ways", SECOND)
+def test_gradients_of_gradients_are_refused(comm, ways):
+    """Also where that of the output is a constant, as that of a sum."""
+    x = torch.randn(1, 2, 4, 8, dtype=torch.float64, requires_grad=True)
+    with pytest.raises(RuntimeError, match=r"no gradients of gradients: it is differentiable once"):
+        SECOND[ways](comm, x)
+    # Afterwards all works.
+    attend_to(x, comm).sum().backward()
+
+
+def test_what_does_not_differentiate_gradients_takes_a_graph(comm):
+    """A graph of the gradient is made, and first-order gradients are the same."""
+    x = torch.randn(1, 2, 4, 8, dtype=torch.float64, requires_grad=True)
+    (right,) = torch.autograd.grad(attend_to(x, comm).sum(), x)
+    (found,) = torch.autograd.grad(attend_to(x, comm).sum(), x, create_graph=True)
+    assert found.requires_grad
+    torch.testing.assert_close(found, right, rtol=0, atol=0)
+    (2 * x).sum().backward()
+    torch.testing.assert_close(torch.func.grad(lambda y: attend_to(y, comm).sum())(x.detach()), right)
+
+
+def forward_mode(comm, x):
+    with torch.autograd.forward_ad.dual_level():
+        attend_to(torch.autograd.forward_ad.make_dual(x, x), comm)
+
+
+TRANSFORMS = {
+    "vmap": lambda comm, x: torch.vmap(lambda y: attend_to(y, comm))(x[None]),
+    "jvp": lambda comm, x: torch.func.jvp(lambda y: attend_to(y, comm), (x,), (x,)),
+    "jacrev": lambda comm, x: torch.func.jacrev(lambda y: attend_to(y, comm).sum())(x),
+    "forward mode": forward_mode,
+    "batched": lambda comm, x: torch.autograd.grad(
+        attend_to(x.requires_grad_(), comm), x, torch.ones(3, *x.shape), is_grads_batched=True
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_other_transforms_are_refused(comm, transform):
+    x = torch.randn(1, 2, 4, 8)
+    with pytest.raises((RuntimeError, NotImplementedError, ValueError), match=r"vmap|jvp|Batching"):
+        TRANSFORMS[transform](comm, x)
+    attend_to(x, comm)
+
+
+def test_without_gradients(comm):
+    x = torch.randn(1, 2, 4, 8, requires_grad=True)
+    right = attend_to(x, comm).detach()
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            out = attend_to(x, comm)
+            inside = attend_to(x.clone(), comm)
+        assert not out.requires_grad
+        assert torch.equal(out, right)
+        assert torch.equal(inside, right)
+
+
+def test_one_tensor_in_many_places(comm):
+    """Queries, keys and values, in two calls, whose graph goes backward twice."""
+    counts = [5] * comm.size
+    mine = places(comm, counts)
+    whole = torch.randn(2, 3, sum(counts), 4, generator=torch.Generator().manual_seed(2)).double()
+
+    def twice(attend, x):
+        once = attend(x, x, x)
+        return attend(once, x, once.transpose(1, 2).contiguous().transpose(1, 2))
+
+    gradients = []
+    for x, attend in (
+        (whole[:, :, mine], lambda *each: pytorch.scaled_dot_product_attention(*each, comm=comm)),
+        (whole, torch.nn.functional.scaled_dot_product_attention),
+    ):
+        x = x.clone().requires_grad_()
+        loss = twice(attend, x).square().sum()
+        loss.backward(retain_graph=True)
+        loss.backward()
+        gradients.append(x.grad)
+    torch.testing.assert_close(gradients[0], gradients[1][:, :, mine])
+
+
+def test_lists_that_change_before_the_backward_pass(comm):
+    """The gradient is that of what was asked for."""
+    counts = [6] * comm.size
+    x = torch.randn(1, 6, 2, 4, dtype=torch.float64, requires_grad=True)
+    documents = [0, 4, sum(counts)]
+    for change in (False, True):
+        out = pytorch.autograd_attention(x, x, x, comm, documents=documents)
+        if change:
+            documents[1] = 1
+        out.sum().backward()
+        if not change:
+            right, x.grad = x.grad, None
+    torch.testing.assert_close(x.grad, right, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("call", ["attention", "linear_attention", "decode_attention", "plan"])
+def test_no_gradient_is_dropped(comm, call):
+    """What records nothing refuses a tensor whose gradient it would leave out."""
+    plain, learned = torch.ones(1, 4, 2, 4), torch.ones(1, 4, 2, 4, requires_grad=True)
+
+    def run(v):
+        if call != "plan":
+            return getattr(roundelay, call)(plain, plain, v, comm)
+        plan = roundelay.plan_sequences([4] * comm.size, comm.size, heads=2, key_heads=2, size=4)
+        shards = dict.fromkeys(plan.of_rank(comm.rank), plain)
+        return plan.attention(comm, shards, shards, dict.fromkeys(shards, v))
+
+    with pytest.raises(ValueError, match=r"v: a tensor that requires a gradient.*torch.no_grad\(\)"):
+        run(learned)
+    run(learned.detach())
+    with torch.no_grad():
+        run(learned)
+
+
+def test_a_scale_that_requires_a_gradient(comm):
+    x, scale = torch.ones(1, 4, 2, 4), torch.ones((), requires_grad=True)
+    for call in (pytorch.autograd_attention, roundelay.attention, roundelay.decode_attention):
+        with pytest.raises(ValueError, match="scale requires a gradient: expected a float"):
+            call(x, x, x, comm, scale=scale)
+        call(x, x, x, comm, scale=scale.detach())
+
+
+@pytest.mark.parametrize("name", [*NAMES, "attn_mask", "out", "lse"])
 def test_what_was_written_to_has_no_gradients(comm, name):
     tensors = {each: torch.zeros(1, 2, 4, 8) for each in NAMES}
     tensors["attn_mask"] = torch.ones(1, 1, 1, 4, dtype=torch.bool)
@@ -184,6 +349,10 @@ def test_what_was_written_to_has_no_gradients(comm, name):
         out = pytorch.scaled_dot_product_attention(query, query, query, comm=comm)
         tensors["query"] = query.detach()
     tensors["out"] = out.detach()
+    if name == "lse":
+        out, tensors["lse"] = pytorch.autograd_attention(
+            leaf * torch.ones(1, 4, 2, 8), *torch.ones(2, 1, 4, 2, 8), comm, return_lse=True
+        )
     tensors[name].zero_()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         out.sum().backward()
@@ -211,8 +380,8 @@ def train(model, x, comm):
         steps.zero_grad()
         loss = (model(x) - 1).square().sum() / 100
         loss.backward()
-        total = loss.detach().numpy()
-        roundelay.allreduce_many(comm, [total, *(each.grad.numpy() for each in model.parameters())])
+        total = loss.detach()
+        roundelay.allreduce_many(comm, [total, *(each.grad for each in model.parameters())])
         steps.step()
         losses.append(float(total))
     return losses
@@ -323,6 +492,11 @@ BAD = {
     ),
     "dtype": ({"value": torch.zeros(1, 2, 4, 8).double()}, "dtypes float32, float64: expected one"),
     "device": ({"value": torch.zeros(1, 2, 4, 8, device="meta")}, "tensor of torch.float32 on meta"),
+    "array": ({"query": np.zeros((1, 2, 4, 8), np.float32)}, "q: ndarray: expected a tensor"),
+    "list": ({"key": [0.0]}, "k: list: expected a tensor"),
+    "mask of NumPy": ({"attn_mask": np.ones((1, 1, 1, 4), bool)}, "key_padding: ndarray: expected a tensor"),
+    "list of masks": ({"attn_mask": [True]}, "key_padding: list: expected a tensor"),
+    "causal": ({"is_causal": torch.ones(2) > 0}, "Boolean value of Tensor"),
     "axes": ({"query": torch.zeros(2, 4, 8)}, r"key of shape|q of shape \(2, 4, 8\): expected 4 axes"),
 }
 

@@ -323,3 +323,38 @@ def test_terminated_runner_ends_its_ranks(tmp_path):
             time.sleep(0.1)
         runner.terminate()
     assert wait_for_locks(locks) == 2
+
+
+def test_progress_of_a_stage(run_tests):
+    """Lines with the number of tests now and then, and no dots; a failure is shown at once."""
+    status, last, output = run_tests(
+        """
+        @pytest.mark.parametrize("number", range(6))
+        def test_slow(number):
+            time.sleep(3)
+            assert number != 1
+        """,
+        "--serial-only",
+    )
+    assert (status, last) == (1, "5 passed, 1 failed"), output
+    assert re.search(r"^stage 1 of 1$", output, re.MULTILINE)
+    assert re.search(r"^tests, serial: [2-5] of 6, 1 failed, [0-9]+ s$", output, re.MULTILINE)
+    assert not re.search(r"^\.+(F|\s|$)", output, re.MULTILINE)
+
+
+def test_quick_leaves_out_what_help_says():
+    """Each subject and file that --quick leaves out is there, and the expected time is said."""
+    from tests.__main__ import LEFT_OUT_OF_QUICK, left_out, parse
+
+    shown = subprocess.run(
+        [sys.executable, "-m", "tests", "--help"], cwd=launch.ROOT, capture_output=True, text=True, check=True
+    )
+    text = " ".join(shown.stdout.split())
+    assert all(subject in text for subject in LEFT_OUT_OF_QUICK)
+    assert "about 11 minutes on two cores" in text
+    assert "without: " in text
+    assert all((launch.ROOT / argument.partition("=")[2]).exists() for argument in left_out())
+    quick, whole = parse(["--quick"]), parse([])
+    assert (quick.sizes, whole.sizes) == ([2], [2, 3, 4])
+    assert [quick.minutes, whole.minutes] == [2, 11]
+    assert parse(["-k", "halo"]).minutes is None

@@ -6,6 +6,7 @@ import pytest
 from roundelay import MPI
 from roundelay.collectives import watched as module
 from roundelay.collectives.figures import Table
+from roundelay.collectives.processes import Wanted
 from roundelay.collectives.service import service_of
 from roundelay.collectives.watched import PATIENCE, RETRY, SOON, TURNS, Watched
 
@@ -98,7 +99,7 @@ def test_in_vain(plain, monkeypatch):
 def measured(comm, monkeypatch, star):
     """Give a service that believes the star to be the best, to take so many seconds, and looks often."""
     monkeypatch.setattr(module, "GRAIN", 0.0)
-    monkeypatch.setattr("roundelay.collectives.service._PERIODS", (32, 32))
+    monkeypatch.setattr("roundelay.collectives.processes._PERIODS", (32, 32))
     nodes = (tuple(range(comm.size)),)
     text = str(comm.size)
     table = Table(
@@ -107,8 +108,9 @@ def measured(comm, monkeypatch, star):
     )
     service = service_of(comm)
     assert service.nodes == nodes
-    service.table, service.cores = table, comm.size
-    service.force("allreduce", "auto")
+    for name, value in {"table": table, "cores": comm.size, "_decisions": {}}.items():
+        monkeypatch.setattr(service.processes, name, value)
+    comm.Set_info(MPI.Info.Create({"roundelay_allreduce": "auto"}))
     return service
 
 
@@ -116,7 +118,7 @@ def measured(comm, monkeypatch, star):
 def test_allreduce_changes_and_stays_right(comm, monkeypatch):
     """A star that was believed to take a nanosecond is found out; all sums are right meanwhile."""
     service = measured(comm, monkeypatch, star=1e-9)
-    choice = service.choose("allreduce", 800)
+    choice = service.choose(Wanted("allreduce", 800))
     assert str(choice.current.algorithm) == "star hub 0"
     seen = set()
     for call in range(3000):
@@ -141,7 +143,7 @@ def test_forms_of_one_call_are_counted_together(comm, monkeypatch):
         received = [result, MPI.DOUBLE] if (call + comm.rank) % 3 == 0 else result
         comm.Allreduce(sends[(call + comm.rank) % len(sends)], received)
         assert (result == comm.size).all()
-    counts = comm.allgather(service.choose("allreduce", 800).left)
+    counts = comm.allgather(service.choose(Wanted("allreduce", 800)).left)
     assert len(set(counts)) == 1
 
 
@@ -149,12 +151,12 @@ def test_forms_of_one_call_are_counted_together(comm, monkeypatch):
 @pytest.mark.parametrize("name", ["ring", "native"])
 def test_what_was_asked_for_is_not_watched(comm, name):
     service = service_of(comm)
-    assert service.choose("allreduce", 800, name=name).left == float("inf")
-    assert service.choose("allreduce", 800, reproducible=True).left == float("inf")
+    assert service.choose(Wanted("allreduce", 800, name=name)).left == float("inf")
+    assert service.choose(Wanted("allreduce", 800, reproducible=True)).left == float("inf")
 
 
 @pytest.mark.mpi(min_size=2)
 def test_ranks_that_share_cores_are_not_watched(comm, monkeypatch):
     service = measured(comm, monkeypatch, star=1e-9)
-    service.cores = comm.size - 1
-    assert service.choose("allreduce", 800).left == float("inf")
+    monkeypatch.setattr(service.processes, "cores", comm.size - 1)
+    assert service.choose(Wanted("allreduce", 800)).left == float("inf")

@@ -27,7 +27,8 @@ def signed(find: Callable[[], S]) -> S | str:
     """What a member tells of its arguments: their signature, or what is wrong with them."""
     try:
         return find()
-    except (ValueError, TypeError, AttributeError) as error:
+    except Exception as error:
+        # Whatever it is, the other members must hear of it, since they wait.
         return str(error)
 
 
@@ -116,6 +117,9 @@ def _explain(group: Group, what: str, signature: tuple[Any, ...] | str) -> None:
         (divmod(int(length), 2), bytes(row[: int(length) // 2]).decode())
         for (length,), row in zip(lengths, texts, strict=True)
     ]
+    if len(set(found)) == 1:
+        # All are wrong alike.
+        raise ValueError(f"{what}: {text}")
     for rank, ((_, wrong), here) in zip(group.ranks, found, strict=True):
         if wrong:
             raise ValueError(f"{what}: rank {rank}: {here}")

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+from ..array_views import check_usable
 from .tiles import Array
 
 _LAYOUTS = ("BSHD", "BHSD")
@@ -22,19 +25,29 @@ def check_layout(heads: str) -> None:
         raise ValueError(f"heads {heads!r}: expected one of {', '.join(_LAYOUTS)}")
 
 
-def check_axes(name: str, array: Array, heads: str) -> None:
-    """Raise `ValueError` for an array of another number of axes."""
-    if array.ndim != 4:
-        raise ValueError(f"{name} of shape {array.shape}: expected 4 axes, {heads}")
+def check_axes(arrays: Mapping[str, Any], heads: str) -> None:
+    """Raise `ValueError` for what is no array, or one of another number of axes."""
+    check_usable(arrays)
+    for name, array in arrays.items():
+        if array.ndim != 4:
+            raise ValueError(f"{name} of shape {array.shape}: expected 4 axes, {heads}")
 
 
 def check_axes_and_dtypes(arrays: Mapping[str, Array], heads: str) -> None:
-    """Raise `ValueError` for an array of another number of axes, or of another dtype than q."""
+    """Raise `ValueError` for an array of another number of axes or dtype than q, or not on the host."""
+    check_axes(arrays, heads)
     dtype = arrays["q"].dtype
     for name, array in arrays.items():
-        check_axes(name, array, heads)
+        if not isinstance(array, np.ndarray):
+            raise ValueError(f"{name} on a GPU: expected an array on the host")
         if str(array.dtype) not in _DTYPES or array.dtype != dtype:
             raise ValueError(f"{name} of dtype {array.dtype}: expected {', '.join(_DTYPES)}, and that of q")
+
+
+def check_scale(scale: Any) -> None:
+    """Raise `ValueError` for a tensor that requires a gradient: a scale has none."""
+    if getattr(scale, "requires_grad", False):
+        raise ValueError("scale requires a gradient: expected a float, and q multiplied by the tensor")
 
 
 def check_tokens(q: Array, k: Array, heads: str) -> None:

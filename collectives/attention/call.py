@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...datatypes.plain import MPI
+from ..array_views import check_usable
 from .agreement import agree, signed
-from .arrays import by_head, check_axes, check_key_heads, check_layout, check_tokens
+from .arrays import by_head, check_axes, check_key_heads, check_layout, check_scale, check_tokens
 from .dropout import Dropout
 from .group import Array, Group, wait
 from .placement import check_placement
@@ -109,9 +110,10 @@ def read(comm: MPI.Intracomm, what: str, arrays: dict[str, Any], options: Option
 def _signature(arrays: dict[str, Any], options: Options) -> Signature:
     check_layout(options.heads)
     check_placement(options.placement)
+    check_axes({name: array for name, array in arrays.items() if name != "lse"}, options.heads)
+    check_usable({**arrays, "key_padding": options.key_padding})
+    check_scale(options.scale)
     q, k, v = (arrays[name] for name in "qkv")
-    for name in "qkv":
-        check_axes(name, arrays[name], options.heads)
     dtypes = {str(array.dtype) for name, array in arrays.items() if name not in ("lse",)}
     if len(dtypes) > 1 or q.dtype.kind not in "fV":
         raise ValueError(f"dtypes {', '.join(sorted(dtypes))}: expected one floating-point dtype")
@@ -170,9 +172,11 @@ def _window(window: Any) -> tuple[int | None, int | None]:
 def _dropout(options: Options) -> tuple[float, int | None]:
     if not 0 <= options.dropout < 1:
         raise ValueError(f"dropout {options.dropout}: expected a share from 0 to less than 1")
-    if options.dropout and options.seed is None:
+    if not options.dropout:
+        return 0.0, None
+    if options.seed is None:
         raise ValueError("dropout without a seed: expected an int, the same on all ranks")
-    return float(options.dropout), options.seed if options.dropout else None
+    return float(options.dropout), int(options.seed)
 
 
 def _documents(options: Options) -> tuple[int, ...] | None:

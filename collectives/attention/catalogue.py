@@ -7,7 +7,7 @@ from functools import partial
 from math import inf
 from typing import NamedTuple
 
-from ..service import known_service, service_of
+from ..service import joined_service, service_of
 from . import exchange, mesh, prediction, routes, rsa
 from .backward import Gradients, Queries
 from .costs import Rates, rates_of
@@ -84,14 +84,15 @@ def _by_mesh(width: Callable[[Problem], int]) -> Algorithm:
 
 
 def _in_place() -> Algorithm:
-    def window(problem: Problem) -> Window:
+    def window(problem: Problem) -> Window | None:
         shape, group = problem.shape, problem.group
         most = max(problem.count(member) for member in range(group.size))
         nbytes = shape.keys_and_values(most, shape.key_heads, shape.dtype).nbytes
-        return window_of(service_of(group.program), nbytes)
+        return window_of(service_of(group.program), group.comm, nbytes)
 
     def steps(problem: Problem) -> routes.Steps:
-        return problem.geometry.recall("direct", lambda: routes.direct(problem))
+        key = ("direct", problem.shape.key_heads)
+        return problem.geometry.recall(key, lambda: routes.direct(problem))
 
     def forward(problem: Problem, q: Array, k: Array, v: Array) -> tuple[Array, Array]:
         return exchange.forward(problem, steps(problem), q, k, v, window(problem))
@@ -157,7 +158,7 @@ def find(problem: Problem, name: str, placement: str) -> Algorithm:
 def _fastest(problem: Problem, placement: str) -> str:
     if problem.group.size == 1:
         return "ring"
-    rates = rates_of(known_service(problem.group.program))
+    rates = rates_of(joined_service(problem.group.program))
 
     def choose() -> str:
         seconds = expected(problem, placement, rates)

@@ -14,8 +14,9 @@ import numpy as np
 
 from ...comm.settings import checks_bounds
 from ...datatypes.plain import MPI
+from ..array_views import as_arrays, results_like
 from .agreement import agree, signed
-from .arrays import by_head, check_axes_and_dtypes, check_key_heads, check_layout
+from .arrays import by_head, check_axes_and_dtypes, check_key_heads, check_layout, check_scale
 from .group import Group
 from .rows import row_datatype, row_operation
 from .tiles import Array, computing_dtype
@@ -74,31 +75,36 @@ def decode_attention(
     >>> bool(np.allclose(out, (comm.size - 1) / 2)), bool(np.allclose(lse, 2 + np.log(comm.size)))
     (True, True)
     """
+    given = q
+    q, k, v = as_arrays(q, k, v)
     if checks_bounds():
         _agree(q, k, v, comm, scale, heads)
-    _check(q, k, v, heads)
+    _check(q, k, v, heads, scale)
     queries, keys, values = (by_head(array, heads) for array in (q, k, v))
-    rows = _attend(queries, keys, values, max(q.shape[3], 1) ** -0.5 if scale is None else scale)
+    rows = _attend(queries, keys, values, max(q.shape[3], 1) ** -0.5 if scale is None else float(scale))
     datatype = row_datatype(rows.dtype, rows.shape[-1])
     operation = row_operation(_merge, rows.dtype, commutes=True)
     MPI.Intracomm(comm).Allreduce(MPI.IN_PLACE, [rows, rows[..., 0].size, datatype], operation)
-    return np.ascontiguousarray(by_head(rows[..., :-1], heads), q.dtype), np.ascontiguousarray(rows[..., -1])
+    out = np.ascontiguousarray(by_head(rows[..., :-1], heads), q.dtype)
+    out, lse = results_like(given, out, np.ascontiguousarray(rows[..., -1]))
+    return out, lse
 
 
 def _agree(q: Array, k: Array, v: Array, comm: MPI.Intracomm, scale: float | None, heads: str) -> None:
     """Raise `ValueError` on all ranks if something is wrong on one, or they differ."""
 
     def signature() -> tuple[Any, ...]:
-        key_heads = _check(q, k, v, heads)
-        return q.shape, key_heads, v.shape[3], str(q.dtype), scale, heads
+        key_heads = _check(q, k, v, heads, scale)
+        return q.shape, key_heads, v.shape[3], str(q.dtype), None if scale is None else float(scale), heads
 
     agree(Group(comm), "decode_attention", signed(signature), 0)
 
 
-def _check(q: Array, k: Array, v: Array, heads: str) -> int:
+def _check(q: Array, k: Array, v: Array, heads: str, scale: float | None) -> int:
     """How many key heads there are, if all fits."""
     check_layout(heads)
     check_axes_and_dtypes({"q": q, "k": k, "v": v}, heads)
+    check_scale(scale)
     queries, keys = (by_head(array, heads).shape for array in (q, k))
     if (keys[0], keys[3]) != (queries[0], queries[3]):
         raise ValueError(f"k of shape {k.shape}: expected the B and D of q, {q.shape}, in the order {heads}")

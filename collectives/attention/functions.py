@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...datatypes.plain import MPI
+from ..array_views import as_arrays, results_like
 from .arrays import by_head
 from .backward import Queries
 from .call import Call, Options, read
 from .catalogue import Algorithm, find
-from .tensors import as_arrays, results_like
 from .tiles import contiguous
 
 Array = NDArray[Any]
@@ -46,8 +46,9 @@ def attention(  # noqa: PLR0913
     Parameters
     ----------
     q : (B, S, Hq, D) array
-        Queries of this rank's tokens, of any strides; of float32, float64, or a smaller floating-point dtype,
-        which is computed in float32. Ranks may have different numbers of tokens, also none.
+        Queries of this rank's tokens, of NumPy, CuPy or PyTorch, of any strides; of float32, float64, or a
+        smaller floating-point dtype, which is computed in float32. Ranks may have different numbers of
+        tokens, also none.
     k : (B, S, Hk, D) array
         Keys of the same tokens. Hq is a multiple of Hk: query heads share them in order.
     v : (B, S, Hk, Dv) array
@@ -101,9 +102,10 @@ def attention(  # noqa: PLR0913
     ((1, 8, 2, 4), (1, 2, 8))
     """
     given = q
-    q, k, v, key_padding = as_arrays(q, k, v, key_padding)
+    q, k, v = as_arrays(q, k, v)
+    padding = _padding(key_padding)
     options = Options(
-        causal, scale, placement, heads, window, documents, key_padding, dropout, seed, ranks, algorithm
+        causal, scale, placement, heads, window, documents, padding, dropout, seed, ranks, algorithm
     )
     call = read(comm, "attention", {"q": q, "k": k, "v": v}, options)
     out, lse = _algorithm(call).forward(call.problem, call.q, call.k, call.v)
@@ -132,7 +134,7 @@ def attention_backward(  # noqa: PLR0913
     ranks: Sequence[int] | None = None,
     algorithm: str = "auto",
 ) -> tuple[Array, Array, Array]:
-    """Gradients of `attention`, from what it returned: nothing of it is computed again.
+    """Gradients of `attention`, from what it returned: of its results nothing is computed again.
 
     Parameters
     ----------
@@ -167,9 +169,10 @@ def attention_backward(  # noqa: PLR0913
     [(1, 8, 2, 4), (1, 8, 2, 4), (1, 8, 2, 4)]
     """
     given = q
-    dout, q, k, v, out, lse, key_padding = as_arrays(dout, q, k, v, out, lse, key_padding)
+    dout, q, k, v, out, lse = as_arrays(dout, q, k, v, out, lse)
+    padding = _padding(key_padding)
     options = Options(
-        causal, scale, placement, heads, window, documents, key_padding, dropout, seed, ranks, algorithm
+        causal, scale, placement, heads, window, documents, padding, dropout, seed, ranks, algorithm
     )
     arrays = {"q": q, "k": k, "v": v, "dout": dout, "out": out, "lse": lse}
     call = read(comm, "attention_backward", arrays, options)
@@ -178,6 +181,10 @@ def attention_backward(  # noqa: PLR0913
     found = _algorithm(call).backward(call.problem, queries, call.k, call.v)
     dq, dk, dv = results_like(given, *(_as_given(each, call) for each in (found.q, found.k, found.v)))
     return dq, dk, dv
+
+
+def _padding(key_padding: Any) -> Any:
+    return None if key_padding is None else as_arrays(key_padding)[0]
 
 
 def _algorithm(call: Call) -> Algorithm:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..array_views import as_arrays, is_one_stream, tensor_over
 from .flash import Operators, choose
-from .tensors import as_arrays, is_one_stream, tensor_over
 
 Array = NDArray[Any]
 

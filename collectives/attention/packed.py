@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ...datatypes.plain import MPI
+from ..consent import agree_on
 from ..units import format_bytes, format_seconds
 from .functions import attention, attention_backward
 from .placement import Positions, positions
@@ -145,8 +146,8 @@ class SequencePlan:
         Raises
         ------
         ValueError
-            Another number of ranks, or shards that are not those of the plan: on the rank that has them,
-            before it sends anything. What `roundelay.attention` finds wrong: on all ranks of a sequence.
+            On all ranks: another number of ranks, another plan on one of them, or shards that are not those
+            of the plan. What `roundelay.attention` finds wrong: on all ranks of a sequence.
 
         Examples
         --------
@@ -163,7 +164,8 @@ class SequencePlan:
         >>> [out[each].shape == tokens[each].shape for each in out] == [True] * len(out)
         True
         """
-        self._check(comm, {"q": q, "k": k, "v": v}, options)
+        arrays = {"q": q, "k": k, "v": v}
+        agree_on(comm, "attention of a plan", lambda: self._check(comm, arrays, options))
         options = {"algorithm": "ring", **options}
         out, lse = {}, {}
         for index in self.of_rank(comm.rank):
@@ -204,7 +206,8 @@ class SequencePlan:
         ValueError
             As `attention`.
         """
-        self._check(comm, {"dout": dout, "q": q, "k": k, "v": v, "out": out, "lse": lse}, options)
+        arrays = {"dout": dout, "q": q, "k": k, "v": v, "out": out, "lse": lse}
+        agree_on(comm, "attention_backward of a plan", lambda: self._check(comm, arrays, options))
         options = {"algorithm": "ring", **options}
         dq, dk, dv = {}, {}, {}
         for index in self.of_rank(comm.rank):
@@ -221,7 +224,10 @@ class SequencePlan:
             "ranks": self.sequences[sequence].ranks,
         }
 
-    def _check(self, comm: MPI.Intracomm, arrays: Mapping[str, Shards], options: Mapping[str, Any]) -> None:
+    def _check(
+        self, comm: MPI.Intracomm, arrays: Mapping[str, Shards], options: Mapping[str, Any]
+    ) -> tuple[None, dict[str, Any]]:
+        """Raise `ValueError` for what does not fit the plan, else say what all ranks must have alike."""
         if comm.size != len(self.loads):
             raise ValueError(
                 f"communicator of {comm.size} ranks: expected {len(self.loads)}, those of the plan"
@@ -233,6 +239,7 @@ class SequencePlan:
         axis = options.get("heads", "BSHD").find("S")
         for index in mine:
             _, ranks, counts = self.sequences[index]
-            expected, found = counts[ranks.index(comm.rank)], arrays["q"][index].shape
+            expected, found = counts[ranks.index(comm.rank)], tuple(arrays["q"][index].shape)
             if found[axis] != expected:
                 raise ValueError(f"q[{index}] of shape {found}: expected {expected} tokens")
+        return None, {"sequences": self.sequences, "order": self.order}

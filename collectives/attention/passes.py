@@ -16,6 +16,8 @@ from numba import njit, types
 from numba.extending import intrinsic
 from numpy.polynomial import chebyshev
 
+from ...datatypes.compiling import kernel
+
 _LOG2_E = np.float32(1 / math.log(2))
 # log(2) in two parts: the first has few bits, so that n times it is exact.
 _LN2_HIGH = np.float32(355 / 512)
@@ -88,7 +90,7 @@ def _exp(x: Any) -> Any:
     return np.float32(0) if x < _LEAST else y
 
 
-@njit(cache=True, fastmath={"contract"}, nogil=True, error_model="numpy")
+@kernel(fastmath={"contract"}, error_model="numpy")
 def weigh(scores: Any, top: Any, total: Any, alpha: Any) -> None:
     """Turn scores into weights relative to the greatest of their row so far.
 
@@ -118,7 +120,7 @@ def weigh(scores: Any, top: Any, total: Any, alpha: Any) -> None:
         top[i] = greatest
 
 
-@njit(cache=True, fastmath={"contract"}, nogil=True, error_model="numpy")
+@kernel(fastmath={"contract"}, error_model="numpy")
 def accumulate(out: Any, product: Any, alpha: Any) -> None:
     """Scale sums, and add to them: out * alpha + product.
 
@@ -133,7 +135,7 @@ def accumulate(out: Any, product: Any, alpha: Any) -> None:
             here[j] = here[j] * factor + there[j]
 
 
-@njit(cache=True, fastmath={"contract"}, nogil=True, error_model="numpy")
+@kernel(fastmath={"contract"}, error_model="numpy")
 def slope(scores: Any, products: Any, top: Any, delta: Any) -> None:
     """Turn scores into weights, and products into the gradients of the scores.
 

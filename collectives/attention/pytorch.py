@@ -10,34 +10,56 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from ...datatypes.plain import MPI
+from ..array_views import Refused
 from .checkpoint import computed_once
 from .functions import Window, attention, attention_backward
-from .tensors import Refused
 
 
 class _Attention(torch.autograd.Function):  # type: ignore[misc]
     """Keeps what attention returned, so that its gradients need nothing computed again."""
 
     @staticmethod
-    def forward(ctx: Any, q: Any, k: Any, v: Any, comm: MPI.Intracomm, options: dict[str, Any]) -> Any:
-        out, lse = computed_once(lambda: attention(q, k, v, comm, **options))
+    def forward(q: Any, k: Any, v: Any, comm: MPI.Intracomm, options: dict[str, Any]) -> Any:
+        return computed_once(lambda: attention(q, k, v, comm, **options))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, Any]) -> None:
+        q, k, v, ctx.comm, options = inputs
+        out, lse = output
         padding = options.get("key_padding")
         # Kept by autograd, which notices when the program writes to it.
         padding = None if padding is None else torch.as_tensor(padding)
         ctx.save_for_backward(q, k, v, out, lse, padding)
         ctx.mark_non_differentiable(lse)
-        ctx.comm, ctx.options = comm, options
-        return out, lse
+        # The program may change its lists, of documents and ranks, before it goes backward.
+        ctx.options = deepcopy({name: each for name, each in options.items() if name != "key_padding"})
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, dout: Any, _: Any) -> Any:
-        q, k, v, out, lse, padding = ctx.saved_tensors
-        options = {**ctx.options, "key_padding": padding}
-        return *attention_backward(dout, q, k, v, out, lse, ctx.comm, **options), None, None
+        return *_AttentionBackward.apply(dout, *ctx.saved_tensors, ctx.comm, ctx.options), None, None
+
+
+class _AttentionBackward(torch.autograd.Function):  # type: ignore[misc]
+    """The gradients, which have none of their own.
+
+    PyTorch's `once_differentiable` refuses to differentiate them only where `dout` requires a gradient, and
+    takes them for constants where it is that of a sum.
+    """
+
+    @staticmethod
+    def forward(*given: Any) -> Any:
+        dout, q, k, v, out, lse, padding, comm, options = given
+        return attention_backward(dout, q, k, v, out, lse, comm, key_padding=padding, **options)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+        """Keep nothing."""
+
+    @staticmethod
+    def backward(*_: Any) -> Any:
+        raise RuntimeError("attention over ranks has no gradients of gradients: it is differentiable once")
 
 
 # A compiler of graphs cannot look into messages: it compiles what comes before and after.
@@ -47,9 +69,9 @@ def autograd_attention(
 ) -> Any:
     """Softmax attention of a sequence of which each rank has a part, with gradients by autograd.
 
-    What is kept for the gradients are `q`, `k`, `v`, the output and its log-sum-exp: nothing of the forward
-    pass is computed again. A block in `torch.utils.checkpoint` is computed again with its attention, and all
-    messages, unless its `context_fn` is `keep_attention`.
+    What is kept for the gradients are `q`, `k`, `v`, the output and its log-sum-exp. A block in
+    `torch.utils.checkpoint` is computed again with its attention, and all messages, unless its `context_fn`
+    is `keep_attention`.
 
     Parameters
     ----------
@@ -77,7 +99,8 @@ def autograd_attention(
     ValueError
         As `roundelay.attention`, on all ranks.
     RuntimeError
-        In the backward pass: it is itself differentiated, or what it needs was written to in place.
+        Where gradients are themselves differentiated, as with `create_graph=True`; in the backward pass, if
+        what it needs was written to in place. Also from `torch.vmap`. `NotImplementedError` in forward mode.
 
     Examples
     --------
@@ -88,8 +111,15 @@ def autograd_attention(
     >>> out.shape
     torch.Size([1, 8, 2, 4])
     """
-    out, lse = _Attention.apply(q, k, v, comm, options)
+    tensors = (_tensor_or_refused(each) for each in (q, k, v))
+    out, lse = _Attention.apply(*tensors, comm, options)
     return (out, lse) if return_lse else out
+
+
+def _tensor_or_refused(value: Any) -> Any:
+    if isinstance(value, torch.Tensor | Refused):
+        return value
+    return Refused(f"{type(value).__name__}: expected a tensor")
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -154,7 +184,9 @@ def scaled_dot_product_attention(  # noqa: PLR0913
     >>> scaled_dot_product_attention(query, key, value, is_causal=True, comm=MPI.COMM_WORLD).shape
     torch.Size([1, 2, 8, 4])
     """
-    if not enable_gqa and key.shape[1:2] != query.shape[1:2]:
+    query, key = _tensor_or_refused(query), _tensor_or_refused(key)
+    tensors = not isinstance(query, Refused) and not isinstance(key, Refused)
+    if tensors and not enable_gqa and key.shape[1:2] != query.shape[1:2]:
         key = Refused(
             f"key of shape {tuple(key.shape)}: expected the heads of query, {tuple(query.shape)}, "
             "or enable_gqa=True"
@@ -179,6 +211,9 @@ def scaled_dot_product_attention(  # noqa: PLR0913
 
 
 def _key_padding(mask: Any) -> Any:
+    mask = _tensor_or_refused(mask)
+    if isinstance(mask, Refused):
+        return mask
     if mask.dtype == torch.bool and mask.ndim == 4 and mask.shape[1:3] == (1, 1):
         return mask[:, 0, 0]
     return Refused(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from mmap import mmap
+
 import numpy as np
 
 from ...datatypes.plain import MPI
 from ..service import Service
-from ..shared import map_together
+from ..shared import share
 from .tiles import Array
 
 
@@ -16,19 +18,16 @@ class Window:
     Parameters
     ----------
     comm : Intracomm
-        Its ranks share a node, and make the window together.
+        Its ranks share a node.
     nbytes : int
-
-    Raises
-    ------
-    OSError
-        There is no room for it; on all ranks.
+    mapped : mmap
+        What they all map, twice as many bytes for each of them.
     """
 
-    def __init__(self, comm: MPI.Intracomm, nbytes: int) -> None:
+    def __init__(self, comm: MPI.Intracomm, nbytes: int, mapped: mmap) -> None:
         self.nbytes = nbytes
         self._comm = comm
-        memory = np.frombuffer(map_together(comm, max(1, 2 * nbytes * comm.size)), np.uint8)
+        memory = np.frombuffer(mapped, np.uint8)
         self._halves = memory[: 2 * nbytes * comm.size].reshape(2, comm.size, nbytes)
         self._turn = 0
 
@@ -50,9 +49,15 @@ class Window:
         return self._comm.Ibarrier()
 
 
-def window_of(service: Service, nbytes: int) -> Window:
-    """The window of a communicator, with room for so many bytes of each rank; called by all ranks alike."""
+def window_of(service: Service, comm: MPI.Intracomm, nbytes: int) -> Window | None:
+    """The window of a communicator, with room for so many bytes of each rank; called by all ranks alike.
+
+    Its ranks meet on `comm`. None, with a warning, where there is no room.
+    """
     found: Window | None = service.kept.get("window")
     if found is None or found.nbytes < nbytes:
-        found = service.kept["window"] = Window(service.comm, nbytes)
+        mapped = share(comm, max(1, 2 * nbytes * comm.size))
+        if mapped is None:
+            return None
+        found = service.kept["window"] = Window(comm, nbytes, mapped)
     return found

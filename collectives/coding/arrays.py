@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from math import prod
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..attention.tensors import as_arrays, results_like
+from ..array_views import as_array, is_array, results_like, writable_array
 from ..memory import memory_of
 
 Array = Any
@@ -43,22 +43,28 @@ class Signature(NamedTuple):
 
 
 def listed(arrays: Any) -> list[Any]:
-    """Arrays of a list or generator, or the only one, with tensors seen as arrays."""
-    if isinstance(arrays, (list, tuple)) or (isinstance(arrays, Iterable) and not hasattr(arrays, "shape")):
-        return as_arrays(*arrays)
-    return as_arrays(arrays)
+    """Arrays of a list or generator, or the only one, as those of NumPy or CuPy over the same memory.
+
+    Raises `TypeError` for what is none, and `ValueError` for a tensor that none can be made of.
+    """
+    if is_array(arrays):
+        return [as_array(arrays, detached=True)]
+    if not isinstance(arrays, Iterable):
+        raise TypeError(f"{type(arrays).__name__}: expected an array, or a list of arrays")
+    return [_item(place, each) for place, each in enumerate(arrays)]
 
 
-def signature_of(arrays: Any) -> Signature:
-    """Shapes and dtypes of an array or of a list of arrays; raises `TypeError` for what has none."""
-    found = listed(arrays)
-    for each in found:
-        if not hasattr(each, "shape"):
-            raise TypeError(f"{type(each).__name__}: expected an array, or a list of arrays")
+def _item(place: int, value: Any) -> Array:
+    try:
+        return as_array(value, detached=True)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"array {place}: {error}") from error
+
+
+def signature_of(arrays: Sequence[Array], single: bool) -> Signature:
+    """Shapes and dtypes of arrays as `listed` returns them, and whether it is one that is not in a list."""
     return Signature(
-        tuple(tuple(each.shape) for each in found),
-        tuple(str(each.dtype) for each in found),
-        hasattr(arrays, "shape"),
+        tuple(tuple(each.shape) for each in arrays), tuple(str(each.dtype) for each in arrays), single
     )
 
 
@@ -67,17 +73,30 @@ class Packing:
 
     Parameters
     ----------
-    arrays : array or list of arrays
+    arrays : array or iterable of arrays
         NumPy's, CuPy's or PyTorch's, with any strides.
+
+    Raises
+    ------
+    TypeError
+        No array.
     """
 
     def __init__(self, arrays: Any) -> None:
-        self.given = arrays
-        self.signature = signature_of(arrays)
-        self.arrays = listed(arrays)
+        single = is_array(arrays)
+        if not single and isinstance(arrays, Iterable) and not isinstance(arrays, list | tuple):
+            # An iterator, such as a model's parameters, can be read but once.
+            arrays = list(arrays)
+        self.given, self.arrays = arrays, listed(arrays)
+        self.signature = signature_of(self.arrays, single)
         sizes = [int(each.size) * each.dtype.itemsize for each in self.arrays]
         self._ends = np.cumsum([0, *sizes]).tolist()
         self.nbytes: int = self._ends[-1]
+
+    def check_writable(self) -> None:
+        """Raise `ValueError` for an array that cannot be written."""
+        for place, array in enumerate(self.arrays):
+            writable_array(f"parameters: array {place}", array)
 
     @property
     def memory(self) -> Flat | None:
@@ -110,7 +129,7 @@ def gradient_like(signature: Signature, vector: Flat, parameters: Any) -> Any:
         stop = start + prod(shape)
         part = vector[start:stop].astype(np.dtype(dtype), copy=False).reshape(shape)
         example = like[min(place, len(like) - 1)]
-        array = memory_of(as_arrays(example)[0]).adopt(part)
+        array = memory_of(as_array(example, detached=True)).adopt(part)
         arrays.append(results_like(example, array)[0])
         start = stop
     return arrays[0] if signature.single else arrays

@@ -46,6 +46,17 @@ def _small_cyclic(workers: int, stragglers: int) -> Code:
     return code
 
 
+def needed_parameters(name: str) -> tuple[str, ...]:
+    """Names of the parameters, beside the number of workers, that a scheme has.
+
+    Examples
+    --------
+    >>> needed_parameters("gc")
+    ('stragglers',)
+    """
+    return {"uncoded": (), "gc": ("stragglers",)}.get(name, ("stragglers", "burst", "window"))
+
+
 def scheme(
     name: str,
     workers: int,
@@ -80,7 +91,7 @@ def scheme(
     require(name in SCHEMES, f"scheme {name!r}: expected one of {', '.join(SCHEMES)}")
     require(workers >= 1, f"{workers} workers: expected at least 1")
     given = {"stragglers": stragglers, "burst": burst, "window": window}
-    needed = {"uncoded": (), "gc": ("stragglers",)}.get(name, tuple(given))
+    needed = needed_parameters(name)
     for argument, value in given.items():
         require(
             (value is not None) == (argument in needed),

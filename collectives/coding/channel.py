@@ -7,28 +7,28 @@ in an object before and come again only after many others.
 
 from __future__ import annotations
 
-import os
+import pickle
 from collections.abc import Callable, Iterable
 from itertools import count
-from time import perf_counter, sleep
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...datatypes.plain import MPI
+from . import unfinished
 from .shown import NodeMemory
+from .waiting import Backoff, Waited
 
 Vector = NDArray[Any]
 
-# For objects to workers, who look at ABANDON while they compute, and for those to the master.
+# For objects to workers, who look for a NOTICE while they compute, and for those to the master.
 # FAREWELL is the last message to a rank.
-CONTROL, ABANDON, REPORT, FAREWELL = 1, 2, 3, 4
+CONTROL, NOTICE, REPORT, FAREWELL = 1, 2, 3, 4
 # Tags of arrays: of those that the sender names, and of those that the receiver asks for.
 _SENT, _ASKED, _TAGS = 1000, 16000, 15000
-# How long after the last round messages may still be under way.
-PARTING_SECONDS = 2.0
-_SPINS, _SHORTEST_SECONDS, _LONGEST_SECONDS = 20, 50e-6, 1e-3
+# How long after the last round the others' farewells are waited for.
+_PARTING_SECONDS = 2.0
 _MOST_KEPT = 256
 _numbers = count()
 
@@ -38,8 +38,17 @@ def next_tag(is_asked: bool) -> int:
     return (_ASKED if is_asked else _SENT) + next(_numbers) % _TAGS
 
 
+class _Arriving(NamedTuple):
+    """An object that is being received."""
+
+    request: MPI.Request
+    data: bytearray
+    rank: int
+    tag: int
+
+
 class Channel:
-    """Sends and receives for one training; made by all ranks together.
+    """Sends and receives for one training, and never waits for a rank; made by all ranks together.
 
     Parameters
     ----------
@@ -47,79 +56,150 @@ class Channel:
         Which only coded gradients use.
     number : int
         Of the training; the same on all ranks.
+    lost_after : float
+        Seconds after which a rank that does not answer is counted out.
 
     Attributes
     ----------
     rank, size : int
     memory : NodeMemory
+    owing : dict of int to int
+        Ranks that have not said farewell to this one as often as this one has to them.
     """
 
-    def __init__(self, comm: MPI.Intracomm, number: int) -> None:
-        self._comm, self._number = comm, number
-        self._sends: list[MPI.Request] = []
-        # What is being sent, which must live until then.
-        self._sent: list[Any] = []
+    def __init__(self, comm: MPI.Intracomm, number: int, lost_after: float) -> None:
+        self.comm, self._number, self.lost_after = comm, number, lost_after
+        # What is under way, and its memory, which must live until then.
+        self._requests: list[MPI.Request] = []
+        self._kept: list[Any] = []
+        self._arriving: list[_Arriving] = []
+        self._receives: list[tuple[MPI.Request, Vector]] = []
         self.rank, self.size = comm.rank, comm.size
+        self.owing: dict[int, int] = {}
         self.memory = NodeMemory(comm)
+        unfinished.finish(comm)
 
     def send(self, message: Any, rank: int, tag: int) -> None:
         """Send an object, some time."""
-        self._sends.append(self._comm.isend((self._number, message), rank, tag))
-        self._sent.append(message)
+        data = pickle.dumps((self._number, message), pickle.HIGHEST_PROTOCOL)
+        self._keep(self.comm.Isend([data, MPI.BYTE], rank, tag), data)
 
     def receive(self, source: int, tag: int) -> tuple[Any, int] | None:
-        """An object and who sent it, if one is there."""
-        status = MPI.Status()
-        while (found := self._comm.improbe(source, tag, status)) is not None:
-            number, message = found.recv()
+        """An object and who sent it, if one is here."""
+        for each in [
+            each for each in self._arriving if each.tag == tag and source in (each.rank, MPI.ANY_SOURCE)
+        ]:
+            if not each.request.Test():
+                # Messages of one rank keep their order; of others there may be some.
+                if source == each.rank:
+                    return None
+                continue
+            self._arriving.remove(each)
+            number, message = pickle.loads(each.data)
             if number == self._number:
-                return message, status.source
+                return message, each.rank
+        status = MPI.Status()
+        while (found := self.comm.Improbe(source, tag, status)) is not None:
+            data = bytearray(status.Get_elements(MPI.BYTE))
+            rank, request = status.source, found.Irecv([data, MPI.BYTE])
+            if not request.Test():
+                self._arriving.append(_Arriving(request, data, rank, tag))
+                continue
+            number, message = pickle.loads(data)
+            if number == self._number:
+                return message, rank
         return None
 
-    def send_array(self, array: Vector, rank: int, tag: int) -> None:
-        """Send the bytes of an array without gaps, some time; it must not change."""
-        self._sends.append(self._comm.Isend(array.view(np.uint8), rank, tag))
-        self._sent.append(array)
+    def has_sent(self, rank: int, tag: int) -> bool:
+        """Whether something of a rank is here."""
+        return bool(self._arriving) or self.comm.Iprobe(rank, tag)
+
+    def has_left(self, rank: int) -> bool:
+        """Whether a rank has come to the end of this training."""
+        return self._drain(rank) and self.comm.Iprobe(rank, FAREWELL)
+
+    def send_array(self, array: Vector, rank: int, tag: int) -> MPI.Request:
+        """Send the bytes of an array without gaps, some time; it must not change meanwhile."""
+        request = self.comm.Isend(array.view(np.uint8), rank, tag)
+        self._keep(request, array)
+        return request
 
     def receive_array(self, array: Vector, rank: int, tag: int) -> MPI.Request:
-        """Receive the bytes of an array."""
-        return self._comm.Irecv(array.view(np.uint8), rank, tag)
+        """Receive the bytes of an array; the end of the training ends that, too."""
+        request = self.comm.Irecv(array.view(np.uint8), rank, tag)
+        self._receives.append((request, array))
+        return request
+
+    def _keep(self, request: MPI.Request, memory: Any) -> None:
+        self._requests.append(request)
+        self._kept.append(memory)
 
     @property
-    def is_sending(self) -> bool:
-        """Whether anything is still to be sent."""
-        return bool(self._sends)
+    def is_busy(self) -> bool:
+        """Whether anything is still under way."""
+        return bool(self._requests)
 
     def settle(self) -> None:
-        """Let go what has been sent."""
-        if not self._sends:
+        """Let go what has been sent and received."""
+        if self._receives:
+            self._receives = [each for each in self._receives if each[0]]
+        if not self._requests:
             return
-        for place in sorted(MPI.Request.Testsome(self._sends) or (), reverse=True):
-            del self._sends[place], self._sent[place]
+        for place in sorted(MPI.Request.Testsome(self._requests) or (), reverse=True):
+            del self._requests[place], self._kept[place]
+
+    # The end --------------------------------------------------------------------------------------
 
     def part(self, others: Iterable[int]) -> None:
         """Leave no message behind: receive all that others sent before they, too, came to the end.
 
-        What is left on a communicator may come to one that is made when it is freed. Who does not answer is
-        not waited for.
+        What is left on a communicator may come to one that is made when it is freed. Who does not answer soon
+        is waited for when the process ends.
         """
-        end, backoff, waiting = perf_counter() + PARTING_SECONDS, Backoff(), set(others)
-        for rank in waiting:
+        for rank in others:
+            self.owing[rank] = self.owing.get(rank, 0) + 1
             self.send(None, rank, FAREWELL)
-        while (waiting or self._sends) and perf_counter() < end:
-            self.settle()
-            waiting = {rank for rank in waiting if not self._drain(rank)}
+        self.finish(_PARTING_SECONDS)
+        for request, array in self._receives:
+            request.Cancel()
+            self._keep(request, array)
+        self._receives.clear()
+        if not self.is_over():
+            unfinished.add(self)
+
+    def finish(self, seconds: float) -> bool:
+        """Wait until nothing is under way any more; tell whether it came to that."""
+        waited, backoff = Waited(), Backoff()
+        while not (is_over := self.is_over()) and waited.look() < seconds:
             backoff.pause()
+        return is_over
+
+    def is_over(self) -> bool:
+        """Whether nothing is under way any more, of what this rank has begun and others have for it."""
+        self.settle()
+        self.come_back()
+        return not (self.owing or self._requests)
+
+    def come_back(self) -> list[int]:
+        """Ranks that had not come to the end, and now have."""
+        return [rank for rank in list(self.owing) if self._drain(rank)]
 
     def _drain(self, rank: int) -> bool:
-        """Receive what a rank sent, in its order; tell whether its farewell was among it."""
+        """Receive what a rank sent before its farewells, in its order; tell whether it owes none any more."""
         status = MPI.Status()
-        while (found := self._comm.Improbe(rank, MPI.ANY_TAG, status)) is not None:
-            data = bytearray(status.Get_count(MPI.BYTE))
-            found.Recv([data, MPI.BYTE])
-            if status.tag == FAREWELL and MPI.pickle.loads(data)[0] == self._number:
-                return True
-        return False
+        while rank in self.owing and (found := self.comm.Improbe(rank, MPI.ANY_TAG, status)) is not None:
+            data = bytearray(status.Get_elements(MPI.BYTE))
+            request = found.Irecv([data, MPI.BYTE])
+            if status.tag != FAREWELL:
+                self._keep(request, data)
+                continue
+            # So few bytes come with what announces them.
+            request.Wait()
+            if pickle.loads(data)[0] == self._number:
+                self.owing[rank] -= 1
+                if not self.owing[rank]:
+                    del self.owing[rank]
+        return rank not in self.owing
 
 
 class Spares:
@@ -147,26 +227,3 @@ class Spares:
             if (vector.size, vector.dtype) == (length, dtype):
                 return vector
         return self._room(length * dtype.itemsize).view(dtype)
-
-
-class Backoff:
-    """Waiting that first gives way to others and then sleeps: ranks may be more than processors.
-
-    Who has waited for long sleeps for longer, by a twentieth of the time.
-    """
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """Something came."""
-        self._begun, self._spins = perf_counter(), 0
-
-    def pause(self) -> None:
-        """Nothing came."""
-        self._spins += 1
-        if self._spins < _SPINS:
-            os.sched_yield()
-            return
-        waited = perf_counter() - self._begun
-        sleep(min(max(waited / 20, _SHORTEST_SECONDS), _LONGEST_SECONDS))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...datatypes.plain import MPI
+from ..consent import agree_on
 from ..service import service_of
 from .arrays import Packing
 from .channel import Channel
@@ -23,6 +24,7 @@ from .rotating import Rotation
 from .rounding import check_wire
 from .scheme import GradientCoding, Partition, Scheme
 from .simulation import usual_patience
+from .weighted import prepare
 from .worker import Worker
 
 PURPOSE = "coded gradients"
@@ -48,10 +50,11 @@ class CodedGradients:
     load : callable
         `load(partition)` returns the data of a `Partition`, of which `partition.rows(count)` are the rows. It
         is called when a worker needs it first.
-    parameters : array, list of arrays, or tuple of those
-        Of NumPy, CuPy or PyTorch, on all ranks of the same shapes and dtypes. What the master has counts: the
-        workers' are overwritten before they compute. A tuple has one for each of several models, which are
-        trained in turn; a scheme with a delay of T needs at least T + 1.
+    parameters : array, iterable of arrays, or tuple of those
+        Of NumPy, CuPy or PyTorch, on all ranks of the same shapes and dtypes, such as `model.parameters()`;
+        `gradient` gets them as a list. What the master has counts: the workers' are overwritten
+        before they compute. A tuple has one for each of several models, which are trained in turn; a scheme
+        with a delay of T needs at least T + 1.
     master : int, optional
         A rank; None if all take turns, which needs a scheme without delay.
     patience : float, optional
@@ -64,7 +67,8 @@ class CodedGradients:
         What happens then, or when all workers that are missing are lost: an error on all ranks, the best
         approximation by what is there, with its error reported, or nothing.
     lost_after : float
-        Seconds after which a worker that does not answer is reported as lost.
+        Seconds after which a worker that does not answer is reported as lost; those in which the master does
+        something else do not count. A job whose worker has not come back so long after its end is aborted.
     replan : callable, optional
         `replan(workers)` returns a scheme for fewer workers. With it the training goes on without those that
         are lost, and their part of the data goes to the others.
@@ -76,9 +80,10 @@ class CodedGradients:
     Raises
     ------
     ValueError
-        On all ranks: if they differ in the scheme or the parameters, if the scheme is for another number of
-        workers, if there are too few models for its delay, for limits that are none, and for a wire dtype
-        whose rounding the code would amplify too much.
+        On all ranks: if they differ in the scheme, the master or the parameters, if a parameter is no array
+        or a worker cannot write to it, if the scheme is for another number of workers, if there are too few
+        models for its delay, for limits that are none, and for a wire dtype whose rounding the code would
+        amplify too much.
 
     References
     ----------
@@ -121,11 +126,14 @@ class CodedGradients:
     ) -> None:
         if isinstance(scheme, Code):
             scheme = GradientCoding(scheme)
-        streams = [Packing(each) for each in (parameters if isinstance(parameters, tuple) else (parameters,))]
+        models = parameters if isinstance(parameters, tuple) else (parameters,)
         wire = None if wire is None else np.dtype(wire)
         waiting = usual_patience(scheme) if patience is None else patience
 
-        def check() -> Limits:
+        def read() -> tuple[tuple[list[Packing], Limits], dict[str, Any]]:
+            streams = [Packing(each) for each in models]
+            for stream in streams if master not in (None, comm.rank) else ():
+                stream.check_writable()
             require(
                 master is None or 0 <= master < comm.size,
                 f"master {master}: expected None or a rank of {comm.size}",
@@ -147,11 +155,19 @@ class CodedGradients:
             )
             if wire is not None:
                 check_wire(scheme, wire)
-            return Limits(waiting, deadline, on_deadline, lost_after)
+            limits = Limits(waiting, deadline, on_deadline, lost_after)
+            same = {"scheme": scheme.name, "loads": scheme.loads, "master": master}
+            parameters = [str(each.signature) for each in streams]
+            return (streams, limits), {**same, "parameters": parameters}
 
-        limits = _together(comm, check, (scheme.name, scheme.loads, [each.signature for each in streams]))
+        streams, limits = agree_on(comm, "CodedGradients", read)
+        if master is None or comm.rank == master:
+            prepare(streams[0].signature.dtypes)
+        # The others wait here: it must not look as if those who prepare for longer did not answer.
         number = comm.allreduce(next(_numbers), MPI.MAX)
-        channel = Channel(service_of(comm).private(PURPOSE), number)
+        service = service_of(comm)
+        channel = Channel(service.private(PURPOSE), number, lost_after)
+        service.is_over[PURPOSE] = channel.is_over
         encoder = Encoder(gradient, load, streams, wire, channel.memory.room)
         self._role: Master | Worker | Rotation
         if master is None:
@@ -185,19 +201,3 @@ class CodedGradients:
         """Go on with another scheme after this round; only the master decides it."""
         if isinstance(self._role, Master):
             self._role.switch(scheme)
-
-
-def _together(comm: MPI.Intracomm, check: Callable[[], Limits], signature: Any) -> Limits:
-    """What a check returns; one error on all ranks if any raises, or if they call with something else."""
-    limits, error = None, None
-    try:
-        limits = check()
-    except ValueError as failure:
-        error = str(failure)
-    everyone = comm.allgather((error, str(signature)))
-    for rank, (failed, _) in enumerate(everyone):
-        require(failed is None, f"rank {rank}: {failed}")
-    for rank, (_, other) in enumerate(everyone):
-        require(other == everyone[0][1], f"rank {rank} has {other}, rank 0 has {everyone[0][1]}")
-    assert limits is not None
-    return limits

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..array_views import is_array
 from ..memory import memory_of
 from .arrays import Packing, Signature, listed, signature_of
 from .channel import Spares, Vector
@@ -69,7 +70,7 @@ class Encoder:
     def encode(self, task: Task, look_up: Callable[[], None]) -> Vector:
         """The vector of a task: gradients times weights, added up as they come.
 
-        `look_up` is called between chunks, and may raise.
+        `look_up` is called before each gradient and between chunks, and may raise.
 
         Raises
         ------
@@ -82,6 +83,7 @@ class Encoder:
         # Where nothing is multiplied, the gradient's own digits are enough.
         is_plain = bool((task.weights == 1).all())
         for partition, weights in zip(task.partitions, task.weights, strict=True):
+            look_up()
             if partition not in self._data:
                 self._data[partition] = self._load(self._partitions[partition])
             parameters = self._streams[task.job % len(self._streams)].given
@@ -115,14 +117,14 @@ class Encoder:
 
     def _chunks(self, gradient: Any, look_up: Callable[[], None]) -> Iterator[Any]:
         """The arrays of a gradient, one after the other as they are there."""
-        self._is_single = hasattr(gradient, "shape")
+        self._is_single = is_array(gradient)
         self._comes_in_chunks = hasattr(gradient, "__next__")
         for chunk in gradient if self._comes_in_chunks else [gradient]:
             look_up()
             yield from listed(chunk)
 
     def _sign(self, arrays: list[Any]) -> Signature:
-        signature = signature_of(arrays)._replace(single=self._is_single)
+        signature = signature_of(arrays, self._is_single)
         if len(set(signature.dtypes)) != 1 or signature.dtypes[0] not in _FLOATING:
             raise TypeError(f"gradient {signature}: expected arrays of one floating dtype")
         return signature

@@ -29,7 +29,7 @@ class Limits:
         Seconds of a round; what then happens says `on_deadline`.
     on_deadline : {"wait", "approximate", "raise"}
     lost_after : float
-        Seconds after which a worker that does not answer is counted out.
+        Seconds of waiting after which a worker that does not answer is counted out.
     """
 
     patience: float

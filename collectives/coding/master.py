@@ -6,15 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from typing import Any
 
-import numpy as np
-
 from .arrays import Packing, gradient_like
-from .channel import Backoff
-from .crew import Crew, Place
+from .crew import Crew
 from .info import Limits, RoundInfo, TooFewWorkers, WorkerError
 from .messages import Report, Start
-from .rounds import Round, decode, places_of
+from .offers import Offers
+from .rounds import Round
 from .scheme import Combination, Scheme
+from .waiting import Backoff
 
 # Of all trainings of this process: messages of one are told from those of another.
 _eras = count(1)
@@ -56,7 +55,8 @@ class Era:
         self.late = 0
         self._crew, self._streams, self._limits = crew, streams, limits
         self._is_outdated = is_outdated
-        self._progress, self._pattern = scheme.start(self.jobs), scheme.pattern()
+        self._offers = Offers(crew, scheme, number, ranks, first, self.jobs)
+        self._pattern = scheme.pattern()
         # Partitions that each worker has been told of.
         self._told: list[set[int]] = [set() for _ in ranks]
         self._round = Round(scheme.name, -1, ranks)
@@ -85,31 +85,48 @@ class Era:
         for worker in range(len(self.ranks)):
             self._start(worker)
         while True:
+            has_heard = self._listen()
             # Before it is asked whether others go on without them: else it could be too late in between.
             silent = self._crew.silent(self._limits.lost_after)
             if self._is_outdated():
-                return None
+                break
             is_over, exactly = self._round.verdict(self._pattern, self._limits, silent)
             if is_over:
-                combination = self._combine(due, exactly)
+                combination = self._offers.progress.combine(due, exactly) if due >= 0 else None
                 if combination is not None or due < 0:
+                    self._pattern.close(self._round.missing())
                     break
-            reports, arrived = self._crew.listen()
-            for rank, report in reports:
-                self._take(rank, report)
-            if reports or arrived:
+            if has_heard:
                 backoff.reset()
             else:
                 backoff.pause()
-        missing = self._round.missing()
-        self._pattern.close(missing)
-        for worker in np.flatnonzero(missing).tolist():
-            self._crew.abandon(self.ranks[worker], self.number, turn)
+        for rank in self.ranks:
+            self._crew.abandon(rank)
         return combination
+
+    def _listen(self) -> bool:
+        """Take what has arrived; a worker that comes late takes part in this round."""
+        reports, arrived = self._crew.listen()
+        for rank, report in reports:
+            if rank not in self.ranks:
+                continue
+            if report.era == self.number:
+                self._offers.take(rank, report)
+            if not self._is_now(report):
+                self._start(self.ranks.index(rank))
+        for answer in self._offers.answers(arrived):
+            if self._is_now(answer.report):
+                self._round.answer(self.ranks.index(answer.rank), answer.report.seconds)
+            else:
+                self.late += answer.used
+        return bool(reports or arrived)
+
+    def _is_now(self, report: Report) -> bool:
+        return (report.era, report.turn) == (self.number, self._round.turn)
 
     def _start(self, worker: int) -> None:
         """Give a worker what it has to do in this round, once it is free."""
-        tasks = self._progress.tasks(self._round.turn, worker)
+        tasks = self._offers.progress.tasks(self._round.turn, worker)
         if not tasks:
             self._round.excuse(worker)
         if not tasks or not self._crew.is_free(self.ranks[worker]):
@@ -122,42 +139,11 @@ class Era:
         start = Start(self.number, self._round.turn, tasks, new, oldest, {})
         self._crew.start(self.ranks[worker], start)
 
-    def _take(self, rank: int, report: Report) -> None:
-        """Note what a worker offers; one that comes late takes part in this round."""
-        if rank not in self.ranks:
-            return
-        worker, is_now = self.ranks.index(rank), (report.era, report.turn) == (self.number, self._round.turn)
-        if report.era == self.number:
-            for (job, slot), shown in report.done.items():
-                if self._progress.receive(worker, job - self.first, slot):
-                    self.late += not is_now
-                    self._crew.pull(Place(self.number, rank, job, slot), self.scheme.pieces, shown)
-        if is_now:
-            self._round.answer(worker, report.seconds)
-        else:
-            self._start(worker)
-
-    def _combine(self, due: int, exactly: bool) -> Combination | None:
-        """How to decode a job, if all vectors for it are here; asks for those that are not."""
-        combination = self._progress.combine(due, exactly) if due >= 0 else None
-        if combination is None:
-            return None
-        places = self._places(due, combination)
-        lacking = [place for place in places if self._crew.vector(place) is None]
-        for place in lacking:
-            self._crew.pull(place, self.scheme.pieces)
-        return None if lacking else combination
-
-    def _places(self, due: int, combination: Combination) -> list[Place]:
-        return places_of(combination, self.number, self.first + due, self.ranks)
-
     def _finish(self, due: int, combination: Combination) -> tuple[Any, RoundInfo]:
         """Decode a job, and forget it."""
         job, signature = self.first + due, self._crew.signature
         assert signature is not None
-        whole = decode(self._crew, combination, self._places(due, combination), self.scheme.pieces)
-        self._crew.drop(job)
-        self._progress.forget(due)
+        whole = self._offers.decode(due, combination)
         self._crew.forget_parameters(job)
         stream = job % len(self._streams)
         gradient = gradient_like(signature, whole, self._streams[stream].given)
@@ -203,6 +189,7 @@ class Master:
         """Yield the gradient of each job in turn; raises `WorkerError` and `TooFewWorkers`."""
         error: Exception | None = None
         done = 0
+        self._crew.begin()
         try:
             while done < jobs:
                 self._adopt()
@@ -224,7 +211,8 @@ class Master:
             error = failure
             raise
         finally:
-            self._crew.part(error)
+            self._crew.stop(error)
+            self._crew.part()
 
     def _lost(self) -> set[int]:
         """Workers to go on without."""

@@ -40,7 +40,7 @@ class Pull(NamedTuple):
 
 
 class Abandon(NamedTuple):
-    """A round is over."""
+    """The round that a worker computes for is over; said once of each."""
 
     era: int
     turn: int

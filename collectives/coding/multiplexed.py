@@ -10,7 +10,7 @@ import numpy as np
 
 from .code import Code, Mask
 from .errors import require
-from .scheme import Combination, Partition, Pattern, Progress, Scheme, Task, Term, combine
+from .scheme import Combination, OpenJobs, Partition, Pattern, Progress, Scheme, Task, Term, combine
 from .stragglers import Arbitrary, Bursty
 
 # Weight of a partition that is sent as it is.
@@ -132,7 +132,7 @@ class _Diagonals(Progress):
 
     def __init__(self, scheme: Multiplexed, jobs: int) -> None:
         self.scheme = scheme
-        self._received: dict[int, set[tuple[int, int]]] = {job: set() for job in range(jobs)}
+        self._received: OpenJobs[set[tuple[int, int]]] = OpenJobs(jobs, set)
 
     def tasks(self, turn: int, worker: int) -> tuple[Task, ...]:
         open_slots = (slot for slot in range(self.scheme.slots) if turn - slot in self._received)
@@ -153,10 +153,9 @@ class _Diagonals(Progress):
         return Task(job, slot, (scheme.own_partition(worker, slot),), _ALONE)
 
     def receive(self, worker: int, job: int, slot: int) -> bool:
-        received = self._received.get(job)
-        if received is None or (worker, slot) in received:
+        if job not in self._received or (worker, slot) in self._received[job]:
             return False
-        received.add((worker, slot))
+        self._received[job].add((worker, slot))
         return True
 
     def combine(self, job: int, exactly: bool = True) -> Combination | None:

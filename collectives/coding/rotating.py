@@ -10,16 +10,26 @@ from typing import Any
 
 import numpy as np
 
+from ...datatypes.plain import MPI
 from .arrays import Packing, gradient_like
-from .channel import CONTROL, REPORT, Backoff, Channel, Vector, next_tag
+from .channel import CONTROL, NOTICE, REPORT, Channel, Vector, next_tag
 from .crew import Crew, Place
 from .encoder import Encoder
 from .info import Limits, RoundInfo, TooFewWorkers, WorkerError
 from .injection import Injection
 from .messages import Failure, Outcome, Pull, Report, Stop
-from .rounds import Round, decode, places_of
+from .offers import Offers
+from .rounds import Round
 from .scheme import Combination, Scheme
+from .waiting import Backoff, Waited, usual_seconds
 from .worker import Abandoned
+
+
+class Stopped(Exception):
+    """Another rank has ended the training by an error."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
 
 
 class Rotation:
@@ -52,6 +62,7 @@ class Rotation:
         self._limits, self._injection = limits, injection
         encoder.know(scheme.partitions)
         self._ranks = range(channel.size)
+        self._others = [rank for rank in self._ranks if rank != channel.rank]
         self._crew = Crew(channel, self._ranks, wire)
         self._vectors: dict[tuple[int, int], Vector] = {}
         # What the master of the round has said while this rank computed.
@@ -60,43 +71,64 @@ class Rotation:
 
     def rounds(self, jobs: int) -> Iterator[tuple[Any, RoundInfo]]:
         """Yield the gradient of each job, on all ranks; raises `WorkerError` and `TooFewWorkers`."""
-        self._progress, self._pattern = self._scheme.start(jobs), self._scheme.pattern()
+        self._offers = Offers(self._crew, self._scheme, 0, self._ranks, 0, jobs)
+        self._pattern = self._scheme.pattern()
+        self._crew.begin()
         try:
             for job in range(jobs):
                 self._turn += 1
                 is_master = self._turn % self._channel.size == self._channel.rank
                 outcome, vector = self._lead(job) if is_master else self._follow(job)
-                self._progress.forget(job)
                 self._vectors.clear()
                 yield gradient_like(outcome.signature, vector, self._stream.given), outcome.info
+        except Stopped as stopped:
+            raise stopped.error from None
+        except (WorkerError, TooFewWorkers) as failure:
+            for rank in self._others:
+                self._channel.send(Stop(failure), rank, NOTICE)
+            raise
         finally:
-            self._channel.part(self._others())
-            self._crew.cancel()
+            self._crew.part()
+
+    def _heed(self) -> None:
+        """Raise `Stopped` if another rank has ended the training."""
+        if (found := self._channel.receive(MPI.ANY_SOURCE, NOTICE)) is not None:
+            raise Stopped(found[0].error)
 
     # As one of the others -------------------------------------------------------------------------
 
     def _follow(self, job: int) -> tuple[Outcome, Vector]:
-        master, begun, backoff = self._turn % self._channel.size, perf_counter(), Backoff()
+        master = self._turn % self._channel.size
         report = self._compute(job, lambda: self._look_up(master))
         if report is not None:
             self._channel.send(report, master, REPORT)
+        waited, backoff = Waited(), Backoff()
         while not isinstance(message := self._hear(master), Outcome):
-            if isinstance(message, Stop):
-                assert message.error is not None
-                raise message.error
             if isinstance(message, Pull):
                 self._channel.send_array(self._vectors[message.job, message.slot], master, message.tag)
                 backoff.reset()
-            elif perf_counter() - begun > self._limits.lost_after:
-                raise TooFewWorkers(
-                    f"round {job}: rank {master}, whose turn it is to decode, has not answered for "
-                    f"{self._limits.lost_after} s"
-                )
+            elif self._channel.has_left(master) and not self._channel.has_sent(master, CONTROL):
+                self._heed()
+                raise TooFewWorkers(f"round {job}: rank {master}, whose turn it is to decode, has left")
             else:
-                backoff.pause()
+                self._wait(waited, backoff, master)
+        self._offers.forget(job)
         gradient = np.empty(message.length, message.dtype)
-        self._channel.receive_array(gradient, master, message.tag).Wait()
+        request = self._channel.receive_array(gradient, master, message.tag)
+        while not request.Test():
+            self._wait(waited, backoff, master)
         return message, gradient
+
+    def _wait(self, waited: Waited, backoff: Backoff, master: int) -> None:
+        """Wait a little for what the master says: in all for longer than it waits for others itself."""
+        self._heed()
+        limit = 2 * self._limits.lost_after
+        if waited.look() > limit and self._limits.on_deadline != "wait":
+            raise TooFewWorkers(
+                f"round {self._turn}: ranks [{master}] have not answered for {limit:g} s, "
+                "and it is their turn to decode"
+            )
+        backoff.pause()
 
     def _hear(self, master: int) -> Any:
         """What the master says next, or None."""
@@ -108,6 +140,7 @@ class Rotation:
 
     def _look_up(self, master: int) -> None:
         """Give up what nobody waits for: a master has nothing else to say to a rank that has not answered."""
+        self._heed()
         if (message := self._hear(master)) is not None:
             self._heard.append(message)
             raise Abandoned
@@ -118,10 +151,12 @@ class Rotation:
         try:
             if self._injection is not None:
                 self._injection.straggle(self._turn, look_up)
-            for task in self._progress.tasks(job, self._channel.rank):
+            for task in self._offers.progress.tasks(job, self._channel.rank):
                 self._vectors[job, task.slot] = self._encoder.encode(task, look_up)
         except Abandoned:
             return None
+        except Stopped:
+            raise
         except Exception:
             return Failure(traceback.format_exc())
         seconds = perf_counter() - begun
@@ -132,69 +167,62 @@ class Rotation:
     # As the master --------------------------------------------------------------------------------
 
     def _lead(self, job: int) -> tuple[Outcome, Vector]:
-        try:
-            combination, round_ = self._collect(job)
-        except (WorkerError, TooFewWorkers) as failure:
-            for rank in self._others():
-                self._channel.send(Stop(failure), rank, CONTROL)
-            raise
-        gradient = decode(self._crew, combination, self._places(job, combination), self._scheme.pieces)
-        self._crew.drop(job)
-        self._pattern.close(round_.missing())
-        info = round_.info(job, 0, combination, 0, ())
+        combination, round_ = self._collect(job)
+        missing = round_.missing()
+        self._pattern.close(missing)
+        info = round_.info(job, 0, combination, 0, self._crew.silent(self._limits.lost_after))
+        gradient = self._offers.decode(job, combination)
         assert self._crew.signature is not None
         tag = next_tag(is_asked=False)
         outcome = Outcome(info, self._crew.signature, gradient.size, str(gradient.dtype), tag)
-        for rank in self._others():
+        sends = []
+        for rank in self._others:
             self._channel.send(outcome, rank, CONTROL)
-            self._channel.send_array(gradient, rank, tag)
+            sends += [self._channel.send_array(gradient, rank, tag)][: not missing[rank]]
+        self._push(sends, gradient.nbytes)
         # What is sent is not the program's to change.
         return outcome, gradient.copy()
 
-    def _others(self) -> list[int]:
-        return [rank for rank in self._ranks if rank != self._channel.rank]
+    def _push(self, sends: list[MPI.Request], nbytes: int) -> None:
+        """Wait for ranks that answer to have what they are sent: MPI may send only while it is called."""
+        waited, backoff = Waited(), Backoff()
+        while any(sends) and waited.look() < usual_seconds(nbytes * len(sends)):
+            self._channel.settle()
+            backoff.pause()
 
     def _collect(self, job: int) -> tuple[Combination, Round]:
         """Wait until what came can be decoded, and is here."""
-        self._begun = perf_counter()
-        round_, backoff = Round(self._scheme.name, job, self._ranks), Backoff()
+        round_, backoff, gone = Round(self._scheme.name, job, self._ranks), Backoff(), list[int]()
         for rank in self._ranks:
-            if not self._progress.tasks(job, rank):
+            if not self._offers.progress.tasks(job, rank):
                 round_.excuse(rank)
-        own = self._compute(job, lambda: None)
+        own = self._compute(job, self._heed)
         if isinstance(own, Failure):
             raise WorkerError(f"rank {self._channel.rank} raised an exception:\n{own.text}")
         assert own is not None
         self._crew.check(own.signature, self._channel.rank)
         for place, vector in self._vectors.items():
             self._crew.keep(Place(0, self._channel.rank, *place), vector)
-        self._answer(self._channel.rank, own, round_)
-        while (combination := self._combine(job, round_)) is None:
+        self._offers.take(self._channel.rank, own)
+        self._crew.expect(self._others)
+        while True:
             reports, arrived = self._crew.listen()
             for rank, report in reports:
                 if report.turn == self._turn:
-                    self._answer(rank, report, round_)
+                    self._offers.take(rank, report)
+                else:
+                    # It was late, and comes to this round now.
+                    self._crew.expect([rank])
+            for answer in self._offers.answers(arrived):
+                round_.answer(answer.rank, answer.report.seconds)
+            silent = self._crew.silent(self._limits.lost_after) + gone
+            is_over, exactly = round_.verdict(self._pattern, self._limits, silent)
+            combination = self._offers.progress.combine(job, exactly) if is_over else None
+            if combination is not None:
+                return combination, round_
             if reports or arrived:
                 backoff.reset()
             else:
+                gone = [rank for rank in self._others if self._channel.has_left(rank)]
+                self._heed()
                 backoff.pause()
-        return combination, round_
-
-    def _answer(self, rank: int, report: Report, round_: Round) -> None:
-        round_.answer(rank, report.seconds)
-        for (job, slot), shown in report.done.items():
-            if self._progress.receive(rank, job, slot) and rank != self._channel.rank:
-                self._crew.pull(Place(0, rank, job, slot), self._scheme.pieces, shown)
-
-    def _combine(self, job: int, round_: Round) -> Combination | None:
-        """How to decode, if the round may end and all that it needs is here."""
-        is_silent = perf_counter() - self._begun > self._limits.lost_after
-        is_over, exactly = round_.verdict(self._pattern, self._limits, self._ranks if is_silent else ())
-        combination = self._progress.combine(job, exactly) if is_over else None
-        if combination is None:
-            return None
-        lacking = [place for place in self._places(job, combination) if self._crew.vector(place) is None]
-        return None if lacking else combination
-
-    def _places(self, job: int, combination: Combination) -> list[Place]:
-        return places_of(combination, 0, job, self._ranks)

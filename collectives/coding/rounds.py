@@ -108,11 +108,6 @@ class Round:
         return [self._ranks[worker] for worker in np.flatnonzero(missing).tolist()]
 
 
-def places_of(combination: Combination, era: int, job: int, ranks: Sequence[int]) -> list[Place]:
-    """Where the vectors of a sum come from."""
-    return [Place(era, ranks[term.worker], job, term.slot) for term in combination.terms]
-
-
 def decode(crew: Crew, combination: Combination, places: Sequence[Place], pieces: int) -> Vector:
     """The gradient of a job, as one vector, from vectors in places that are all here."""
     assert crew.signature is not None

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from fractions import Fraction
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from .code import Code, Mask, Matrix
+
+T = TypeVar("T")
 
 
 class Partition(NamedTuple):
@@ -101,6 +103,33 @@ class Progress(ABC):
     @abstractmethod
     def forget(self, job: int) -> None:
         """Drop what is known of a job that was decoded; nothing of it is of use any more."""
+
+
+class OpenJobs(Generic[T]):
+    """What is known of each of so many jobs, `new()` at first, until it is deleted."""
+
+    def __init__(self, jobs: int, new: Callable[[], T]) -> None:
+        self._first, self._jobs, self._new = 0, jobs, new
+        self._known: dict[int, T] = {}
+        # Deleted, beside all before the first.
+        self._deleted: set[int] = set()
+
+    def __contains__(self, job: int) -> bool:
+        return self._first <= job < self._jobs and job not in self._deleted
+
+    def __getitem__(self, job: int) -> T:
+        if job not in self:
+            raise KeyError(job)
+        if job not in self._known:
+            self._known[job] = self._new()
+        return self._known[job]
+
+    def __delitem__(self, job: int) -> None:
+        self._known.pop(job, None)
+        self._deleted.add(job)
+        while self._first in self._deleted:
+            self._deleted.remove(self._first)
+            self._first += 1
 
 
 class Scheme(ABC):
@@ -234,16 +263,15 @@ class _Rounds(Progress):
 
     def __init__(self, code: Code, jobs: int) -> None:
         self.code = code
-        self._returned: dict[int, set[int]] = {job: set() for job in range(jobs)}
+        self._returned: OpenJobs[set[int]] = OpenJobs(jobs, set)
 
     def tasks(self, turn: int, worker: int) -> tuple[Task, ...]:
         return message_tasks(self.code, worker, turn) if turn in self._returned else ()
 
     def receive(self, worker: int, job: int, slot: int) -> bool:
-        returned = self._returned.get(job)
-        if returned is None or not self.code.adds(worker, returned):
+        if job not in self._returned or not self.code.adds(worker, self._returned[job]):
             return False
-        returned.add(worker)
+        self._returned[job].add(worker)
         return True
 
     def combine(self, job: int, exactly: bool = True) -> Combination | None:

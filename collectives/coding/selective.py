@@ -8,7 +8,7 @@ import numpy as np
 
 from .code import Code, Mask
 from .errors import require
-from .scheme import Combination, Pattern, Progress, SingleCode, Task, combine, message_tasks
+from .scheme import Combination, OpenJobs, Pattern, Progress, SingleCode, Task, combine, message_tasks
 from .stragglers import Bursty
 
 
@@ -110,19 +110,18 @@ class _Repeated(Progress):
 
     def __init__(self, scheme: SelectiveRepeat, jobs: int) -> None:
         self.code, self.delay = scheme.code, scheme.delay
-        self._lacking = {job: np.ones(scheme.workers, np.bool_) for job in range(jobs)}
+        self._lacking: OpenJobs[Mask] = OpenJobs(jobs, lambda: np.ones(scheme.workers, np.bool_))
 
     def tasks(self, turn: int, worker: int) -> tuple[Task, ...]:
-        late = self._lacking.get(turn - self.delay)
-        repeats = late is not None and _repeating(self.code, late)[worker]
-        job = turn - self.delay if repeats else turn
+        late = turn - self.delay
+        repeats = late in self._lacking and _repeating(self.code, self._lacking[late])[worker]
+        job = late if repeats else turn
         return message_tasks(self.code, worker, job) if job in self._lacking else ()
 
     def receive(self, worker: int, job: int, slot: int) -> bool:
-        lacking = self._lacking.get(job)
-        if lacking is None or not lacking[worker]:
+        if job not in self._lacking or not self._lacking[job][worker]:
             return False
-        lacking[worker] = False
+        self._lacking[job][worker] = False
         return True
 
     def combine(self, job: int, exactly: bool = True) -> Combination | None:

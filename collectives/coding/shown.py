@@ -6,6 +6,7 @@ finds it by the process and its number there, and makes sure by its inode that i
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 from mmap import PROT_READ, mmap
@@ -24,6 +25,8 @@ _SHARE_OF_FILES = 1 / 4
 # A mapping has a descriptor of its own.
 _FILES_OF_AN_ARRAY = 2
 _MANY_FILES = 1 << 14
+# A process may open no more files, the machine may not, or there is no memory for a mapping.
+_FULL = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class Shown(NamedTuple):
@@ -93,7 +96,10 @@ class NodeMemory:
         """Memory for an array, which is shown if anybody sees it."""
         if not self.seers or not nbytes or len(self._places) >= self._most:
             return np.empty(nbytes, np.uint8)
-        file = os.memfd_create("roundelay")
+        try:
+            file = os.memfd_create("roundelay")
+        except OSError:
+            return np.empty(nbytes, np.uint8)
         try:
             # A file with holes would end a rank that writes where no memory is left.
             os.posix_fallocate(file, 0, nbytes)
@@ -114,12 +120,21 @@ class NodeMemory:
         return self._places.get(array.ctypes.data) if rank in self.seers else None
 
     def look(self, place: Shown) -> Bytes:
-        """The array that another rank shows, to be read; raises `NotShown` if it is not there any more."""
+        """The array that another rank shows, to be read; raises `NotShown` if it is not there any more.
+
+        Raises `OSError` where this process may open no more files.
+        """
         found = self._seen.get(place)
         if found is None:
-            found = _mapped(place)
             if len(self._seen) >= self._most:
                 self._seen.clear()
+            try:
+                found = _mapped(place)
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise
+                self._seen.clear()
+                found = _mapped(place)
             self._seen[place] = found
         return found
 
@@ -128,11 +143,13 @@ def _mapped(place: Shown) -> Bytes:
     name = f"/proc/{place.process}/fd/{place.file}"
     try:
         file = os.open(name, os.O_RDONLY)
-    except FileNotFoundError:
-        raise NotShown(f"{name}: not there any more") from None
+    except (FileNotFoundError, PermissionError) as error:
+        # Its process has ended, and another one may have its number.
+        raise NotShown(f"{name}: not there any more ({error.strerror})") from None
     try:
-        if os.fstat(file).st_ino != place.inode:
-            raise NotShown(f"{name}: another file than inode {place.inode}")
+        found = os.fstat(file)
+        if (found.st_ino, found.st_size) != (place.inode, place.nbytes):
+            raise NotShown(f"{name}: another file than inode {place.inode} of {place.nbytes} bytes")
         return np.frombuffer(mmap(file, place.nbytes, prot=PROT_READ), np.uint8)
     finally:
         os.close(file)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from numba import carray, njit, types
+from numba import carray, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
+
+from ...datatypes.compiling import kernel
 
 Vector = NDArray[Any]
 
@@ -26,7 +28,7 @@ def _pointer(_context: Any, address: Any) -> Any:
     return types.voidptr(address), generate
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+@kernel(error_model="numpy", fastmath={"contract"})
 def _add_up(addresses: Any, weights: Any, out: Any) -> None:
     sums = np.empty(min(_BLOCK, out.size), np.float64)
     odd = addresses.size % 4
@@ -54,6 +56,12 @@ def _add_up(addresses: Any, weights: Any, out: Any) -> None:
                     result[k] = sums[k] + w0 * v0[k] + w1 * v1[k] + w2 * v2[k] + w3 * v3[k]
         if addresses.size < 4:
             result[:] = sums[:count]
+
+
+def prepare(dtypes: Iterable[str]) -> None:
+    """Compile, or load, what sums of these dtypes need: the first gradient is not to take longer for it."""
+    for dtype in {"float32", "float64"}.intersection(dtypes):
+        weighted_sum([np.zeros(1, dtype)], [1.0], np.zeros(1, dtype))
 
 
 def weighted_sum(vectors: Sequence[Vector], weights: Sequence[float], out: Vector) -> None:

@@ -8,11 +8,12 @@ from time import perf_counter
 import numpy as np
 
 from .arrays import Packing
-from .channel import ABANDON, CONTROL, REPORT, Backoff, Channel, Vector
+from .channel import CONTROL, NOTICE, REPORT, Channel, Vector
 from .encoder import Encoder
 from .injection import Injection
 from .messages import Abandon, Failure, Pull, Report, Start, Stop
 from .shown import NotShown, Shown
+from .waiting import Backoff
 
 
 class Abandoned(Exception):
@@ -44,32 +45,37 @@ class Worker:
         self._encoder, self._injection = encoder, injection
         self._vectors: dict[tuple[int, int], Vector] = {}
         self._era = 0
+        # What the master has said last of rounds that are over, and of the training.
+        self._over: Abandon | None = None
+        self._stop: Stop | None = None
 
     def serve(self) -> None:
         """Work until the master says stop; raises what it says it stops for."""
         backoff = Backoff()
-        while True:
-            found = self._channel.receive(self._master, CONTROL)
+        while self._stop is None:
             self._channel.settle()
+            # MPI may send a vector only while it is called: the next gradient would hold it up.
+            found = None if self._channel.is_busy else self._channel.receive(self._master, CONTROL)
             if found is None:
+                self._hear()
                 backoff.pause()
                 continue
             backoff.reset()
             message = found[0]
-            if isinstance(message, Stop):
-                break
             if isinstance(message, Pull):
                 self._send(message)
             else:
                 self._work(message)
+        stop, self._stop = self._stop, None
         self._channel.part([self._master])
-        if message.error is not None:
-            raise message.error
+        if stop.error is not None:
+            raise stop.error
 
     def _send(self, wanted: Pull) -> None:
-        # What a scheme before wanted is not here any more, nor waited for.
-        if wanted.era == self._era:
-            self._channel.send_array(self._vectors[wanted.job, wanted.slot], self._master, wanted.tag)
+        # What a scheme before wanted is not here any more; nobody reads what is sent in its place.
+        is_here = wanted.era == self._era
+        vector = self._vectors[wanted.job, wanted.slot] if is_here else np.empty(0, np.uint8)
+        self._channel.send_array(vector, self._master, wanted.tag)
 
     def _work(self, start: Start) -> None:
         if start.era != self._era:
@@ -79,9 +85,10 @@ class Worker:
         self._encoder.know(start.partitions)
         for place in [each for each in self._vectors if each[0] < start.first_open]:
             vector = self._vectors.pop(place)
-            if not self._channel.is_sending:
+            if not self._channel.is_busy:
                 self._encoder.spares.keep(vector)
         done: dict[tuple[int, int], Shown | None] = {}
+        begun = perf_counter()
         try:
             for job, source in start.parameters.items():
                 self._receive_parameters(self._streams[job % len(self._streams)], source)
@@ -95,7 +102,7 @@ class Worker:
         except Abandoned:
             pass
         except NotShown:
-            # A master that shows parameters no more has ended the training: it says so in its next message.
+            # A master that shows parameters no more has ended the training: it says so.
             return
         except Exception:
             self._channel.send(Failure(traceback.format_exc()), self._master, REPORT)
@@ -104,17 +111,30 @@ class Worker:
         self._channel.send(report, self._master, REPORT)
 
     def _receive_parameters(self, stream: Packing, source: int | Shown) -> None:
+        """Also for a round that is over: they are not sent again for a later one."""
         if isinstance(source, Shown):
             stream.unpack(self._channel.memory.look(source))
             return
         own = stream.memory
         memory = np.empty(stream.nbytes, np.uint8) if own is None else own
-        self._channel.receive_array(memory, self._master, source).Wait()
+        request, backoff = self._channel.receive_array(memory, self._master, source), Backoff()
+        while not request.Test():
+            self._hear()
+            if self._stop is not None:
+                raise Abandoned
+            backoff.pause()
         if own is None:
             stream.unpack(memory)
 
     def _look_up(self, start: Start) -> None:
         """Give up a round that the master has ended."""
-        while (found := self._channel.receive(self._master, ABANDON)) is not None:
-            if found[0] == Abandon(start.era, start.turn):
-                raise Abandoned
+        self._hear()
+        if self._stop is not None or self._over == Abandon(start.era, start.turn):
+            raise Abandoned
+
+    def _hear(self) -> None:
+        while self._stop is None and (found := self._channel.receive(self._master, NOTICE)) is not None:
+            if isinstance(found[0], Stop):
+                self._stop = found[0]
+            else:
+                self._over = found[0]

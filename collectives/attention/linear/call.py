@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ....datatypes.plain import MPI
+from ...array_views import as_arrays, check_usable
 from ..agreement import agree, signed
 from ..arrays import by_head, check_axes_and_dtypes, check_key_heads, check_layout, check_tokens
 from ..group import Group
@@ -162,7 +163,11 @@ def _rates(options: Options, shape: tuple[int, ...]) -> Array | None:
         return None
     if not options.causal:
         raise ValueError("decay, not causal: expected causal=True, since what decays is the past")
-    rates = np.asarray(options.decay, np.float64)
+    decay: Any = options.decay
+    if not isinstance(decay, list | tuple):
+        (decay,) = as_arrays(decay)
+        check_usable({"decay": decay})
+    rates = np.asarray(decay, np.float64)
     if rates.shape != (shape[0] * shape[1],):
         raise ValueError(
             f"decay of shape {rates.shape}: expected ({shape[0] * shape[1]},), one for each head of q"

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ....datatypes.plain import MPI
+from ...array_views import as_arrays, results_like
 from ..tiles import Array, Work
 from . import passes
 from .call import AUTO, LinearCall, Options
@@ -83,6 +84,8 @@ def linear_attention(  # noqa: PLR0913
     >>> bool(linear_attention(one, one, one, comm, causal=True).item() == comm.rank + 1)
     True
     """
+    given = q
+    q, k, v = as_arrays(q, k, v)
     arrays = {"q": q, "k": k, "v": v}
     call = LinearCall("linear_attention", arrays, comm, Options(causal, decay, heads, ranks, algorithm))
     out, view = call.result("q", v.shape[3])
@@ -91,7 +94,8 @@ def linear_attention(  # noqa: PLR0913
     else:
         (total,) = _totals(call, ("k", "v"))
         np.matmul(call.views["q"], total, out=view)
-    return out.astype(q.dtype, copy=False)
+    result: Array = results_like(given, out.astype(q.dtype, copy=False))[0]
+    return result
 
 
 def linear_attention_backward(  # noqa: PLR0913
@@ -144,6 +148,8 @@ def linear_attention_backward(  # noqa: PLR0913
     >>> bool(dq.item() == dk.item() == dv.item() == comm.size)
     True
     """
+    given = q
+    dout, q, k, v = as_arrays(dout, q, k, v)
     arrays = {"q": q, "k": k, "v": v, "dout": dout}
     options = Options(causal, decay, heads, ranks, algorithm)
     call = LinearCall("linear_attention_backward", arrays, comm, options)
@@ -156,7 +162,8 @@ def linear_attention_backward(  # noqa: PLR0913
         np.matmul(call.views["dout"], state.swapaxes(-1, -2), out=dq)
         np.matmul(call.views["v"], slopes.swapaxes(-1, -2), out=dk)
         np.matmul(call.views["k"], slopes, out=dv)
-    found_q, found_k, found_v = (found.astype(q.dtype, copy=False) for found, _ in results)
+    found = (each.astype(q.dtype, copy=False) for each, _ in results)
+    found_q, found_k, found_v = results_like(given, *found)
     return found_q, found_k, found_v
 
 

@@ -1,0 +1,101 @@
+"""`roundelay run`: an unmodified program with the layer in place, whose ranks end together."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from signal import SIGINT
+from traceback import walk_tb
+
+import click
+
+from .comm.settings import is_disabled
+from .datatypes.missing import MissingMPI
+from .takeover import take_over
+
+
+def run_program(arguments: Sequence[str]) -> None:
+    """Run a program as `python -m mpi4py` does, which aborts all ranks when one ends by an error.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        A file, "-m" and a module, "-c" and code, or "-", followed by the program's own arguments.
+
+    Raises
+    ------
+    SystemExit
+        The program has ended by an exception.
+    click.ClickException
+        There is no such program.
+    MissingMPI
+        The program uses MPI, and there is no MPI library.
+    """
+    from mpi4py.run import run_command_line
+
+    if arguments[0] in ("-m", "-c") and len(arguments) == 1:
+        raise click.UsageError(f"{arguments[0]}: expected {'a module' if arguments[0] == '-m' else 'code'}")
+    if arguments[0] in ("-m", "-c", "-") and not getattr(sys.flags, "safe_path", sys.flags.isolated):
+        # Where Python would look for modules. An installed command has its own folder there.
+        sys.path[0] = str(Path.cwd()) if arguments[0] == "-m" else ""
+    if not is_disabled():
+        take_over()
+    try:
+        run_command_line(list(arguments))
+    except SystemExit as stop:
+        _abort_at_exit(stop)
+        raise
+    except MissingMPI:
+        raise
+    except BaseException as failure:
+        status = 128 + SIGINT if isinstance(failure, KeyboardInterrupt) else 1
+        _abort_at_exit(status)
+        if _has_not_begun(failure):
+            raise click.ClickException(_message(failure)) from failure
+        # Click would take some exceptions for its own.
+        sys.excepthook(*sys.exc_info())
+        sys.exit(status)
+
+
+def _abort_at_exit(status: SystemExit | int) -> None:
+    """Let all ranks be aborted when this one has ended, if its status is that of a failure."""
+    from mpi4py.run import set_abort_status
+
+    plain = sys.modules.get(f"{__package__}.datatypes.plain")
+    if plain is not None:
+        # mpi4py looks for its module in `sys.modules`, where `from roundelay import MPI` alone puts none.
+        sys.modules.setdefault("mpi4py.MPI", plain.MPI)
+    set_abort_status(status)
+    if (status.code if isinstance(status, SystemExit) else status) not in (None, 0):
+        _connect_to_mpiexec()
+
+
+def _connect_to_mpiexec() -> None:
+    """Connect a process that has not initialized MPI: MPICH's mpiexec lets the others wait for it else.
+
+    It aborts them when it loses a connection. A session, unlike MPI_Init, waits for nobody.
+    """
+    if "PMI_RANK" not in os.environ:
+        return
+    import mpi4py
+
+    mpi4py.rc.initialize = False
+    with suppress(Exception):
+        from .datatypes.plain import MPI
+
+        if not MPI.Is_initialized():
+            MPI.Session.Init()
+
+
+def _has_not_begun(failure: BaseException) -> bool:
+    """Whether Python found no program, and raised the exception itself."""
+    *_, (innermost, _) = walk_tb(failure.__traceback__)
+    is_pythons = innermost.f_globals.get("__name__") == "runpy"
+    return is_pythons and isinstance(failure, ImportError | OSError)
+
+
+def _message(failure: BaseException) -> str:
+    return f"{failure.filename}: {failure.strerror}" if isinstance(failure, OSError) else str(failure)

@@ -1,0 +1,69 @@
+"""Signals that arrive while a collective is under way: their handlers run after it has ended.
+
+Python runs the handlers of signals in its main thread, between any two instructions, and an exception that
+one raises would leave a schedule half done, while other ranks wait for the rest of it.
+"""
+
+from __future__ import annotations
+
+# The functions of `signal` look up the name of each value, which takes ten times as long.
+import _signal  # type: ignore[import-not-found]
+import signal
+from threading import get_ident, main_thread
+from types import FrameType
+from typing import Any
+
+_SIGNALS = tuple(map(int, sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})))
+
+
+class SignalsDeferred:
+    """Context in which no Python handler of a signal runs; those that arrive are handled at its end.
+
+    Examples
+    --------
+    >>> with SignalsDeferred():
+    ...     signal.raise_signal(signal.SIGINT)
+    ...     print("done")
+    Traceback (most recent call last):
+        ...
+    KeyboardInterrupt
+    """
+
+    __slots__ = ("_arrived", "_handlers")
+
+    def __enter__(self) -> None:
+        self._handlers: dict[int, Any] = {}
+        self._arrived: list[int] = []
+        if get_ident() != main_thread().ident:
+            return
+        try:
+            for number in _SIGNALS:
+                handler = _signal.getsignal(number)
+                if callable(handler):
+                    self._handlers[number] = handler
+                    _signal.signal(number, self._arrive)
+        except BaseException:
+            self._restore()
+            raise
+
+    def __exit__(self, *_error: object) -> None:
+        self._restore()
+        if self._arrived:
+            # All of them are delivered, also when the first handler raises.
+            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, self._arrived)
+            for number in self._arrived:
+                signal.raise_signal(number)
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+    def _arrive(self, number: int, _frame: FrameType | None) -> None:
+        if number not in self._arrived:
+            self._arrived.append(number)
+
+    def _restore(self) -> None:
+        try:
+            for number, handler in self._handlers.items():
+                _signal.signal(number, handler)
+        except BaseException:
+            # A handler that is back has raised.
+            self._restore()
+            raise

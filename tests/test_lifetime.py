@@ -1,0 +1,124 @@
+"""Memory and datatypes live until MPI is done with them, and no longer, whatever the request is."""
+
+import gc
+import threading
+import weakref
+
+import numpy as np
+import pytest
+
+from roundelay import MPI
+
+LENGTH = 3000
+pytestmark = [pytest.mark.mpi, pytest.mark.usefixtures("engine")]
+
+# How a buffer lies in memory.
+SHAPES = {
+    "dense": lambda memory: memory[0],
+    "strided": lambda memory: memory[:LENGTH, 0],
+    "reversed": lambda memory: memory[:LENGTH, 0][::-1],
+    "short": lambda memory: memory[:20, 0],
+    "listed": lambda memory: [memory[0], LENGTH // 2, MPI.DOUBLE],
+}
+
+
+def begin(comm, form, buffer):
+    """Begin a nonblocking or persistent operation on a buffer, which nothing but its request may keep."""
+    right, left = (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size
+    if form == "Irecv":
+        return comm.Irecv(buffer, left)
+    if form == "Issend":
+        return comm.Issend(buffer, right)
+    if form == "Recv_init":
+        request = comm.Recv_init(buffer, left)
+    elif form == "Ssend_init":
+        request = comm.Ssend_init(buffer, right)
+    elif form == "Ibcast":
+        return comm.Ibcast(buffer, comm.size - 1)
+    else:
+        return comm.Iscan(MPI.IN_PLACE, buffer)
+    request.Start()
+    return request
+
+
+def end(comm, form, count):
+    """Do the other half of a message."""
+    right, left = (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size
+    if form in {"Irecv", "Recv_init"}:
+        comm.Send(np.zeros(count), right)
+    elif form in {"Issend", "Ssend_init"}:
+        comm.Recv(np.zeros(count), left)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("form", ["Irecv", "Issend", "Recv_init", "Ssend_init", "Ibcast", "Iscan"])
+def test_a_buffer_lives_as_long_as_its_request(comm, form, shape):
+    memory = np.zeros((2, LENGTH) if shape in {"dense", "listed"} else (LENGTH, 2))
+    buffer = SHAPES[shape](memory)
+    count = len(buffer) if isinstance(buffer, np.ndarray) else buffer[1]
+    alive = weakref.ref(memory)
+    request = begin(comm, form, buffer)
+    del memory, buffer
+    gc.collect()
+    assert alive() is not None
+    end(comm, form, count)
+    request.Wait()
+    if form.endswith("_init"):
+        assert alive() is not None
+        request.Free()
+    del request
+    gc.collect()
+    assert alive() is None
+
+
+def test_datatypes_of_the_layer_live_as_long_as_a_request(comm, monkeypatch):
+    """More layouts than are remembered come in between."""
+    monkeypatch.setattr("roundelay.comm.strided._FACTS_KEPT", 4, raising=False)
+    right, left = (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size
+    received = np.full((40, 8), -1.0)
+    request = comm.Recv_init(received[:, 1], left)
+    request.Start()
+    for i in range(20):
+        comm.Sendrecv(np.zeros((2, 2 + i))[:, 0], comm.rank, 1, np.zeros((2, 2 + i))[:, 0], comm.rank, 1)
+    for round_ in range(3):
+        if round_:
+            request.Start()
+        comm.Send(np.full(40, float(round_)), right)
+        request.Wait()
+        assert (received[:, 1] == round_).all()
+        assert (received[:, 0] == -1).all()
+    request.Free()
+
+
+@pytest.mark.skipif(
+    MPI.Query_thread() < MPI.THREAD_MULTIPLE, reason="the MPI library was not started for many threads"
+)
+@pytest.mark.timeout_s(120)
+def test_threads_forget_layouts_at_once(comm):
+    """Each makes datatypes that are soon forgotten, derived and of arrays, while the others free theirs."""
+    communicators = [comm.Dup() for _ in range(8)]
+    errors = []
+
+    def work(mine):
+        try:
+            right, left = (mine.rank + 1) % mine.size, (mine.rank - 1) % mine.size
+            for i in range(60):
+                vector = MPI.DOUBLE.Create_vector(3, 1, 2 + i % 50).Commit()
+                sent, received = np.arange(1000.0) + i, np.full((3, 2 + i), -1.0)
+                mine.Sendrecv([sent, 1, vector], right, 0, received[:, 0], left, 0)
+                vector.Free()
+                np.testing.assert_array_equal(received[:, 0], sent[: 3 * (2 + i % 50) : 2 + i % 50])
+                mine.Isend(sent[: 2 * (i + 2) : 2], right, 1)
+                mine.Recv(received[0], left, 1)
+                np.testing.assert_array_equal(received[0], sent[: 2 * (i + 2) : 2])
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(mine,), daemon=True) for mine in communicators]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors, errors
+    for communicator in communicators:
+        communicator.Free()
