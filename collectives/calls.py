@@ -300,19 +300,18 @@ def _shape(buffer: Any) -> Hashable:
     return (array, sum(counts)) if array is not None and counts.__class__ in _LISTS else None
 
 
-def _moving_kind(operation: str, *buffers: Any, root: int = 0) -> Hashable:
-    shapes = tuple(map(_shape, buffers))
-    return None if None in shapes else (operation, root, shapes)
+def _moving_kind(operation: str, sendbuf: Any, recvbuf: Any, handle: int = 0, root: int = 0) -> Hashable:
+    send, receive = _shape(sendbuf), _shape(recvbuf)
+    return None if send is None or receive is None else (operation, send, receive, handle, root)
 
 
-def _reducing_kind(operation: str, op: MPI.Op, *buffers: Any, root: int = 0) -> Hashable:
-    kind = _moving_kind(operation, *buffers, root=root) if _is_predefined(op) else None
-    return None if kind is None else (op.handle, kind)
+def _reducing_kind(operation: str, op: MPI.Op, sendbuf: Any, recvbuf: Any, root: int = 0) -> Hashable:
+    return _moving_kind(operation, sendbuf, recvbuf, op.handle, root) if _is_predefined(op) else None
 
 
 def _is_predefined(op: Any) -> bool:
     # The handles of others come again when they are freed.
-    return isinstance(op, MPI.Op) and op.handle in PREDEFINED
+    return getattr(op, "handle", None) in PREDEFINED
 
 
 def _allreduce_kind(sendbuf: Any, recvbuf: Any, op: MPI.Op = _SUM) -> Hashable:
@@ -320,7 +319,7 @@ def _allreduce_kind(sendbuf: Any, recvbuf: Any, op: MPI.Op = _SUM) -> Hashable:
 
 
 def _reduce_kind(sendbuf: Any, recvbuf: Any, op: MPI.Op = _SUM, root: int = 0) -> Hashable:
-    return _reducing_kind("reduce", op, sendbuf, recvbuf, root=root)
+    return _reducing_kind("reduce", op, sendbuf, recvbuf, root)
 
 
 def _block_kind(sendbuf: Any, recvbuf: Any, op: MPI.Op = _SUM) -> Hashable:
@@ -337,7 +336,7 @@ def _allgather_kind(sendbuf: Any, recvbuf: Any) -> Hashable:
 
 
 def _bcast_kind(buf: Any, root: int = 0) -> Hashable:
-    return _moving_kind("bcast", buf, root=root)
+    return _moving_kind("bcast", buf, None, root=root)
 
 
 class _DropIn(NamedTuple):

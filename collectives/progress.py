@@ -35,12 +35,14 @@ class Running:
 
     def advance(self) -> bool:
         """Go on as far as messages have arrived, unless another thread is at it; tell whether it is done."""
-        if not self._done and self._lock.acquire(blocking=False):
+        if not self._done:
+            # The lock is taken inside: an exception between the two would keep it for ever.
             with SignalsDeferred():
-                try:
-                    self._done = self._execution.advance()
-                finally:
-                    self._lock.release()
+                if self._lock.acquire(blocking=False):
+                    try:
+                        self._done = self._execution.advance()
+                    finally:
+                        self._lock.release()
         return self._done
 
 

@@ -16,7 +16,6 @@ import numpy as np
 from ..datatypes.plain import MPI
 from .execution import Runner, direct, run_at_once, run_prepared, run_started
 from .operation import settle_unfinished, unfinished
-from .requests import Prequest, Request
 from .specification import Reader, find_stage, stage_each, stage_one, stage_vector
 from .staging import Stage
 from .strided import REFUSALS, stage_array
@@ -197,21 +196,6 @@ class NeighborCollective(MPI.Topocomm):
     """Neighbour collectives of a communicator with a topology."""
 
 
-def _keeping(base: Any, run: Runner, kind: _Kind) -> Any:
-    """A form that keeps its buffers until completion, as mpi4py does but for reductions."""
-    if run is run_at_once or kind.receive is not _ARRAY:
-        return base
-    request_class = Request if run is run_started else Prequest
-
-    @named_like(base)
-    def method(self: Any, sendbuf: Any, recvbuf: Any, *rest: Any, **named: Any) -> MPI.Request:
-        request = request_class(base(self, sendbuf, recvbuf, *rest, **named))
-        vars(request)["buffers"] = sendbuf, recvbuf
-        return request
-
-    return method
-
-
 def _forms(name: str) -> list[tuple[str, Runner]]:
     return [(name, run_at_once), (f"I{name.lower()}", run_started), (f"{name}_init", run_prepared)]
 
@@ -219,8 +203,7 @@ def _forms(name: str) -> list[tuple[str, Runner]]:
 for _owner, _kinds in ((Collective, _KINDS), (NeighborCollective, _NEIGHBOR_KINDS)):
     for _name, _kind in _kinds.items():
         for _form, _run in _forms(_name):
-            _base = _keeping(getattr(_owner.__base__, _form), _run, _kind)
-            setattr(_owner, _form, _collective(_base, _run, _kind))
+            setattr(_owner, _form, _collective(getattr(_owner.__base__, _form), _run, _kind))
 for _form, _run in _forms("Bcast"):
     setattr(Collective, _form, _broadcast(getattr(MPI.Intracomm, _form), _run))
 

@@ -74,13 +74,25 @@ def run_prepared(
     return request
 
 
+# mpi4py 4.1 makes the requests of these without their buffers, which could be freed while MPI uses them.
+_WITHOUT_BUFFERS = frozenset(
+    ("Iallgatherv", "Ireduce", "Iallreduce", "Ireduce_scatter_block", "Ireduce_scatter", "Iscan", "Iexscan")
+)
+
+
 def direct(base: Any, run: Runner) -> Any:
-    """What calls mpi4py's method `base` when no stage is needed; persistent requests are of our class."""
-    if run is not run_prepared:
+    """What calls mpi4py's method `base` when no stage is needed.
+
+    Persistent requests are of our class, and so are those that must keep their buffers.
+    """
+    if run is run_at_once or (run is run_started and base.__name__ not in _WITHOUT_BUFFERS):
         return base
+    request_class = Request if run is run_started else Prequest
 
     @named_like(base)
-    def prepare(*arguments: Any, **named: Any) -> MPI.Prequest:
-        return Prequest(base(*arguments, **named))
+    def start(*arguments: Any, **named: Any) -> MPI.Request:
+        request = request_class(base(*arguments, **named))
+        request.buffers = arguments, named
+        return request
 
-    return prepare
+    return start

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import gc
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -159,8 +160,10 @@ _SECONDS_TO_END = 1.0
 
 def end_unfinished() -> None:
     """Finish all such operations before MPI is finalized: receives that are not complete are cancelled."""
-    if not unfinished or not MPI.Is_initialized() or MPI.Is_finalized():
+    if not MPI.Is_initialized() or MPI.Is_finalized():
         return
+    # Requests in a cycle of references are dropped by the collector only.
+    gc.collect()
     settle_unfinished()
     for operation in unfinished:
         if operation.message and operation.request:

@@ -28,6 +28,7 @@ class Request(Handle, MPI.Request):
 
     plain: ClassVar[type] = MPI.Request
     operation: Operation | None = None  # Also of a subclass whose constructor does not call ours.
+    buffers: Any = None
 
     def __init__(self, request: MPI.Request | None = None) -> None:
         self.operation = operation_of(request)

@@ -147,7 +147,7 @@ def train(
     models = tuple(np.full(size, 1.0 + stream) for stream in range(scheme.delay + 1))
     coded = coding.CodedGradients(comm, scheme, straggling.gradient, load, models, **options)
     last = since = time.perf_counter()
-    before = resources()
+    before, back = resources(), set[int]()
     for total, info in coded.rounds(MOST_ROUNDS):
         weights = models[info.stream]
         assert_allclose(total, direct(weights, scheme), rtol=1e-6, atol=1e-6)
@@ -162,9 +162,11 @@ def train(
             now = resources()
             account.grown_bytes, account.grown_files = now[0] - before[0], now[1] - before[1]
             straggling.let_back()
-        if straggling.until.exists() and set(straggling.late).issubset(info.computed):
-            account.is_back = True
-            break
+        if straggling.until.exists():
+            back.update(info.computed)
+            if back.issuperset(straggling.late):
+                account.is_back = True
+                break
         last = time.perf_counter()
     return account
 
@@ -183,7 +185,10 @@ def soak(comm: Any, kind: str, late: tuple[int, ...], seconds: float, times: int
 
 def end(comm: Any, how: str, lost_after: float) -> None:
     """End a training, by its end or an error, while rank 1 is away for some seconds or for good."""
-    straggling, weights = Straggling(comm, "stop" if how in ("gone", "lost") else "sleep", (1,)), np.ones(4)
+    straggling, weights = (
+        Straggling(comm, "stop" if how in ("gone", "lost", "finalize") else "sleep", (1,)),
+        np.ones(4),
+    )
     if comm.rank == 1 and how in ("ends", "raise"):
         straggling.let_back_in(3)
     scheme = coding.scheme("gc", comm.size - 1, stragglers=int(how != "lost"))
@@ -193,12 +198,14 @@ def end(comm: Any, how: str, lost_after: float) -> None:
         if how == "raise" and info.job == 100:
             raise ZeroDivisionError
     print(f"rank {comm.rank} has come to the end", flush=True)
+    if how == "finalize":
+        MPI.Finalize()
 
 
 def main() -> None:
     """Run one job."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("job", choices=("soak", "ends", "gone", "raise", "lost"))
+    parser.add_argument("job", choices=("soak", "ends", "gone", "finalize", "raise", "lost"))
     parser.add_argument("--kind", choices=KINDS, default="stop")
     parser.add_argument("--late", type=int, default=1, help="how many workers")
     parser.add_argument("--seconds", type=float, default=30.0)

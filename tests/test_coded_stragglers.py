@@ -16,19 +16,26 @@ from numpy.testing import assert_allclose
 
 from roundelay import coding
 from tests import launch
-from tests.straggling import KINDS, Straggling, direct, load, train
+from tests.straggling import Straggling, direct, load, train
 
 # More than the MPI libraries keep for a rank that does not receive them.
 ROUNDS = 800
 ALLOWED_BYTES, ALLOWED_FILES = 4 << 20, 8
 LIMIT_S = 60.0
 
+pytestmark = pytest.mark.timeout_s(LIMIT_S + 10)
 
-@pytest.fixture(params=["shown", "sent"])
+
+@pytest.fixture
 def way(request, monkeypatch):
     """Parameters and vectors in memory that the ranks show each other, or in messages."""
     if request.param == "sent":
         monkeypatch.delattr(os, "memfd_create", raising=False)
+
+
+def away(*cases):
+    """Kinds of stragglers, and ways of what is sent."""
+    return pytest.mark.parametrize(("kind", "way"), [case.split() for case in cases], indirect=["way"])
 
 
 def check(comm, account, rounds):
@@ -40,10 +47,9 @@ def check(comm, account, rounds):
         assert account.grown_files < ALLOWED_FILES
 
 
-@pytest.mark.usefixtures("way")
 @pytest.mark.mpi(min_size=3)
-@pytest.mark.timeout_s(LIMIT_S)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.usefixtures("way")
+@away("sleep shown", "burn sent", "stop shown", "stop sent")
 def test_rounds_go_on_without_one(comm, kind):
     """Parameters of 64 KiB would take 50 MB if each round kept them."""
     scheme = coding.scheme("gc", comm.size - 1, stragglers=1)
@@ -51,10 +57,9 @@ def test_rounds_go_on_without_one(comm, kind):
     check(comm, train(straggling, scheme, ROUNDS, size=8192), ROUNDS)
 
 
-@pytest.mark.usefixtures("way")
 @pytest.mark.mpi(min_size=4)
-@pytest.mark.timeout_s(LIMIT_S)
-@pytest.mark.parametrize("kind", ["sleep", "stop"])
+@pytest.mark.usefixtures("way")
+@away("sleep shown", "stop sent")
 def test_rounds_go_on_without_all_that_the_code_tolerates(comm, kind):
     late = tuple(range(2, comm.size))
     scheme = coding.scheme("gc", comm.size - 1, stragglers=len(late))
@@ -62,7 +67,6 @@ def test_rounds_go_on_without_all_that_the_code_tolerates(comm, kind):
 
 
 @pytest.mark.mpi(min_size=3)
-@pytest.mark.timeout_s(LIMIT_S)
 def test_another_master(comm):
     scheme = coding.scheme("gc", comm.size - 1, stragglers=1)
     straggling = Straggling(comm, "stop", (0,))
@@ -70,31 +74,30 @@ def test_another_master(comm):
     assert account.is_back == (comm.rank == comm.size - 1)
 
 
-@pytest.mark.usefixtures("way")
 @pytest.mark.mpi(min_size=3)
-@pytest.mark.timeout_s(LIMIT_S)
-def test_selective_repeat_goes_on_without_one(comm):
+@pytest.mark.usefixtures("way")
+@away("stop sent")
+def test_selective_repeat_goes_on_without_one(comm, kind):
     """Its code stands one in every round."""
     scheme = coding.scheme("sr-sgc", comm.size - 1, burst=1, window=2, stragglers=1)
-    check(comm, train(Straggling(comm, "stop", (1,)), scheme, ROUNDS), ROUNDS)
+    check(comm, train(Straggling(comm, kind, (1,)), scheme, ROUNDS), ROUNDS)
 
 
-@pytest.mark.usefixtures("way")
 @pytest.mark.mpi(min_size=3)
-@pytest.mark.timeout_s(LIMIT_S)
-def test_multiplexed_jobs_wait_for_one_that_is_away_for_longer_than_a_burst(comm):
+@pytest.mark.usefixtures("way")
+@away("stop sent")
+def test_multiplexed_jobs_wait_for_one_that_is_away_for_longer_than_a_burst(comm, kind):
     scheme = coding.scheme("m-sgc", comm.size - 1, burst=1, window=2, stragglers=1)
-    straggling = Straggling(comm, "stop", (1,))
+    straggling = Straggling(comm, kind, (1,))
     if comm.rank == 1:
         straggling.let_back_in(2)
     account = train(straggling, scheme, 1)
     assert account.is_back == (comm.rank == 0)
 
 
-@pytest.mark.usefixtures("way")
 @pytest.mark.mpi(min_size=3)
-@pytest.mark.timeout_s(LIMIT_S)
-@pytest.mark.parametrize("kind", ["sleep", "stop"])
+@pytest.mark.usefixtures("way")
+@away("sleep shown", "stop sent")
 def test_one_too_many_is_named(comm, kind):
     """And nobody else: all of them, though they are away one after the other."""
     late = (1, comm.size - 1)
@@ -105,10 +108,9 @@ def test_one_too_many_is_named(comm, kind):
         train(straggling, scheme, ROUNDS, lost_after=1.0)
 
 
-@pytest.mark.usefixtures("way")
 @pytest.mark.mpi(min_size=3)
-@pytest.mark.timeout_s(LIMIT_S)
-@pytest.mark.parametrize("kind", ["sleep", "stop"])
+@pytest.mark.usefixtures("way")
+@away("sleep shown", "stop sent")
 def test_the_next_training_begins_without_one_that_is_still_away(comm, kind):
     """By the same object, as for another epoch; it takes part in that once it is back."""
     scheme, weights = coding.scheme("gc", comm.size - 1, stragglers=1), np.ones(4)
@@ -126,23 +128,22 @@ def test_the_next_training_begins_without_one_that_is_still_away(comm, kind):
         assert came_back == (comm.rank == 0 and epoch > 0)
 
 
-@pytest.mark.usefixtures("way")
 @pytest.mark.mpi(min_size=3)
-@pytest.mark.timeout_s(LIMIT_S)
-def test_a_master_that_does_something_else_loses_nobody(comm):
+@pytest.mark.usefixtures("way")
+@away("sleep sent")
+def test_a_master_that_does_something_else_loses_nobody(comm, kind):
     """What it does takes longer than a worker may."""
     scheme, weights = coding.scheme("gc", comm.size - 1, stragglers=1), np.ones(100_000)
-    straggling = Straggling(comm, "sleep", ())
+    straggling = Straggling(comm, kind, ())
     coded = coding.CodedGradients(comm, scheme, straggling.gradient, load, weights, lost_after=1.0)
     for _, info in coded.rounds(4):
         assert not info.lost
         time.sleep(1.5)
 
 
-@pytest.mark.usefixtures("way")
 @pytest.mark.mpi(min_size=3)
-@pytest.mark.timeout_s(LIMIT_S)
-@pytest.mark.parametrize("kind", ["sleep", "stop"])
+@pytest.mark.usefixtures("way")
+@away("sleep shown", "stop sent")
 def test_others_take_over_from_one_that_is_lost(comm, kind):
     """It comes back while they train."""
     lost: set[int] = set()
@@ -167,27 +168,26 @@ def test_others_take_over_from_one_that_is_lost(comm, kind):
     assert lost == ({workers} if comm.rank == 0 else set())
 
 
-@pytest.mark.usefixtures("way")
 @pytest.mark.mpi(min_size=3)
-@pytest.mark.timeout_s(LIMIT_S)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.usefixtures("way")
+@away("sleep shown", "stop sent")
 def test_ranks_that_take_turns_wait_when_one_is_to_decode(comm, kind):
     scheme, weights = coding.scheme("gc", comm.size, stragglers=1), np.ones(8192)
     straggling = Straggling(comm, kind, (1,))
     if comm.rank == 1:
         straggling.let_back_in(2)
     coded = coding.CodedGradients(comm, scheme, straggling.gradient, load, weights, master=None)
-    for total, _ in coded.rounds(100):
-        assert_allclose(total, direct(weights, scheme), rtol=1e-6)
-        weights *= 0.999
+    for _ in range(2):
+        for total, _ in coded.rounds(50):
+            assert_allclose(total, direct(weights, scheme), rtol=1e-6)
+            weights *= 0.999
     assert len({each.tobytes() for each in comm.allgather(weights)}) == 1
 
 
-@pytest.mark.usefixtures("way")
 @pytest.mark.mpi(min_size=3)
-@pytest.mark.timeout_s(LIMIT_S)
 @pytest.mark.parametrize("stragglers", [0, 1])
-@pytest.mark.parametrize("kind", ["sleep", "stop"])
+@pytest.mark.usefixtures("way")
+@away("sleep shown", "stop sent")
 def test_of_ranks_that_take_turns_the_lost_one_is_named(comm, kind, stragglers):
     """By all, be it another rank's turn to decode or its own."""
     scheme, weights = coding.scheme("gc", comm.size, stragglers=stragglers), np.ones(4)
@@ -220,36 +220,30 @@ def run(*arguments, ranks=3, limit=LIMIT_S):
     return process.returncode, output.decode(errors="replace")
 
 
-pytestmark = pytest.mark.timeout_s(LIMIT_S + 10)
-ways = pytest.mark.parametrize("way_of_job", [[], ["--sent"]], ids=["shown", "sent"])
-
-
-@ways
-def test_a_straggler_that_comes_back_after_the_end_is_told(way_of_job):
-    status, output = run("ends", *way_of_job)
+def test_a_straggler_that_comes_back_after_the_end_is_told():
+    status, output = run("ends", "--sent")
     assert status == 0, output
     assert all(f"rank {rank} has come to the end" in output for rank in range(3)), output
 
 
-@ways
-def test_a_job_whose_straggler_is_stopped_for_good_ends_and_names_it(way_of_job):
-    status, output = run("gone", "--seconds", "2", *way_of_job)
+@pytest.mark.parametrize("arguments", [["gone"], ["gone", "--sent"], ["finalize"]])
+def test_a_job_whose_straggler_is_stopped_for_good_ends_and_names_it(arguments):
+    """Also when the program ends MPI itself."""
+    status, output = run(*arguments, "--seconds", "2")
     assert status != 0
     assert "rank 0 has come to the end" in output
     assert "ranks [1] have not come to the end of coded gradients in 2 s" in output
 
 
-@ways
-def test_an_error_of_the_program_ends_the_job_when_the_straggler_is_back(way_of_job):
-    status, output = run("raise", *way_of_job)
+def test_an_error_of_the_program_ends_the_job_when_the_straggler_is_back():
+    status, output = run("raise")
     assert status != 0
     assert "ZeroDivisionError" in output
     assert all(f"rank {rank} has come to the end" in output for rank in (1, 2)), output
 
 
-@ways
-def test_a_lost_worker_ends_the_job_and_is_named(way_of_job):
-    status, output = run("lost", "--seconds", "2", *way_of_job)
+def test_a_lost_worker_ends_the_job_and_is_named():
+    status, output = run("lost", "--seconds", "2", "--sent")
     assert status != 0
     assert "ranks [1] have not answered for" in output
     assert "ranks [1] have not come to the end of coded gradients in 2 s" in output

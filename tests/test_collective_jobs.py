@@ -325,6 +325,27 @@ def test_no_room_for_shared_memory_on_some_rank():
     assert lines == ["1"]
 
 
+def test_attention_without_shared_memory():
+    """Its ranks send messages where they asked to read in place."""
+    lines = job(
+        """
+        import resource, warnings
+        import roundelay
+        if world.rank == 0:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 10, resource.RLIM_INFINITY))
+        q, k, v = np.random.default_rng(world.rank).standard_normal((3, 1, 2, 40, 8))
+        expected = roundelay.attention(q, k, v, world, algorithm="ring")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found = roundelay.attention(q, k, v, world, algorithm="shared-memory")
+        np.testing.assert_allclose(found[0], expected[0], rtol=1e-10)
+        if world.rank == 0:
+            print(len([each for each in caught if "send messages instead" in str(each.message)]))
+        """
+    )
+    assert lines == ["1"]
+
+
 def test_little_room_for_shared_memory(tmp_path):
     """A job in a container with a small /dev/shm, where MPI's own memory lies elsewhere."""
     program = tmp_path / "program.py"

@@ -15,8 +15,9 @@ from numba.core import event
 from roundelay.__main__ import main
 from roundelay.datatypes import compiling
 from roundelay.datatypes.movers import mover
+from tests import launch
 
-pytestmark = pytest.mark.timeout_s(200)
+pytestmark = pytest.mark.timeout_s(500)
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another user")
 SOMEBODY_ELSE = 54321
 
@@ -194,10 +195,10 @@ NO_HOME = {"HOME": "/dev/null/nobody", "XDG_CACHE_HOME": "", "NUMBA_CACHE_DIR": 
 def run(*command, **environment):
     return subprocess.run(
         [sys.executable, *command],
-        env=os.environ | environment,
+        env=launch.environment() | environment,
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=480,
         check=False,
     )
 

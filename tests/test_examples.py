@@ -398,21 +398,6 @@ def test_a_program_that_initializes_mpi_itself():
     assert lines == ["False True 2 True"]
 
 
-def test_ranks_without_the_layer_in_a_collective():
-    """Where the environment asks for the library's own allreduce, not all ranks need roundelay."""
-    program = """
-        import sys
-        import numpy as np
-        from mpi4py import MPI
-        if MPI.COMM_WORLD.rank == 0:
-            from roundelay import MPI
-        total = np.empty(3)
-        MPI.COMM_WORLD.Allreduce(np.ones(3), total)
-        sys.exit(0 if (total == MPI.COMM_WORLD.size).all() else 1)
-        """
-    run_well("-c", textwrap.dedent(program), ranks=2, ROUNDELAY_ALLREDUCE="native")
-
-
 def test_info():
     """Name MPI library, mpi4py, kernels, cache folder and switches."""
     output = run_well("-m", "roundelay", "info", ROUNDELAY_CHECK="1")

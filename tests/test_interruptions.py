@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -149,7 +150,8 @@ def test_a_blocking_receive(comm, receive, between):
         messages = Messages(comm)
         begun = Signal(random.uniform(-0.001, 0.001) if between is None else between, messages.send)
         assert begun.during(lambda messages=messages: receive(messages, 0))
-        assert_array_equal(messages.views[0], messages.expected[0])
+        # On a busy machine the signal may come before the call; a message that is lost is never found.
+        has_received(messages, 0)
         receive(messages, 1)
         messages.check()
         comm.Barrier()
@@ -181,7 +183,7 @@ def test_a_receive_of_what_is_there(comm, receive):
         comm.Barrier()
 
 
-WAYS = {
+WAYS: dict[str, Any] = {
     "Wait": lambda requests: [request.Wait() for request in requests],
     "wait": lambda requests: [request.wait() for request in requests],
     "Test": lambda requests: [until(request.Test) for request in requests],
@@ -285,7 +287,7 @@ def test_a_start(comm):
     started = 0
     for _ in range(4 * TRIES):
         messages = Messages(comm)
-        requests = []
+        requests: list[MPI.Request] = []
         start = time.monotonic() + random.uniform(0, 0.0003) + SECONDS
 
         def call(messages=messages, requests=requests, start=start):

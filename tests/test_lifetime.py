@@ -76,7 +76,7 @@ def test_datatypes_of_the_layer_live_as_long_as_a_request(comm, monkeypatch):
     monkeypatch.setattr("roundelay.comm.strided._FACTS_KEPT", 4, raising=False)
     right, left = (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size
     received = np.full((40, 8), -1.0)
-    request = comm.Recv_init(received[:, 1], left)
+    request = comm.Recv_init(received[:, 1], left, 0)
     request.Start()
     for i in range(20):
         comm.Sendrecv(np.zeros((2, 2 + i))[:, 0], comm.rank, 1, np.zeros((2, 2 + i))[:, 0], comm.rank, 1)

@@ -1,10 +1,11 @@
 """The switches that a user sets in the environment."""
 
-import os
 import subprocess
 import sys
 
 import pytest
+
+from tests import launch
 
 LEAVES_ITS_BUFFER = """
 import numpy as np
@@ -25,7 +26,7 @@ def test_a_layout_that_leaves_its_buffer(check, outcome):
     """mpi4py does not check an explicit count, and programs rely on it; ROUNDELAY_CHECK does."""
     done = subprocess.run(
         [sys.executable, "-c", LEAVES_ITS_BUFFER],
-        env=os.environ | {"ROUNDELAY_CHECK": check},
+        env=launch.environment() | {"ROUNDELAY_CHECK": check},
         capture_output=True,
         text=True,
         timeout=100,

@@ -163,7 +163,10 @@ class Channel:
         for request, array in self._receives:
             request.Cancel()
             self._keep(request, array)
+        for each in self._arriving:
+            self._keep(each.request, each.data)
         self._receives.clear()
+        self._arriving.clear()
         if not self.is_over():
             unfinished.add(self)
 

@@ -73,7 +73,9 @@ class Rotation:
         """Yield the gradient of each job, on all ranks; raises `WorkerError` and `TooFewWorkers`."""
         self._offers = Offers(self._crew, self._scheme, 0, self._ranks, 0, jobs)
         self._pattern = self._scheme.pattern()
+        self._heard.clear()
         self._crew.begin()
+        self._crew.begin_anew()
         try:
             for job in range(jobs):
                 self._turn += 1
@@ -175,11 +177,11 @@ class Rotation:
         assert self._crew.signature is not None
         tag = next_tag(is_asked=False)
         outcome = Outcome(info, self._crew.signature, gradient.size, str(gradient.dtype), tag)
-        sends = []
+        sends = {}
         for rank in self._others:
             self._channel.send(outcome, rank, CONTROL)
-            sends += [self._channel.send_array(gradient, rank, tag)][: not missing[rank]]
-        self._push(sends, gradient.nbytes)
+            sends[rank] = self._channel.send_array(gradient, rank, tag)
+        self._push([sends[rank] for rank in self._others if not missing[rank]], gradient.nbytes)
         # What is sent is not the program's to change.
         return outcome, gradient.copy()
 
