@@ -98,6 +98,8 @@ class Trial:
         Whether elements are small numbers.
     refused
         The exception expected where plain mpi4py with a dense array would not raise it.
+    layered
+        Whether this rank makes the call with the layer; else with dense arrays and plain mpi4py.
     """
 
     call: Message | Exchange | Collective
@@ -105,14 +107,19 @@ class Trial:
     into: Argument | None
     small: bool = False
     refused: type[Exception] | None = None
+    layered: bool = True
 
     def __str__(self) -> str:
-        return f"{self.call}: out {self.out}; into {self.into}"
+        return f"{self.call}{'' if self.layered else ', plain'}: out {self.out}; into {self.into}"
 
 
 def draw_trial(name: str, seed: int, index: int, rank: int, size: int) -> Trial:
     """Draw a call of the given name for this rank."""
-    return _Drawing(name, seed, index, rank, size).draw()
+    drawing = _Drawing(name, seed, index, rank, size)
+    trial = drawing.draw()
+    mixed = size > 1 and not trial.refused and drawing.common.random() < 0.2
+    trial.layered = not mixed or drawing.own.random() < 0.5
+    return trial
 
 
 class _Drawing:

@@ -18,12 +18,12 @@ from mpi4py import MPI as PLAIN
 
 from roundelay import MPI
 from tests.limit import Alarm
-from tests.random_calls import NAMES, Trial, draw_trial
+from tests.random_calls import NAMES, Argument, Trial, draw_trial
 from tests.random_views import CLASSES, NUMBERS, draw_count, draw_view
 
 pytestmark = pytest.mark.mpi
 
-CALLS = 100
+CALLS = 80
 """How many of each name the tests make; a soak makes more."""
 
 Outcome = tuple[str, Any]
@@ -40,28 +40,38 @@ def attempt(trial: Trial, comm: PLAIN.Intracomm, mpi: Any, buffers: dict[int, An
 
 def check(trial: Trial, comm: PLAIN.Intracomm, seed: int, tag: int) -> str | None:
     """Make a call with dense arrays and plain mpi4py, then with its views, and say what differs."""
+    plain = PLAIN.Intracomm(comm)
     arguments = {id(arg): arg for arg in (trial.out, trial.into) if arg}
     for number, arg in enumerate(arguments.values()):
         arg.view.fill(1000 * seed + 10 * number + comm.rank, trial.small)
     dense = {key: arg.view.dense() for key, arg in arguments.items()}
-    same = {key: as_class(dense[key], arg.view.kind) for key, arg in arguments.items()}
     expected: Outcome = (trial.refused.__name__, "") if trial.refused else ("", "")
     if not trial.refused:
-        expected = attempt(trial, PLAIN.Intracomm(comm), PLAIN, same, tag)
+        expected = attempt(trial, plain, PLAIN, as_given(arguments, dense), tag)
     memory = {key: arg.view.memory.copy() for key, arg in arguments.items()}
     if trial.into and expected[0] == "returned":
         memory[id(trial.into)] = trial.into.view.expect(dense[id(trial.into)])
-    views = {key: arg.view.buffer for key, arg in arguments.items()}
-    found = attempt(trial, comm, MPI, views, tag + 1)
+    if trial.layered:
+        views = {key: arg.view.buffer for key, arg in arguments.items()}
+        found = attempt(trial, comm, MPI, views, tag + 1)
+    else:
+        dense = {key: arg.view.dense() for key, arg in arguments.items()}
+        found = attempt(trial, plain, PLAIN, as_given(arguments, dense), tag + 1)
     if found[0] != expected[0] or (found[0] == "returned" and found != expected):
         return f"{trial}: expected {expected}, got {found}"
-    wrong = [int(count) for key, arg in arguments.items() if (count := arg.view.differing(memory[key]))]
+    if not trial.layered and trial.into and found[0] == "returned":
+        trial.into.view.memory[:] = trial.into.view.expect(dense[id(trial.into)])
+    wrong = [count for key, arg in arguments.items() if (count := arg.view.differing(memory[key]))]
     return f"{trial}: {wrong} wrong bytes" if wrong else None
 
 
-def as_class(array: np.ndarray[Any, Any], kind: str) -> Any:
-    """See a dense array as an object of the view's class, where mpi4py does not ask NumPy about it."""
-    return CLASSES[kind](array) if kind in ("memoryview", "tensor") else array
+def as_given(arguments: dict[int, Argument], dense: dict[int, Any]) -> dict[int, Any]:
+    """See dense arrays as objects of the views' classes, where mpi4py does not ask NumPy about them."""
+    kinds = {key: arg.view.kind for key, arg in arguments.items()}
+    return {
+        key: CLASSES[kind](dense[key]) if kind in ("memoryview", "tensor") else dense[key]
+        for key, kind in kinds.items()
+    }
 
 
 def examine(comm: PLAIN.Intracomm, name: str, seed: int, index: int) -> tuple[int, str | None]:
