@@ -145,17 +145,19 @@ def has_derived_datatype(buffer: Any) -> bool:
 
 def _strided_array(buffer: Any, listed: bool, typed: bool) -> NDArray[Any] | None:
     """The array that a buffer argument is, or holds beside a predefined datatype, if mpi4py refuses it."""
-    array = buffer
+    owner = buffer
     if listed:
         if not buffer or has_derived_datatype(buffer):
             return None
-        array = buffer[0]
+        owner = buffer[0]
     try:
-        array = as_numpy(array)
+        array = as_numpy(owner)
     except (TypeError, ValueError, BufferError):
         return None
-    # Beside a datatype mpi4py does not look at the elements.
-    return None if array.flags.forc and (typed or array.flags.aligned) else array
+    # Beside a datatype mpi4py does not look at the elements. It looks at the strides of an empty tensor, of
+    # which NumPy says that it has no gaps.
+    readable = (typed or array.flags.aligned) and (array.size or owner.__class__ is np.ndarray)
+    return None if array.flags.forc and readable else array
 
 
 def _datatype(layout: Layout, element: MPI.Datatype) -> MPI.Datatype:

@@ -26,7 +26,7 @@ from roundelay import MPI, coding
 KINDS = ("sleep", "burn", "stop")
 ROWS = np.random.default_rng(0).standard_normal((24, 4))
 # Of a soak: parameters, and rounds that there must be at least.
-SIZE, AWAY = 8192, 1000
+SIZE, AWAY = 8192, 300
 MOST_ROUNDS = 200_000
 PAGE = os.sysconf("SC_PAGE_SIZE")
 

@@ -416,3 +416,14 @@ def test_coded_parameters_that_are_wrong_on_one_rank(comm, wrong, message):
     scheme = coding.scheme("uncoded", comm.size - 1)
     with pytest.raises(ValueError, match=f"^CodedGradients: rank {last}: {message}"):
         coding.CodedGradients(comm, scheme, lambda *_: None, lambda _: None, parameters)
+
+
+def test_an_empty_tensor_with_gaps(comm):
+    """Its strides are those of gaps, but there is nothing between which they could be."""
+    torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'roundelay[pytorch]'")
+    empty = torch.zeros(3, 0, 8)[:, :, ::2]
+    status = MPI.Status()
+    comm.Bcast(empty)
+    comm.Allreduce(empty, empty.clone())
+    comm.Sendrecv([empty, MPI.FLOAT], comm.rank, 0, empty, comm.rank, 0, status)
+    assert status.Get_count(MPI.FLOAT) == 0

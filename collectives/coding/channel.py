@@ -86,28 +86,27 @@ class Channel:
 
     def receive(self, source: int, tag: int) -> tuple[Any, int] | None:
         """An object and who sent it, if one is here."""
-        for each in [
-            each for each in self._arriving if each.tag == tag and source in (each.rank, MPI.ANY_SOURCE)
-        ]:
-            if not each.request.Test():
-                # Messages of one rank keep their order; of others there may be some.
-                if source == each.rank:
+        if self._arriving:
+            for each in [each for each in self._arriving if each.tag == tag]:
+                is_here = source in (each.rank, MPI.ANY_SOURCE) and each.request.Test()
+                if is_here:
+                    self._arriving.remove(each)
+                    number, message = pickle.loads(each.data)
+                    if number == self._number:
+                        return message, each.rank
+                elif source == each.rank:
+                    # Messages of one rank keep their order; of others there may be some.
                     return None
-                continue
-            self._arriving.remove(each)
-            number, message = pickle.loads(each.data)
-            if number == self._number:
-                return message, each.rank
         status = MPI.Status()
         while (found := self.comm.Improbe(source, tag, status)) is not None:
-            data = bytearray(status.Get_elements(MPI.BYTE))
-            rank, request = status.source, found.Irecv([data, MPI.BYTE])
-            if not request.Test():
+            data, rank = bytearray(status.Get_elements(MPI.BYTE)), status.source
+            request = found.Irecv([data, MPI.BYTE])
+            if request.Test():
+                number, message = pickle.loads(data)
+                if number == self._number:
+                    return message, rank
+            else:
                 self._arriving.append(_Arriving(request, data, rank, tag))
-                continue
-            number, message = pickle.loads(data)
-            if number == self._number:
-                return message, rank
         return None
 
     def has_sent(self, rank: int, tag: int) -> bool:
