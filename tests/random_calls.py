@@ -195,6 +195,9 @@ class _Drawing:
         replaces, peer = self.name.endswith("replace"), self.partner()
         counts = [self.count, self.count + (0 if replaces else self.common.choice((0, 1, 9)))]
         room = counts[peer % 2] + (0 if replaces else self.common.choice((0, 0, 5)))
+        if replaces and peer == self.rank and self.size > 1 and self.dtype == np.clongdouble:
+            # MPICH 5.0.2 ends the job where a rank of several replaces 16 KiB of these by its own.
+            room = min(room, 400)
         into = self.one(room, self.role) if replaces else self.argument(room, self.role)
         out = into if replaces else self.one(counts[self.rank % 2], self.sending)
         return Trial(Exchange(self.name, peer), out, into, refused=self.refused)
