@@ -150,6 +150,9 @@ def _strided_array(buffer: Any, listed: bool, typed: bool) -> NDArray[Any] | Non
         if not buffer or has_derived_datatype(buffer):
             return None
         owner = buffer[0]
+    if owner is MPI.IN_PLACE or owner is MPI.BOTTOM:
+        # They have the buffer protocol, and nothing in them.
+        return None
     try:
         array = as_numpy(owner)
     except (TypeError, ValueError, BufferError):
