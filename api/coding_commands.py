@@ -152,7 +152,7 @@ def _read(path: str) -> Trace:
     try:
         return Trace.read(path)
     except (ValueError, OSError) as error:
-        raise click.BadParameter(str(error), param_hint="--trace") from error
+        raise click.BadParameter(str(error), param_hint="'--trace'") from error
 
 
 @contextmanager

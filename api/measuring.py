@@ -47,14 +47,15 @@ def measure_and_save(links: bool, budget: str, output: Path | None) -> None:
     with _writing():
         save((load(file) or Table()).updated(table), file)
     click.echo(f"written to {file}")
-    click.echo("To use it, set ROUNDELAY_ALLREDUCE=auto (or _BCAST, ...) in the environment of all ranks.")
+    if comm.size > 1:
+        click.echo("To use it, set ROUNDELAY_ALLREDUCE=auto (or _BCAST, ...) for all ranks.")
 
 
 def _seconds(text: str) -> float:
     match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*(s|min)?\s*", text)
     seconds = float(match[1]) * (60 if match[2] == "min" else 1) if match else 0.0
     if not seconds > 0:
-        raise click.BadParameter(f"{text!r}: expected a time such as 30s or 2min", param_hint="--budget")
+        raise click.BadParameter(f"{text!r}: expected a time such as 30s or 2min", param_hint="'--budget'")
     return seconds
 
 

@@ -74,7 +74,7 @@ def plan(operation: str, ranks: int, nbytes: int, **options: Any) -> None:
     """
     root, path = options["root"], options["draw"]
     if root >= ranks:
-        raise click.BadParameter(f"{root}: expected less than the {ranks} ranks", param_hint="--root")
+        raise click.BadParameter(f"{root}: expected one of the ranks 0 to {ranks - 1}", param_hint="'--root'")
     links = _links(ranks, options)
     found = predict(operation, Setting(ranks, root, _nodes(ranks, options["per_node"], root)), nbytes, links)
     print_table(_table(found, options["top"]))

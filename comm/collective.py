@@ -68,10 +68,11 @@ def _per_destination(comm: Any) -> int:
 
 def _collective(base: Any, run: Runner, kind: _Kind, forced: bool = False) -> Any:
     base = direct(base, run)
+    is_plain = _is_aligned if forced else _is_plain
 
     @named_like(base)
     def method(self: Any, sendbuf: Any, recvbuf: Any, *rest: Any, **named: Any) -> Any:
-        if _is_plain(sendbuf) and _is_plain(recvbuf):
+        if is_plain(sendbuf) and is_plain(recvbuf):
             try:
                 result = base(self, sendbuf, recvbuf, *rest, **named)
             except REFUSALS:
@@ -112,6 +113,11 @@ def _is_plain(buffer: Any) -> bool:
     return buffer is None or buffer is MPI.IN_PLACE
 
 
+def _is_aligned(buffer: Any) -> bool:
+    """Whether a schedule can send parts of it, too: mpi4py refuses elements off their boundaries."""
+    return _is_plain(buffer) and (buffer.__class__ is not np.ndarray or bool(buffer.flags.aligned))
+
+
 def _counting(comm: Any, kind: _Kind, rest: tuple[Any, ...], named: dict[str, Any]) -> tuple[bool, bool]:
     """Whether this rank's send and receive arguments count; where they do not, nobody looks at them."""
     if kind.only_root is None:
@@ -123,10 +129,11 @@ def _counting(comm: Any, kind: _Kind, rest: tuple[Any, ...], named: dict[str, An
 
 def _broadcast(base: Any, run: Runner, forced: bool = False) -> Any:
     base = direct(base, run)
+    is_plain = _is_aligned if forced else _is_plain
 
     @named_like(base)
     def method(self: Any, buf: Any, root: int = 0, *rest: Any, **named: Any) -> Any:
-        if _is_plain(buf):
+        if is_plain(buf):
             try:
                 result = base(self, buf, root, *rest, **named)
             except REFUSALS:

@@ -64,7 +64,7 @@ def is_left(buffer: Sequence[Any]) -> bool:
 def find_stage(
     read: Reader, buffer: Any, receiving: bool, blocks: int = 1, forced: bool = False
 ) -> Stage | None:
-    """Stage for a buffer argument with a datatype that is packed here, an array with gaps, or one on a GPU.
+    """Stage for a buffer argument with a datatype that is packed here, or an array that mpi4py cannot read.
 
     `read` is one of the functions below, for the kind of argument that the operation takes; `blocks` is
     the number of ranks among which a collective divides it. With `forced`, nothing that has gaps is left to
@@ -80,7 +80,7 @@ def find_stage(
         stage = read(buffer, receiving, blocks, forced)
         if stage is not None:
             return stage
-    if owner.__class__ is np.ndarray and not owner.flags.forc:
+    if owner.__class__ is np.ndarray and not (owner.flags.forc and owner.flags.aligned):
         return stage_array(buffer, receiving)
     return None
 

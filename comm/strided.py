@@ -101,7 +101,7 @@ def stage_array(buffer: Any, receiving: bool) -> Stage | None:
     """
     listed = isinstance(buffer, list | tuple)
     typed = listed and bool(buffer) and isinstance(buffer[-1], MPI.Datatype | str)
-    array = _strided_array(buffer, listed, typed)
+    array = _strided_array(buffer, listed)
     if array is None or not has_mover():
         return None
     facts = _array_facts(array)
@@ -143,7 +143,7 @@ def has_derived_datatype(buffer: Any) -> bool:
     return isinstance(buffer[-1], MPI.Datatype) and not buffer[-1].is_predefined
 
 
-def _strided_array(buffer: Any, listed: bool, typed: bool) -> NDArray[Any] | None:
+def _strided_array(buffer: Any, listed: bool) -> NDArray[Any] | None:
     """The array that a buffer argument is, or holds beside a predefined datatype, if mpi4py refuses it."""
     owner = buffer
     if listed:
@@ -157,9 +157,8 @@ def _strided_array(buffer: Any, listed: bool, typed: bool) -> NDArray[Any] | Non
         array = as_numpy(owner)
     except (TypeError, ValueError, BufferError):
         return None
-    # Beside a datatype mpi4py does not look at the elements. It looks at the strides of an empty tensor, of
-    # which NumPy says that it has no gaps.
-    readable = (typed or array.flags.aligned) and (array.size or owner.__class__ is np.ndarray)
+    # mpi4py looks at the strides of an empty tensor, of which NumPy says that it has no gaps.
+    readable = array.flags.aligned and (array.size or owner.__class__ is np.ndarray)
     return None if array.flags.forc and readable else array
 
 

@@ -12,6 +12,7 @@ alone, and draws a slice through the box (for which it needs matplotlib).
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -278,8 +279,11 @@ def draw(box: Array, steps: int, output: Path) -> str:
     return f"wrote {output}"
 
 
-def report_times(medians: dict[str, float]) -> None:
+def report_times(medians: dict[str, float], ranks: int) -> None:
     """Print the time of an exchange in each way."""
+    cores = len(os.sched_getaffinity(0))
+    if ranks > cores:
+        print(f"{ranks} ranks share {cores} cores and wait for one another: the times say little")
     print("time per exchange of six faces (median over the steps, slowest rank):")
     for name, seconds in medians.items():
         print(f"  {name:32}{seconds * 1e6:10.1f} us")
@@ -326,12 +330,15 @@ def main(points: int, steps: int, output: Path) -> None:
     result = solve(start, track(range(steps), "steps", visible=cart.rank == 0), comparison.fill_ghosts)
     medians = comparison.slowest_medians()
     comparison.free()
+    node = cart.Split_type(MPI.COMM_TYPE_SHARED)
+    ranks_here = node.size
+    node.Free()
     box = gather(cart, result, points)
     good = True
     if box is not None:
         report_run(points, steps, dims)
         good = report_result(box, points, steps)
-        report_times(medians)
+        report_times(medians, ranks_here)
         print(draw(box, steps, output), flush=True)
     wait_idly(cart)
     cart.Free()

@@ -9,6 +9,7 @@ import pytest
 from mpi4py import MPI as PLAIN
 from numpy.testing import assert_array_equal
 
+import roundelay
 from roundelay import MPI
 from tests.memory_order import as_sent
 
@@ -161,6 +162,22 @@ def test_elements_off_their_boundaries(comm, items):
         calls(PLAIN.COMM_WORLD)[name](plain, expected)
         call(send, receive)
         assert_array_equal(receive, expected, name)
+
+
+@pytest.mark.parametrize("wrap", [lambda a: a, lambda a: [a, MPI.DOUBLE]], ids=["bare", "with a datatype"])
+def test_elements_off_their_boundaries_in_a_schedule(comm, wrap):
+    """On one rank only: the others send and receive what lies on its boundaries."""
+    send, receive = (np.zeros(8 * 6 + 1, np.uint8)[1:].view(float) for _ in "sr")
+    if comm.rank == comm.size - 1:
+        send, receive = send.copy(), receive.copy()
+    send[:] = comm.rank + np.arange(6)
+    total = comm.size * np.arange(6) + sum(range(comm.size))
+    for algorithm in ("ring", "star"):
+        roundelay.allreduce(comm, wrap(send), wrap(receive), algorithm=algorithm)
+        assert_array_equal(receive, total)
+        receive[:] = send
+        roundelay.allreduce(comm, MPI.IN_PLACE, wrap(receive), algorithm=algorithm)
+        assert_array_equal(receive, total)
 
 
 # Classes of arrays

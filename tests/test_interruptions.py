@@ -56,6 +56,8 @@ class Signal:
     def __init__(self, between, work):
         self.between, self.work = between, work
         self.thread = threading.Thread(target=self.run)
+        # An interrupted join may leave a thread that still runs for one that has ended.
+        self.ended = threading.Event()
 
     def run(self):
         """Do both."""
@@ -69,6 +71,7 @@ class Signal:
         if self.between >= 0:
             time.sleep(self.between)
             self.work()
+        self.ended.set()
 
     def during(self, call):
         """Run `call`, and tell whether it was interrupted."""
@@ -78,10 +81,10 @@ class Signal:
             try:
                 call()
             finally:
-                self.thread.join()
+                self.ended.wait()
         except Interrupted:
             interrupted = True
-        self.thread.join()
+        self.ended.wait()
         # The signal may still be on its way through the system, or the interpreter.
         try:
             while not interrupted:

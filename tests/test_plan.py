@@ -134,7 +134,7 @@ def test_few_ranks(ranks):
             ["allreduce", *EDGE, "--bytes", "8", "--per-node", "2"],
             "expected --node-latency and --node-bandwidth",
         ),
-        (["bcast", *EDGE, "--bytes", "8", "--root", "8"], "--root: 8: expected less than the 8 ranks"),
+        (["bcast", *EDGE, "--bytes", "8", "--root", "8"], "'--root': 8: expected one of the ranks 0 to 7"),
         (["allreduce", *EDGE, "--bytes", "8", "--ranks", "0"], "0 is not in the range x>=1"),
     ],
 )
