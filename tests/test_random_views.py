@@ -1,0 +1,141 @@
+"""Random views of memory, in every call that takes a buffer: moved as plain mpi4py moves dense arrays.
+
+More of them: ``[mpiexec -n 2] python -m tests.test_random_views --views 100000 --seed 1``; and the call of a
+failure again, as its line says: ``--seed 1 --only 123 --call Bcast``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from itertools import count as count_up
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+from mpi4py import MPI as PLAIN
+
+from roundelay import MPI
+from tests.limit import Alarm
+from tests.random_calls import NAMES, Argument, Trial, draw_trial
+from tests.random_views import CLASSES, NUMBERS, draw_count, draw_view
+
+pytestmark = pytest.mark.mpi
+
+CALLS = 80
+"""How many of each name the tests make; a soak makes more."""
+
+Outcome = tuple[str, Any]
+
+
+def attempt(trial: Trial, comm: PLAIN.Intracomm, mpi: Any, buffers: dict[int, Any], tag: int) -> Outcome:
+    """Make the call, and give what it returned or how it was refused."""
+    out, into = (arg and arg.write(buffers[id(arg)], mpi) for arg in (trial.out, trial.into))
+    try:
+        return "returned", trial.call.make(comm, mpi, out, into, tag)
+    except Exception as error:
+        return type(error).__name__, str(error)
+
+
+def check(trial: Trial, comm: PLAIN.Intracomm, seed: int, tag: int) -> str | None:
+    """Make a call with dense arrays and plain mpi4py, then with its views, and say what differs."""
+    plain = PLAIN.Intracomm(comm)
+    arguments = {id(arg): arg for arg in (trial.out, trial.into) if arg}
+    for number, arg in enumerate(arguments.values()):
+        arg.view.fill(1000 * seed + 10 * number + comm.rank, trial.small)
+    dense = {key: arg.view.dense() for key, arg in arguments.items()}
+    expected: Outcome = (trial.refused.__name__, "") if trial.refused else ("", "")
+    if not trial.refused:
+        expected = attempt(trial, plain, PLAIN, as_given(arguments, dense), tag)
+    memory = {key: arg.view.memory.copy() for key, arg in arguments.items()}
+    if trial.into and expected[0] == "returned":
+        memory[id(trial.into)] = trial.into.view.expect(dense[id(trial.into)])
+    if trial.layered:
+        views = {key: arg.view.buffer for key, arg in arguments.items()}
+        found = attempt(trial, comm, MPI, views, tag + 1)
+    else:
+        dense = {key: arg.view.dense() for key, arg in arguments.items()}
+        found = attempt(trial, plain, PLAIN, as_given(arguments, dense), tag + 1)
+    if found[0] != expected[0] or (found[0] == "returned" and found != expected):
+        return f"{trial}: expected {expected}, got {found}"
+    if not trial.layered and trial.into and found[0] == "returned":
+        trial.into.view.memory[:] = trial.into.view.expect(dense[id(trial.into)])
+    wrong = [count for key, arg in arguments.items() if (count := arg.view.differing(memory[key]))]
+    return f"{trial}: {wrong} wrong bytes" if wrong else None
+
+
+def as_given(arguments: dict[int, Argument], dense: dict[int, Any]) -> dict[int, Any]:
+    """See dense arrays as objects of the views' classes, where mpi4py does not ask NumPy about them."""
+    kinds = {key: arg.view.kind for key, arg in arguments.items()}
+    return {
+        key: CLASSES[kind](dense[key]) if kind in ("memoryview", "tensor") else dense[key]
+        for key, kind in kinds.items()
+    }
+
+
+def examine(comm: PLAIN.Intracomm, name: str, seed: int, index: int) -> tuple[int, str | None]:
+    """Make one random call; give how many views were met, and what differs, with what reproduces it."""
+    trial = draw_trial(name, seed, index, comm.rank, comm.size)
+    wrong = check(trial, comm, index, 2 * index % 32000)
+    met = len({id(arg) for arg in (trial.out, trial.into) if arg})
+    return met, f"--seed {seed} --only {index} --call {name}: {wrong}" if wrong else None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_as_dense_with_plain_mpi4py(comm, name):
+    found = [examine(comm, name, 1, index)[1] for index in range(CALLS)]
+    wrong = [message for message in found if message]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("role", ["receive", "send", "overlap"])
+def test_drawn_views_are_what_they_claim(role):
+    kinds = set()
+    for seed in range(300):
+        rng = Random(seed)
+        view = draw_view(rng, rng.choice(NUMBERS), draw_count(rng, 1000) + (role == "overlap"), role)
+        kinds.add(view.kind)
+        view.fill(seed, small=False)
+        dense = view.dense()
+        assert dense.tobytes() == view.array.ravel(order="K").tobytes(), view
+        places = np.arange(view.dtype.itemsize)
+        for length, stride in zip(view.layout.shape, view.layout.strides, strict=True):
+            places = np.add.outer(stride * np.arange(length), places)
+        if role != "send":
+            overlaps = role == "overlap" and view.array.size > 1
+            assert (len(np.unique(places)) < places.size) == overlaps, view
+        if role == "receive":
+            assert view.differing(view.expect(dense)) == 0, view
+    assert kinds >= set(CLASSES) - {"recarray"}
+
+
+def main(argv: list[str]) -> int:
+    """Make calls until so many views were met on all ranks together; print what differs."""
+    parser = argparse.ArgumentParser(prog="python -m tests.test_random_views", description=__doc__)
+    parser.add_argument("--views", type=int, default=10_000, help="on all ranks together (default 10000)")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", type=int, help="make just one of the calls")
+    parser.add_argument("--call", choices=NAMES, help="make calls of this name only")
+    options = parser.parse_args(argv)
+    comm, plain = MPI.COMM_WORLD.Dup(), PLAIN.Intracomm(MPI.COMM_WORLD)
+    alarm = Alarm(f"rank {comm.rank}", None)
+    total, wrong = 0, 0
+    for index in count_up(options.only or 0):
+        name = options.call or NAMES[index % len(NAMES)]
+        alarm.set(f"call {index} of {name}")
+        met, message = examine(comm, name, options.seed, index)
+        total, wrong = total + met, wrong + bool(message)
+        if message:
+            print(f"rank {comm.rank} of {comm.size}: {message}", flush=True)
+        if options.only is not None or (index % 100 == 0 and plain.allreduce(total) >= options.views):
+            break
+    alarm.clear()
+    views, failed = plain.allreduce(total), plain.allreduce(wrong)
+    if comm.rank == 0:
+        print(f"{views} views in {index + 1} calls on {comm.size} ranks, seed {options.seed}: {failed} wrong")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
