@@ -23,6 +23,7 @@ class Progress:
     def __init__(self, name: str, record: Path) -> None:
         self.record = record
         self.file: IO[str] | None = None
+        self.unread = ""
         self.total: int | None = None
         self.done = self.failed = 0
         self.meter = meter(f"tests, {name}", SECONDS_BETWEEN_LINES)
@@ -35,7 +36,9 @@ class Progress:
         """Read what the record has more than before, and show it."""
         if self.file is None and self.record.exists():
             self.file = self.record.open()
-        for entry in map(json.loads, self.file or ()):
+        # The last line may not be written to its end yet.
+        *lines, self.unread = (self.unread + (self.file.read() if self.file else "")).split("\n")
+        for entry in map(json.loads, lines):
             self.total = entry.get("collected", self.total)
             outcome = entry.get("outcome", "started")
             self.done += outcome != "started"

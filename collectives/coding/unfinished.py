@@ -10,12 +10,15 @@ from __future__ import annotations
 import atexit
 import sys
 from functools import cache
+from time import sleep
 from typing import TYPE_CHECKING
 
 from ...datatypes.plain import MPI
 
 if TYPE_CHECKING:
     from .channel import Channel
+
+_SECONDS_TO_PRINT = 0.2
 
 _channels: list[Channel] = []
 
@@ -57,4 +60,6 @@ def _end() -> None:
             file=sys.stderr,
             flush=True,
         )
+        # `mpiexec` may end the job before it has passed on what it was given last.
+        sleep(_SECONDS_TO_PRINT)
         MPI.COMM_WORLD.Abort(1)
