@@ -294,7 +294,7 @@ def test_leaving_early(comm):
 def test_what_ranks_must_agree_on(comm):
     workers = comm.size - 1
     for wrong, message in (
-        (scheme("uncoded", workers + 1), rf"^a scheme for {workers + 1} workers"),
+        (scheme("uncoded", workers + 1), rf"^CodedGradients: a scheme for {workers + 1} workers"),
         (scheme("uncoded", workers + (comm.rank == 1)), r"rank 1: a scheme for"),
     ):
         with pytest.raises(ValueError, match=message):
