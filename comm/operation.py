@@ -57,6 +57,9 @@ class Operation:
         """Take the request that MPI has made for the operation."""
         self.request = request
         self.inner = getattr(request, "operation", None)
+        if self.inner is not None:
+            # Both have the same request of MPI, which is freed once.
+            self.inner.request = None
         self.running = not self.persistent
 
     def advance(self) -> bool:

@@ -244,4 +244,5 @@ def test_a_send_that_is_received_at_the_end(tmp_path):
     """
     status, output = run_program(tmp_path, [send], 2)
     assert status == 0
-    assert output.startswith("received")
+    # MPICH counts such a send as left.
+    assert "received" in output
