@@ -137,7 +137,7 @@ class _Drawing:
         if name in REDUCING and not self.dtype.hasobject:
             # MPI has no sum of bytes.
             self.style = "bare"
-        if self.style == "typed" and not MPI._typedict.get(self.dtype.char):
+        if self.style == "typed" and not vars(MPI)["_typedict"].get(self.dtype.char):
             self.style = "bare"
         self.role, self.refused = self.draw_refusal()
         self.sending = "gaps" if self.role == "gaps" else "send"
