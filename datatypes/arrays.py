@@ -108,7 +108,7 @@ def as_numpy(array: Any) -> NDArray[Any]:
         pass
     if hasattr(array, "__dlpack__") and array.__dlpack_device__()[0] == DLPACK_CPU:
         try:
-            return np.from_dlpack(array)
+            return np.asarray(_Capsule(array))
         except (RuntimeError, SystemError) as error:
             # Of a dtype that NumPy lacks, such as bfloat16, and of a capsule that it cannot read.
             raise TypeError(f"{type(array).__name__}: NumPy cannot read its DLPack capsule") from error
@@ -116,6 +116,26 @@ def as_numpy(array: Any) -> NDArray[Any]:
     raise TypeError(
         f"array: {kind} has no host memory with an array interface, the buffer protocol or DLPack"
     )
+
+
+class _Capsule:
+    """The array in a DLPack capsule, with the capsule: some libraries free the array's description with it."""
+
+    def __init__(self, owner: Any) -> None:
+        self._owner = owner
+        self._array = np.from_dlpack(self)
+        self.__array_interface__ = self._array.__array_interface__
+
+    def __dlpack__(self, **options: Any) -> Any:
+        self._capsule = self._owner.__dlpack__(**options)
+        return self._capsule
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return DLPACK_CPU, 0
+
+    def __del__(self) -> None:
+        # Its end looks at the description, so it must come before that of the capsule.
+        self._array = None
 
 
 def address(array: NDArray[Any]) -> int:

@@ -250,7 +250,7 @@ TRANSFORMS = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_other_transforms_are_refused(comm, transform):
     x = torch.randn(1, 2, 4, 8)
