@@ -119,7 +119,7 @@ def as_numpy(array: Any) -> NDArray[Any]:
 
 
 class _Capsule:
-    """The array in a DLPack capsule, with the capsule: some libraries free the array's description with it."""
+    """The array in a DLPack capsule, with the capsule: some libraries free its description with that."""
 
     def __init__(self, owner: Any) -> None:
         self._owner = owner
@@ -135,7 +135,7 @@ class _Capsule:
 
     def __del__(self) -> None:
         # Its end looks at the description, so it must come before that of the capsule.
-        self._array = None
+        del self._array
 
 
 def address(array: NDArray[Any]) -> int:
