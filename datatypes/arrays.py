@@ -123,8 +123,9 @@ class _Capsule:
 
     def __init__(self, owner: Any) -> None:
         self._owner = owner
-        self._array = np.from_dlpack(self)
-        self.__array_interface__ = self._array.__array_interface__
+        array = np.from_dlpack(self)
+        self.__array_interface__ = array.__array_interface__
+        self._array: NDArray[Any] | None = array
 
     def __dlpack__(self, **options: Any) -> Any:
         self._capsule = self._owner.__dlpack__(**options)
@@ -135,7 +136,7 @@ class _Capsule:
 
     def __del__(self) -> None:
         # Its end looks at the description, so it must come before that of the capsule.
-        del self._array
+        self._array = None
 
 
 def address(array: NDArray[Any]) -> int:
