@@ -51,8 +51,8 @@ _UFUNCS: dict[int, tuple[Any, str]] = {
 }
 
 
-# NumPy's codes of the numbers that MPI has.
-MPI_CODES = "?bhilqBHILQfdgFDG"
+# NumPy's codes of the numbers that the MPI library has; not every one has float16.
+MPI_CODES = "".join(code for code in "?bhilqBHILQefdgFDG" if MPI._typedict.get(code))
 # Handles of the operations that are done through NumPy; they all commute.
 PREDEFINED = frozenset(_UFUNCS)
 
@@ -60,7 +60,7 @@ PREDEFINED = frozenset(_UFUNCS)
 def array_reduction(op: MPI.Op, dtype: np.dtype[Any], library: Any = np) -> Reduction | None:
     """Reduce arrays of a dtype by NumPy or CuPy; None where it does not have the operation as MPI has it.
 
-    Also for dtypes that MPI lacks, such as float16 and those of ml_dtypes, which are of kind V to NumPy.
+    Also for dtypes that MPI lacks, such as those of ml_dtypes, which are of kind V to NumPy.
     """
     function, kinds = _UFUNCS.get(op.handle, (None, ""))
     if function is None or not dtype.isnative:

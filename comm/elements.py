@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..datatypes.arrays import DLPACK_CPU, as_numpy, element_datatype
+from ..datatypes.arrays import as_numpy, element_datatype
 from ..datatypes.known import known_datatype
 from ..datatypes.plain import MPI
-from .device import is_on_gpu
-from .specification import read_one, read_vector
+from .specification import host_memory, read_one, read_vector
 
 Bytes = NDArray[np.uint8]
 _NOTHING = np.zeros(0, np.uint8)
@@ -58,8 +57,9 @@ def elements(buffer: Any, receiving: bool) -> Elements | None:
             return None
         datatype, address, count, extent = found
         return Elements(_at(address, count * extent, receiving), datatype, count)
-    memory, known = _memory(buffer, receiving), _element_type(buffer)
-    if memory is None or known is None:
+    known = _element_type(buffer)
+    memory = None if known is None else _memory(buffer, receiving)
+    if known is None or memory is None:
         return None
     return Elements(memory, known, memory.size // known.Get_size())
 
@@ -67,7 +67,7 @@ def elements(buffer: Any, receiving: bool) -> Elements | None:
 def flat_bytes(buffer: Any, receiving: bool) -> Bytes | None:
     """Find the bytes behind a buffer argument without gaps; None where mpi4py shall read or refuse it."""
     if not isinstance(buffer, list | tuple):
-        return _memory(buffer, receiving)
+        return None if _element_type(buffer) is None else _memory(buffer, receiving)
     found = read_one(_with_datatype(buffer), receiving)
     if found is None:
         return None
@@ -96,21 +96,12 @@ def flat_blocks(buffer: Any, ranks: int) -> Blocks | None:
 def _memory(buffer: Any, receiving: bool) -> Bytes | None:
     """The bytes of an object without gaps in the memory of the host."""
     if isinstance(buffer, np.ndarray):
-        usable = buffer.flags.forc and (buffer.flags.writeable or not receiving)
-        if not usable or _element_type(buffer) is None:
+        if not buffer.flags.forc or (receiving and not buffer.flags.writeable):
             return None
         # A matrix has two axes, whatever it is reshaped to.
         return np.asarray(buffer).reshape(-1, order="A").view(np.uint8)
-    if is_on_gpu(buffer):
-        return None
-    if hasattr(buffer, "__dlpack__") and buffer.__dlpack_device__()[0] != DLPACK_CPU:
-        return None
-    try:
-        # NumPy takes what comes by DLPack for read-only where mpi4py does not.
-        memory = MPI.buffer(buffer)
-    except (TypeError, ValueError, BufferError):
-        return None
-    return None if receiving and memory.readonly else _viewed(memory)
+    found = host_memory(buffer, receiving)
+    return None if found is None or found.nbytes is None else _at(found.address, found.nbytes, receiving)
 
 
 def _element_type(buffer: Any) -> MPI.Datatype | None:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..datatypes.arrays import DLPACK_CPU
 from ..datatypes.known import KnownDatatype, known_datatype, recall
 from ..datatypes.movers import has_mover
 from ..datatypes.plain import MPI
@@ -34,7 +35,7 @@ _ON_HOST = frozenset((np.ndarray, bytearray, bytes, memoryview, MPI.buffer))
 Reader = Callable[[Sequence[Any], bool, int, bool], Stage | None]
 
 
-class _Memory(NamedTuple):
+class Memory(NamedTuple):
     """Contiguous host memory; `nbytes` is None for absolute addresses, which begin at zero."""
 
     address: int
@@ -88,7 +89,7 @@ def find_stage(
 def read_one(buffer: Sequence[Any], receiving: bool) -> tuple[MPI.Datatype, int, int, int] | None:
     """Datatype, address, count and extent of one block; None for what mpi4py shall read or refuse."""
     known = _known(buffer)
-    memory = None if known is None else _host_memory(buffer[0], receiving)
+    memory = None if known is None else host_memory(buffer[0], receiving)
     if known is None or memory is None:
         return None
     datatype = MPI._typedict[buffer[-1]] if isinstance(buffer[-1], str) else buffer[-1]
@@ -101,7 +102,7 @@ def read_vector(
 ) -> tuple[KnownDatatype, int, list[int], list[int]] | None:
     """Datatype, address, counts and displacements of blocks; None for what mpi4py shall read or refuse."""
     known = _known(buffer)
-    memory = None if known is None else _host_memory(buffer[0], receiving)
+    memory = None if known is None else host_memory(buffer[0], receiving)
     if known is None or memory is None:
         return None
     found = _counts_and_displacements(buffer, known, memory, blocks)
@@ -113,7 +114,7 @@ def stage_one(buffer: Sequence[Any], receiving: bool, blocks: int = 1, forced: b
     known = _known(buffer)
     if known is None or (not checks_bounds() and not forced and _is_left(buffer, known, blocks)):
         return None
-    memory = _host_memory(buffer[0], receiving)
+    memory = host_memory(buffer[0], receiving)
     count, offset = (0, 0) if memory is None else _count_and_offset(buffer, known, memory, blocks)
     total = count * blocks
     if memory is None or count <= 0:
@@ -139,7 +140,7 @@ def stage_vector(buffer: Sequence[Any], receiving: bool, blocks: int, forced: bo
     known = _known(buffer)
     if known is None or (known.contiguous and not checks_bounds()):
         return None
-    memory = _host_memory(buffer[0], receiving)
+    memory = host_memory(buffer[0], receiving)
     if memory is None:
         return None
     found = _counts_and_displacements(buffer, known, memory, blocks)
@@ -158,7 +159,7 @@ def stage_vector(buffer: Sequence[Any], receiving: bool, blocks: int, forced: bo
 def stage_each(buffer: Sequence[Any], receiving: bool, blocks: int, forced: bool = False) -> Stage | None:
     """Stage for a count, a displacement in bytes and a datatype for each of `blocks` ranks."""
     found = _split_each(buffer, blocks)
-    memory = None if found is None else _host_memory(buffer[0], receiving)
+    memory = None if found is None else host_memory(buffer[0], receiving)
     if found is None or memory is None:
         return None
     stage = _stage(buffer, memory, found, receiving, forced)
@@ -188,23 +189,39 @@ def _is_left(buffer: Sequence[Any], known: KnownDatatype, blocks: int) -> bool:
     return library_moves(count * known.size, known.regular) or known.is_run(count)
 
 
-def _host_memory(owner: Any, receiving: bool) -> _Memory | None:
+def host_memory(owner: Any, receiving: bool) -> Memory | None:
+    """Where the bytes lie of an object on the host that mpi4py reads as it is; None for any other."""
     if owner is MPI.BOTTOM:
-        return _Memory(0, None)
+        return Memory(0, None)
     try:
-        if owner.__class__ is np.ndarray:
-            readonly = not owner.flags.writeable
-            nbytes = owner.nbytes
+        if isinstance(owner, np.ndarray):
+            readonly, nbytes = not owner.flags.writeable, np.asarray(owner).nbytes
+        elif owner.__class__ not in _ON_HOST and (is_on_gpu(owner) or not _is_on_cpu(owner)):
+            return None
         else:
-            view = memoryview(owner)
-            readonly, nbytes = view.readonly, view.nbytes
-        return None if receiving and readonly else _Memory(MPI.Get_address(owner), nbytes)
+            readonly, nbytes = _readonly_and_nbytes(owner)
+        return None if receiving and readonly else Memory(MPI.Get_address(owner), nbytes)
     except (TypeError, ValueError, BufferError):
         return None
 
 
+def _is_on_cpu(owner: Any) -> bool:
+    return not hasattr(owner, "__dlpack__") or owner.__dlpack_device__()[0] == DLPACK_CPU
+
+
+def _readonly_and_nbytes(owner: Any) -> tuple[bool, int]:
+    try:
+        # NumPy takes what comes by DLPack for read-only where mpi4py does not.
+        memory = MPI.buffer(owner)
+    except BufferError:
+        # mpi4py sends what lies in the order of Fortran, but makes no such object of it.
+        view = memoryview(owner)
+        return view.readonly, view.nbytes
+    return memory.readonly, memory.nbytes
+
+
 def _count_and_offset(
-    buffer: Sequence[Any], known: KnownDatatype, memory: _Memory, blocks: int
+    buffer: Sequence[Any], known: KnownDatatype, memory: Memory, blocks: int
 ) -> tuple[int, int]:
     """Count for each block, and offset in bytes; a count of -1 where mpi4py shall complain."""
     count, displacement = None, None
@@ -223,7 +240,7 @@ def _count_and_offset(
         return -1, 0
 
 
-def _infer_count(known: KnownDatatype, memory: _Memory, offset: int, blocks: int) -> int:
+def _infer_count(known: KnownDatatype, memory: Memory, offset: int, blocks: int) -> int:
     """Instances that fit into the memory; -1 where mpi4py finds that they do not divide it."""
     length = (memory.nbytes or 0) - offset
     if known.extent <= 0 or length % (known.extent * blocks):
@@ -232,7 +249,7 @@ def _infer_count(known: KnownDatatype, memory: _Memory, offset: int, blocks: int
 
 
 def _counts_and_displacements(
-    buffer: Sequence[Any], known: KnownDatatype, memory: _Memory, blocks: int
+    buffer: Sequence[Any], known: KnownDatatype, memory: Memory, blocks: int
 ) -> tuple[list[int], list[int]] | None:
     counts, displacements = None, None
     if len(buffer) == 4:
@@ -281,7 +298,7 @@ def _split_each(buffer: Sequence[Any], blocks: int) -> list[_Place] | None:
 
 
 def _stage(
-    buffer: Sequence[Any], memory: _Memory, places: list[_Place], receiving: bool, forced: bool
+    buffer: Sequence[Any], memory: Memory, places: list[_Place], receiving: bool, forced: bool
 ) -> Stage | None:
     """Stage for all places together, if one of them is worth it and MPI allows all of them."""
     full = [place for place in places if place.count]
@@ -310,7 +327,7 @@ def _stage(
     return HostStage(parts, nbytes, (buffer, programs))
 
 
-def _check_bounds(memory: _Memory, place: _Place) -> None:
+def _check_bounds(memory: Memory, place: _Place) -> None:
     if place.known.layout is None:
         return
     low, high = place.known.layout.repeat(place.count).bounds()

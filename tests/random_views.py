@@ -150,7 +150,7 @@ class View:
         """Put in random bytes, or, where sums shall be exact, small numbers."""
         random = np.random.default_rng(seed)
         self.memory[:] = random.integers(0, 256, len(self.memory), np.uint8)
-        if self.dtype in NUMBERS and (small or self.dtype.char in "gG"):
+        if self.dtype.kind in "biufc" and (small or self.dtype.char in "gG"):
             self._within(self.memory, self.dtype)[...] = random.integers(0, 4, self.layout.shape)
 
     def dense(self) -> NDArray[Any]:

@@ -9,6 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import roundelay
 from roundelay import MPI
 from roundelay.collectives.catalogue import Setting, members
+from roundelay.collectives.reduction import MPI_CODES
 
 pytestmark = pytest.mark.mpi
 
@@ -96,6 +97,19 @@ def test_buffers(comm, name):
     raw = bytearray(8)
     roundelay.allreduce(comm, [bytearray([comm.rank] * 8), MPI.UINT8_T], [raw, MPI.UINT8_T], algorithm=name)
     assert raw == bytes([sum(range(comm.size))] * 8)
+
+
+@pytest.mark.parametrize("code", MPI_CODES)
+def test_lists_on_some_ranks(comm, code):
+    """An array has the same elements as a list with it, so that all ranks run the same algorithm."""
+    array, result = np.ones(3, code), np.zeros(3, code)
+    lists = [[array, 3], array, [array, array.dtype.char]], [[result, 3], result, [result, array.dtype.char]]
+    op = MPI.LOR if code == "?" else MPI.SUM
+    for shift in range(3):
+        result[:] = 0
+        out, into = lists[0][(comm.rank + shift) % 3], lists[1][comm.rank % 3]
+        roundelay.allreduce(comm, out, into, op, algorithm=NAMES[0])
+        assert_array_equal(result, np.full(3, 1 if code == "?" else comm.size, code))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -17,6 +17,8 @@ import pytest
 from mpi4py import MPI as PLAIN
 
 from roundelay import MPI
+from roundelay.collectives.catalogue import NATIVE
+from roundelay.collectives.processes import environment_names
 from tests.limit import Alarm
 from tests.random_calls import NAMES, Argument, Trial, draw_trial
 from tests.random_views import CLASSES, NUMBERS, draw_count, draw_view
@@ -77,6 +79,8 @@ def as_given(arguments: dict[int, Argument], dense: dict[int, Any]) -> dict[int,
 def examine(comm: PLAIN.Intracomm, name: str, seed: int, index: int) -> tuple[int, str | None]:
     """Make one random call; give how many views were met, and what differs, with what reproduces it."""
     trial = draw_trial(name, seed, index, comm.rank, comm.size)
+    # Where the environment names an algorithm, every rank must have the layer.
+    trial.layered = trial.layered or set(environment_names().values()) != {NATIVE}
     wrong = check(trial, comm, index, 2 * index % 32000)
     met = len({id(arg) for arg in (trial.out, trial.into) if arg})
     return met, f"--seed {seed} --only {index} --call {name}: {wrong}" if wrong else None
