@@ -35,7 +35,7 @@ class Choice:
     Attributes
     ----------
     sizes
-        Numbers of ranks.
+        Numbers of ranks of each stage; None of the serial one.
     arguments
         Those of pytest.
     names_files
@@ -44,7 +44,7 @@ class Choice:
         How long it is expected to take; None where the arguments choose tests.
     """
 
-    sizes: list[int]
+    sizes: list[int | None]
     arguments: list[str]
     names_files: bool
     minutes: int | None
@@ -56,16 +56,20 @@ def parse(argv: list[str]) -> Choice:
     parser.add_argument("--ranks", help="after the serial tests (default 2,3,4)")
     subjects = "; ".join(LEFT_OUT_OF_QUICK)
     parser.add_argument("--quick", action="store_true", help=f"serially and on 2 ranks, without: {subjects}")
-    parser.add_argument("--serial-only", action="store_true", help="no test under mpiexec")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--serial-only", action="store_true", help="no test under mpiexec")
+    where.add_argument("--parallel-only", action="store_true", help="every test under mpiexec")
     parser.add_argument("-k", metavar="EXPRESSION", help="only tests whose names match, as pytest's -k")
     options, rest = parser.parse_known_args(argv)
     ranks = options.ranks or ("2" if options.quick else "2,3,4")
-    sizes = [] if options.serial_only else [int(each) for each in ranks.split(",")]
+    sizes: list[int | None] = [] if options.parallel_only else [None]
+    if not options.serial_only:
+        sizes += map(int, ranks.split(","))
     # A name after -k may well be the name of a folder, so it is set apart before files are looked for.
     names_files = any(Path(argument.split("::")[0]).exists() for argument in rest)
     arguments = left_out() if options.quick else []
     arguments += rest if options.k is None else ["-k", options.k, *rest]
-    chosen = options.k or options.ranks or options.serial_only or names_files
+    chosen = options.k or options.ranks or options.serial_only or options.parallel_only or names_files
     minutes = QUICK_MINUTES if options.quick else MINUTES
     return Choice(sizes, arguments, names_files, None if chosen else minutes)
 
@@ -129,7 +133,7 @@ def main(argv: list[str]) -> int:
                 functools.partial(command, ranks, choice),
                 Path(folder, str(ranks or "serial")),
             )
-            for ranks in (None, *choice.sizes)
+            for ranks in choice.sizes
         ]
         for number, stage in enumerate(stages, start=1):
             print(f"stage {number} of {len(stages)}", flush=True)

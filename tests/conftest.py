@@ -1,5 +1,6 @@
 """What a test may ask for, and the same rules for ``pytest`` alone as for ``python -m tests``."""
 
+import gc
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -29,6 +30,12 @@ def pytest_configure(config: pytest.Config) -> None:
     alarm = Alarm(f"rank {MPI.COMM_WORLD.rank}", None)
     for plugin in (Selection(MPI.COMM_WORLD.size), Limit(alarm), Agreement(MPI.COMM_WORLD, alarm)):
         config.pluginmanager.register(plugin)
+
+
+def pytest_collection_finish() -> None:
+    """Let the collector pass over thousands of tests whenever one asks for it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ class Selection:
     Parameters
     ----------
     size
-        The number of ranks. On several only what is marked ``mpi`` runs, where ``min_size`` permits.
+        The number of ranks. On several only what is marked ``mpi`` runs, where ``min_size`` and ``max_size``
+        permit.
     done
         Tests that an earlier session has run.
     lines
@@ -42,8 +43,9 @@ class Selection:
     def fits(self, item: pytest.Item) -> bool:
         """Tell whether `item` is for this number of ranks."""
         markers = list(item.iter_markers("mpi"))
-        least = max((marker.kwargs.get("min_size") or 1 for marker in markers), default=1)
-        return self.size >= least and (self.size == 1 or bool(markers))
+        least = max((marker.kwargs.get("min_size", 1) for marker in markers), default=1)
+        most = min((marker.kwargs.get("max_size", self.size) for marker in markers), default=1)
+        return least <= self.size <= most
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -125,6 +125,7 @@ def test_heads(comm, algorithm, heads):
     run(comm, [23] * comm.size, algorithm, {"causal": True}, **shape)
 
 
+@pytest.mark.mpi(max_size=2)
 @pytest.mark.parametrize("algorithm", ["ring", "zigzag", "balanced"])
 def test_several_tiles(comm, algorithm):
     # On one rank; the dense computation of more of them would take minutes.

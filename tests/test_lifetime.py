@@ -57,6 +57,8 @@ def test_a_buffer_lives_as_long_as_its_request(comm, form, shape):
     buffer = SHAPES[shape](memory)
     count = len(buffer) if isinstance(buffer, np.ndarray) else buffer[1]
     alive = weakref.ref(memory)
+    # The collector looks at what comes from now on, and at nothing that other tests have left.
+    gc.freeze()
     request = begin(comm, form, buffer)
     del memory, buffer
     gc.collect()
