@@ -55,7 +55,7 @@ def info() -> None:
 
 @main.command()
 @click.option("--links", is_flag=True, help="Measure each pair of nodes for itself.")
-@click.option("--budget", metavar="TIME", default="110s", show_default=True, help="That it may take.")
+@click.option("--budget", metavar="TIME", default="110s", show_default=True, help="Time that it may take.")
 @click.option("--output", type=OutputFile(), help="Write another file than the user's own.")
 def measure(links: bool, budget: str, output: Path | None) -> None:
     """Measure the MPI library on these ranks; started by mpiexec.

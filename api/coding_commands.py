@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn
@@ -15,12 +13,9 @@ from rich.table import Column, Table
 from .collectives.coding.catalogue import SCHEMES, needed_parameters, scheme
 from .collectives.coding.recommend import MOST_DELAY, Candidate, best_of_each, recommend
 from .collectives.coding.simulation import simulate
-from .collectives.coding.traces import Seconds, Trace, gilbert_elliott_trace, markov_trace, pareto_trace
-from .files import OutputFile, save_picture
+from .collectives.coding.traces import Trace, gilbert_elliott_trace, markov_trace, pareto_trace
+from .files import OutputFile, PictureFile, save_picture
 from .terminal import print_table, progress_bar
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 # Rounds of a trace by which parameters are chosen before the whole of it is simulated.
 PROBED = 80
@@ -76,7 +71,7 @@ def load(name: str, workers: int, **given: int | None) -> None:
     type=float,
     help="How long a round waits after its first worker, in parts of that one's time.",
 )
-@click.option("--plot", type=OutputFile(".png"), help="Draw the rounds and the trace into a picture.")
+@click.option("--plot", type=PictureFile(), help="Draw the rounds and the trace into a picture.")
 def simulate_(path: str, schemes: str, jobs: int | None, patience: float | None, plot: Path | None) -> None:
     """Simulate a training by each scheme on a trace.
 
@@ -99,7 +94,9 @@ def simulate_(path: str, schemes: str, jobs: int | None, patience: float | None,
             found.append(each._replace(seconds=training.seconds))
     print_table(_table(sorted(found, key=lambda each: each.seconds)))
     if plot:
-        save_picture("--plot", partial(_draw, trace, trainings), plot)
+        from .collectives.coding.pictures import draw_training
+
+        save_picture(draw_training(trace, trainings), plot)
 
 
 @coding.command("recommend")
@@ -176,9 +173,3 @@ def _table(found: Sequence[Candidate]) -> Table:
         values = f"{float(each.load):.6f}", f"{each.delay}", f"{each.patience:g}", f"{each.seconds:.4g} s"
         table.add_row(str(each), *values, f"{relative:.2f} x")
     return table
-
-
-def _draw(trace: Trace, trainings: dict[str, Seconds]) -> Figure:
-    from .collectives.coding.pictures import draw_training
-
-    return draw_training(trace, trainings)

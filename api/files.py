@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,20 +41,40 @@ class OutputFile(click.Path):
         return path
 
 
-def save_picture(option: str, draw: Callable[[], Figure], path: Path) -> None:
-    """Draw a figure into the file that an option names, and say so.
+class PictureFile(OutputFile):
+    """A picture that a command draws when it has done its work: PNG, if its name does not say otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__(".png")
+
+    def convert(
+        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> Path:
+        """Give the path. Fails without matplotlib, for a kind of file that it does not know, and as above."""
+        path = super().convert(value, param, ctx)
+        try:
+            from matplotlib.backend_bases import FigureCanvasBase
+        except ImportError as error:
+            option = param.opts[0] if param else "a picture"
+            raise click.ClickException(
+                f"{option} needs matplotlib ({error}); python -m pip install 'roundelay[bench]' installs it"
+            ) from error
+        kinds = sorted(FigureCanvasBase.get_supported_filetypes())
+        if path.suffix[1:].lower() not in kinds:
+            self.fail(f"{path} cannot be drawn: expected a name that ends with one of {kinds}", param, ctx)
+        return path
+
+
+def save_picture(figure: Figure, path: Path) -> None:
+    """Write a figure into a file, and say so.
 
     Raises
     ------
     click.ClickException
-        Without matplotlib, for a kind of file that it does not know, and where the file cannot be written.
+        Where the file cannot be written.
     """
     try:
-        draw().savefig(path, dpi=150)
-    except ImportError as error:
-        raise click.ClickException(
-            f"{option} needs matplotlib ({error}); python -m pip install 'roundelay[bench]' installs it"
-        ) from error
-    except (OSError, ValueError) as error:
+        figure.savefig(path, dpi=150)
+    except OSError as error:
         raise click.ClickException(f"{path} cannot be written: {error}") from error
     click.echo(f"drawn in {path}")

@@ -17,7 +17,7 @@ from .collectives.links import Links
 from .collectives.schedule import Schedule
 from .collectives.simulate import Prediction, chunk_sizes, simulate
 from .collectives.units import format_bytes, format_seconds, parse_bytes, parse_rate, parse_seconds
-from .files import OutputFile, save_picture
+from .files import PictureFile, save_picture
 from .terminal import print_table, progress_bar
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ _rate = partial(_quantity, parse=parse_rate, metavar="RATE")
 @click.option("--shared", is_flag=True, help="All links share one medium, such as a radio channel.")
 @click.option("--root", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--top", type=click.IntRange(1), help="Show only so many algorithms.")
-@click.option("--draw", type=OutputFile(".png"), help="Draw the best one's messages into a picture.")
+@click.option("--draw", type=PictureFile(), help="Draw the best one's messages into a picture.")
 def plan(operation: str, ranks: int, nbytes: int, **options: Any) -> None:
     """Predict what each algorithm for OPERATION takes on a network, and name the best.
 
@@ -83,7 +83,7 @@ def plan(operation: str, ranks: int, nbytes: int, **options: Any) -> None:
     click.echo(f"{subject}: {best.algorithm}, {format_seconds(best.seconds)}")
     if path:
         title = f"{subject}, {best.algorithm}"
-        save_picture("--draw", partial(_draw, best.algorithm, nbytes, links, root, title), path)
+        save_picture(_draw(best.algorithm, nbytes, links, root, title), path)
 
 
 def predict(operation: str, setting: Setting, nbytes: int, links: Links) -> list[Forecast]:

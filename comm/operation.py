@@ -122,8 +122,8 @@ class Operation:
         return True
 
     def __del__(self) -> None:
-        # No request is left through which it could be completed, and MPI still has the operation. A signal may
-        # have interrupted the constructor.
+        # No request is left through which it could be completed, and MPI still has the operation.
+        # A signal may have interrupted the constructor.
         if getattr(self, "request", None) and (self.running or self.persistent) and unfinished is not None:
             unfinished.append(self)
 

@@ -1,7 +1,7 @@
 """``python -m tests``: every test, serially and on 2, 3 and 4 ranks, with the MPI library that is installed.
 
 It takes about 15 minutes on two cores, and ``--quick`` about two. Arguments that are not listed here go to
-pytest: ``python -m tests -k halo -x tests/test_layout.py``.
+pytest: ``python -m tests -k halo -x tests/test_examples.py``.
 """
 
 import argparse

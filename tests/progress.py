@@ -42,7 +42,9 @@ class Progress:
             self.total = entry.get("collected", self.total)
             outcome = entry.get("outcome", "started")
             self.done += outcome != "started"
-            self.failed += outcome == "failed"
+            if outcome == "failed":
+                self.failed += 1
+                self.meter.print(f"failed: {entry['test']}")
         self.meter.update(self.done, self.total, f", {self.failed} failed" if self.failed else "")
 
     def close(self) -> None:

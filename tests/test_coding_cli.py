@@ -144,7 +144,7 @@ def test_trainings_are_drawn(tmp_path, trace):
 
 
 def test_drawing_needs_matplotlib(monkeypatch, trace):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.backend_bases", None)
     result = run("simulate", "--trace", trace, "--schemes", "uncoded", "--plot", "a.png")
     assert result.exit_code == 1
     assert "--plot needs matplotlib" in result.output

@@ -158,10 +158,13 @@ def test_choice_is_drawn(tmp_path):
     result = plan("allreduce", "--bytes", "1MiB", *EDGE, "--draw", str(tmp_path / "no" / "drawn.png"))
     assert result.exit_code == 2
     assert "drawn.png cannot be written: " in " ".join(result.output.split())
+    result = plan("allreduce", "--bytes", "1MiB", *EDGE, "--draw", str(tmp_path / "drawn.doc"))
+    assert result.exit_code == 2
+    assert "drawn.doc cannot be drawn: expected a name that ends with" in " ".join(result.output.split())
 
 
 def test_drawing_needs_matplotlib(tmp_path, monkeypatch):
-    for name in ("matplotlib", "matplotlib.collections", "matplotlib.figure"):
+    for name in ("matplotlib", "matplotlib.backend_bases", "matplotlib.figure"):
         monkeypatch.setitem(sys.modules, name, None)
     result = plan("allreduce", "--bytes", "1KiB", *EDGE, "--draw", str(tmp_path / "drawn.png"))
     assert result.exit_code == 1

@@ -355,6 +355,6 @@ def test_quick_leaves_out_what_help_says():
     assert "without: " in text
     assert all((launch.ROOT / argument.partition("=")[2]).exists() for argument in left_out())
     quick, whole = parse(["--quick"]), parse([])
-    assert (quick.sizes, whole.sizes) == ([2], [2, 3, 4])
+    assert (quick.sizes, whole.sizes) == ([None, 2], [None, 2, 3, 4])
     assert [quick.minutes, whole.minutes] == [2, 15]
     assert parse(["-k", "halo"]).minutes is None
