@@ -66,6 +66,14 @@ class Call:
         """Bytes of the whole vector."""
         return self.count * self.like.itemsize
 
+    def own_beside(self, result: Array) -> Array:
+        """What the rank contributes, in other memory than `result`, unless that holds it."""
+        if self.own is None:
+            return result
+        # A schedule receives into the result before it has sent all of what the rank contributes.
+        shares = memory_of(result).library.may_share_memory(self.own, result)
+        return self.own.copy() if shares else self.own
+
     @property
     def commutes(self) -> bool:
         """Whether operands may change places."""
@@ -128,6 +136,8 @@ def read_reduce_scatter_block(sendbuf: Any, recvbuf: Any, op: MPI.Op, rank: int,
     in_place = sendbuf is MPI.IN_PLACE or sendbuf is None
     if in_place:
         recvbuf = _all_blocks(recvbuf, ranks)
+    else:
+        sendbuf = _all_blocks(sendbuf, ranks)
     result = _operand(recvbuf, True, op)
     if result is None or (in_place and result.array.size % ranks):
         return None

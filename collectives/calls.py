@@ -116,8 +116,7 @@ def _run_schedule(service: Service, tags: Tags, chosen: Chosen, call: Call) -> N
     for part, source in call.before:
         result[part] = source
     fold = None if call.reduction is None else call.reduction.fold
-    in_place = call.own is None
-    own = result if call.own is None else call.own
+    in_place, own = call.own is None, call.own_beside(result)
     shared = service.shared_memory() if chosen.shares_memory else None
     if shared is not None:
         assert fold is not None
@@ -156,7 +155,8 @@ def _iallreduce(comm: Any, sendbuf: Any, recvbuf: Any, op: MPI.Op = _SUM) -> Any
     chosen, call = _in_background(service, sendbuf, recvbuf, op)
     if chosen is None:
         return _native_iallreduce(comm, sendbuf, recvbuf, op)
-    return start(partial(_execution, service, chosen, call), (sendbuf, recvbuf))
+    begin = partial(_execution, service, chosen, call, service.tags.next())
+    return start(begin, (sendbuf, recvbuf))
 
 
 def _allreduce_init(
@@ -167,7 +167,8 @@ def _allreduce_init(
     chosen, call = _in_background(service, sendbuf, recvbuf, op)
     if chosen is None or not service.has_tags():
         return _native_allreduce_init(comm, sendbuf, recvbuf, op, info)
-    return prepare(partial(_execution, service, chosen, call), (sendbuf, recvbuf))
+    begin = partial(_execution, service, chosen, call, service.tags.next_persistent())
+    return prepare(begin, (sendbuf, recvbuf))
 
 
 def _in_background(service: Service, sendbuf: Any, recvbuf: Any, op: MPI.Op) -> tuple[Chosen | None, Any]:
@@ -184,13 +185,12 @@ def _in_background(service: Service, sendbuf: Any, recvbuf: Any, op: MPI.Op) -> 
     return _choose(service, _wanted(call, name, background=True), call).current, call
 
 
-def _execution(service: Service, chosen: Chosen, call: Call) -> Execution:
+def _execution(service: Service, chosen: Chosen, call: Call, tag: int) -> Execution:
     assert call.result is not None
     assert call.reduction is not None
     tags = service.tags
-    own = call.result if call.own is None else call.own
-    bound = chosen.bind(call.division, call.own is None)
-    return Execution(bound, tags.comm, own, call.result, call.reduction.fold, tags.next(), keeps=tags)
+    own, bound = call.own_beside(call.result), chosen.bind(call.division, call.own is None)
+    return Execution(bound, tags.comm, own, call.result, call.reduction.fold, tag, keeps=tags)
 
 
 def execution_in_place(comm: MPI.Intracomm, array: Array, op: MPI.Op, algorithm: str) -> Execution:
@@ -209,7 +209,7 @@ def execution_in_place(comm: MPI.Intracomm, array: Array, op: MPI.Op, algorithm:
     wanted = _wanted(call, algorithm, reproducible=True, background=True)
     chosen = _choose(service, wanted, call, compares=True).current
     assert chosen is not None
-    return _execution(service, chosen, call)
+    return _execution(service, chosen, call, service.tags.next())
 
 
 # The other operations.

@@ -15,10 +15,10 @@ import numpy as np
 
 from ..datatypes.plain import MPI
 
-# Operations under way at the same time on one communicator, and lanes of one of them.
-_OPERATIONS = 512
+# Operations under way at the same time on one communicator, as many persistent ones, and lanes of each.
+_SEQUENCE = 256
 _LANES = 64
-_TAGS = _OPERATIONS * _LANES
+_TAGS = 2 * _SEQUENCE * _LANES
 # Ranges of tags, in words of bits; MPI allows as many tags as one of them has.
 _WORDS, _BITS = 16, 64
 # What a rank says when ranks agree: that no other thread of it agrees meanwhile, and that it has a duplicate.
@@ -121,14 +121,22 @@ class Tags:
     def __init__(self, duplicates: Duplicates, duplicate: Duplicate, number: int) -> None:
         self.comm = duplicate.comm
         self._duplicate, self._number = duplicate, number
-        self._sequence = 0
+        self._begun = self._prepared = 0
         self._returned = finalize(self, duplicates.give_back, duplicate, number)
         self._returned.atexit = False
 
     def next(self) -> int:
-        """The first of the tags of the next operation."""
-        self._sequence = (self._sequence + 1) % _OPERATIONS
-        return self._number * _TAGS + self._sequence * _LANES
+        """The first of the tags of the next operation, of those that all ranks begin in the same order."""
+        self._begun = (self._begun + 1) % _SEQUENCE
+        return self._first(self._begun)
+
+    def next_persistent(self) -> int:
+        """The first of the tags of a persistent operation, which ranks may start in any order."""
+        self._prepared = (self._prepared + 1) % _SEQUENCE
+        return self._first(_SEQUENCE + self._prepared)
+
+    def _first(self, operation: int) -> int:
+        return self._number * _TAGS + operation * _LANES
 
     def retire(self) -> None:
         """Never give the range to another communicator: messages may be left that nobody received."""

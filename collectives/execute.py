@@ -126,8 +126,8 @@ class Execution:
             scratch = self._block.array[: bound.scratch * result.itemsize].view(result.dtype)
         self._areas = (own, result, scratch)
         self._messages: tuple[Array, ...] = self._areas
-        if result.dtype.char not in MPI_CODES:
-            # MPI need not know what the elements are.
+        if result.dtype.char not in MPI_CODES or not all(map(self._memory.is_aligned, self._areas)):
+            # MPI need not know what the elements are, and mpi4py wants to know where they lie.
             self._messages = tuple(area.view(np.uint8).reshape(-1, area.itemsize) for area in self._areas)
         self._begun = self._done = False
         self._memory.settle()

@@ -33,6 +33,10 @@ class HostMemory:
         """Let a thread compute here."""
         return self._everywhere
 
+    def is_aligned(self, array: Array) -> bool:
+        """Whether the elements lie on their boundaries."""
+        return bool(array.flags.aligned)
+
     def settle(self) -> None:
         """Wait until what was begun is done: here it is."""
 
@@ -62,6 +66,10 @@ class DeviceMemory:
         """Let a thread compute here, which begins with another device."""
         device: AbstractContextManager[Any] = self.library.cuda.Device(self._number)
         return device
+
+    def is_aligned(self, _array: Any) -> bool:
+        """Whether the elements lie on their boundaries, as CuPy's always do."""
+        return True
 
     def take(self, nbytes: int) -> Any:
         """Return a block of that many bytes."""

@@ -67,14 +67,14 @@ def _per_destination(comm: Any) -> int:
 
 
 def _collective(base: Any, run: Runner, kind: _Kind, forced: bool = False) -> Any:
-    base = direct(base, run)
+    whole = direct(base, run)
     is_plain = _is_aligned if forced else _is_plain
 
     @named_like(base)
     def method(self: Any, sendbuf: Any, recvbuf: Any, *rest: Any, **named: Any) -> Any:
         if is_plain(sendbuf) and is_plain(recvbuf):
             try:
-                result = base(self, sendbuf, recvbuf, *rest, **named)
+                result = whole(self, sendbuf, recvbuf, *rest, **named)
             except REFUSALS:
                 # Below, mpi4py is asked again, and what it refuses is looked at.
                 pass
@@ -87,7 +87,7 @@ def _collective(base: Any, run: Runner, kind: _Kind, forced: bool = False) -> An
         receive = kind.receive.find(self, recvbuf, True, forced) if receiving else None
         try:
             if send is receive is None:
-                return base(self, sendbuf, recvbuf, *rest, **named)
+                return whole(self, sendbuf, recvbuf, *rest, **named)
             refusal = None
         except REFUSALS as error:
             refusal = error.with_traceback(None)
@@ -128,14 +128,14 @@ def _counting(comm: Any, kind: _Kind, rest: tuple[Any, ...], named: dict[str, An
 
 
 def _broadcast(base: Any, run: Runner, forced: bool = False) -> Any:
-    base = direct(base, run)
+    whole = direct(base, run)
     is_plain = _is_aligned if forced else _is_plain
 
     @named_like(base)
     def method(self: Any, buf: Any, root: int = 0, *rest: Any, **named: Any) -> Any:
         if is_plain(buf):
             try:
-                result = base(self, buf, root, *rest, **named)
+                result = whole(self, buf, root, *rest, **named)
             except REFUSALS:
                 pass
             else:
@@ -146,7 +146,7 @@ def _broadcast(base: Any, run: Runner, forced: bool = False) -> Any:
         stage = find_stage(stage_one, buf, receiving, forced=forced)
         if stage is None:
             try:
-                return base(self, buf, root, *rest, **named)
+                return whole(self, buf, root, *rest, **named)
             except REFUSALS:
                 stage = stage_array(buf, receiving)
                 if stage is None:

@@ -85,10 +85,13 @@ def flat_blocks(buffer: Any, ranks: int) -> Blocks | None:
     """Find the bytes that each rank's block is received into; None where mpi4py shall read or refuse them."""
     spec = _with_datatype(buffer if isinstance(buffer, list | tuple) else [buffer, None])
     found = read_vector(spec, True, ranks)
-    if found is None or not found[0].contiguous:
+    if found is None:
         return None
     known, address, counts, displacements = found
-    begins = [each * known.extent for each in displacements]
+    if known.layout is None or not known.contiguous:
+        return None
+    first = known.layout.bounds()[0]
+    begins = [first + each * known.extent for each in displacements]
     places = [slice(begin, begin + count * known.size) for begin, count in zip(begins, counts, strict=True)]
     return Blocks(_at(address, max((place.stop for place in places), default=0), True), places)
 

@@ -52,6 +52,7 @@ def run_started(
     for stage in loads:
         stage.load()
     operation = Operation(None, loads, stores, status is not None, persistent=False)
+    operation.keeps = call
     try:
         request = _new(Request, call_and_settle(call, operation.accept))
         request.operation = operation

@@ -32,7 +32,7 @@ class Operation:
         Whether the operation can be started again and again.
     """
 
-    __slots__ = ("inner", "loads", "message", "persistent", "request", "running", "stores")
+    __slots__ = ("inner", "keeps", "loads", "message", "persistent", "request", "running", "stores")
 
     def __init__(
         self,
@@ -48,6 +48,8 @@ class Operation:
         self.persistent = persistent
         self.running = False
         self.request: MPI.Request | None = None
+        # Buffers that are not staged; mpi4py does not keep those of every operation.
+        self.keeps: object = None
         # Of a collective that is a schedule, there is another one behind the stages.
         self.inner: Operation | None = None
         if request is not None:
@@ -96,7 +98,8 @@ class Operation:
         self.running = False
 
     def release(self) -> None:
-        """Give the stages' memory back."""
+        """Give the stages' memory back, and let go of the buffers."""
+        self.keeps = None
         for stage in (*self.loads, *self.stores):
             stage.release()
 

@@ -125,7 +125,7 @@ def stage_one(buffer: Sequence[Any], receiving: bool, blocks: int = 1, forced: b
         return None
     if not forced and library_moves(total * known.size, known.regular):
         return None
-    datatype = None if receiving and known.overlaps(total) else dense_type(known)
+    datatype = None if receiving and not forced and known.overlaps(total) else dense_type(known)
     if datatype is None:
         return None
     program, instances = known.program(total)
@@ -193,6 +193,8 @@ def host_memory(owner: Any, receiving: bool) -> Memory | None:
     """Where the bytes lie of an object on the host that mpi4py reads as it is; None for any other."""
     if owner is MPI.BOTTOM:
         return Memory(0, None)
+    if owner is None:
+        return Memory(0, 0)
     try:
         if isinstance(owner, np.ndarray):
             readonly, nbytes = not owner.flags.writeable, np.asarray(owner).nbytes
@@ -233,9 +235,11 @@ def _count_and_offset(
             count, displacement = count
     try:
         offset = index(displacement) * known.extent if displacement else 0
-        if offset < 0 or (offset and known.extent <= 0):
+        beyond = memory.nbytes is not None and offset > memory.nbytes
+        if offset < 0 or beyond or (offset and known.extent <= 0):
             return -1, 0
-        return (_infer_count(known, memory, offset, blocks) if count is None else index(count)), offset
+        count = _infer_count(known, memory, offset, blocks) if count is None else index(count)
+        return (-1 if buffer[0] is None and count else count), offset
     except (TypeError, ValueError):
         return -1, 0
 
@@ -267,7 +271,8 @@ def _counts_and_displacements(
     except (TypeError, ValueError):
         return None
     usable = len(counts) == len(displacements) == blocks and min(counts, default=0) >= 0
-    return (counts, displacements) if usable else None
+    nowhere = buffer[0] is None and any(counts)
+    return (counts, displacements) if usable and not nowhere else None
 
 
 def _per_block(values: Any, blocks: int, from_number: Any) -> list[int]:
@@ -312,11 +317,12 @@ def _stage(
     left = len(places) > 1 and not forced
     if left and library_moves(nbytes, all(place.known.regular for place in full)):
         return None
-    if all(place.known.is_run(place.count) for place in full) or not has_mover():
+    is_dense = all(place.known.contiguous if forced else place.known.is_run(place.count) for place in full)
+    if is_dense or not has_mover():
         return None
     if any(dense_type(place.known) is None for place in full):
         return None
-    if receiving and any(place.known.overlaps(place.count) for place in full):
+    if receiving and not forced and any(place.known.overlaps(place.count) for place in full):
         return None
     parts, programs, start = [], [], 0
     for place in full:

@@ -15,8 +15,9 @@ import pytest
 from numpy.testing import assert_allclose
 
 from roundelay import coding
+from roundelay.collectives.coding.worker import Worker
 from tests import launch
-from tests.straggling import Straggling, direct, load, train
+from tests.straggling import Straggling, be_away, direct, load, slope, train
 
 # More than the MPI libraries keep for a rank that does not receive them.
 ROUNDS = 800
@@ -104,6 +105,27 @@ def test_one_too_many_is_named(comm, kind):
     straggling = Straggling(comm, kind, late, after=20 + 5 * comm.rank)
     scheme = coding.scheme("gc", comm.size - 1, stragglers=1)
     named = rf"ranks \[1, {comm.size - 1}\] have not answered for"
+    with straggling.over(), pytest.raises(coding.TooFewWorkers, match=named):
+        train(straggling, scheme, ROUNDS, lost_after=1.0)
+
+
+@pytest.mark.mpi(min_size=3)
+def test_those_that_answer_and_send_nothing_are_named(comm, monkeypatch):
+    """All of them: what is asked of one is then asked of the next, whose answer was counted before."""
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    late = tuple(range(1, comm.size))
+    straggling = Straggling(comm, "sleep", late)
+
+    def send(worker, wanted, usual=Worker._send):
+        if wanted.job < 20:
+            usual(worker, wanted)
+        else:
+            be_away("sleep", straggling.until)
+
+    monkeypatch.setattr(Worker, "_send", send)
+    monkeypatch.setattr(straggling, "gradient", slope)
+    scheme = coding.scheme("gc", comm.size - 1, stragglers=comm.size - 2)
+    named = rf"ranks \[{', '.join(map(str, late))}\] have not answered for"
     with straggling.over(), pytest.raises(coding.TooFewWorkers, match=named):
         train(straggling, scheme, ROUNDS, lost_after=1.0)
 

@@ -100,6 +100,10 @@ class Crew:
         now = self._waited.seconds
         return [rank for rank, each in self._workers.items() if each.is_silent(now, seconds)]
 
+    def asked(self) -> list[int]:
+        """Workers that were asked for vectors which are not here."""
+        return [rank for rank, each in self._workers.items() if each.pulled]
+
     def is_late(self) -> bool:
         """Whether a vector that was asked for should have come."""
         pulled = [each for worker in self._workers.values() for each in worker.pulled]

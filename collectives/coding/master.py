@@ -92,7 +92,8 @@ class Era:
                 break
             is_over, exactly = self._round.verdict(self._pattern, self._limits, silent)
             if is_over:
-                combination = self._offers.progress.combine(due, exactly) if due >= 0 else None
+                if due >= 0:
+                    combination = self._offers.combine(self._round, due, exactly, self._limits, silent)
                 if combination is not None or due < 0:
                     self._pattern.close(self._round.missing())
                     break

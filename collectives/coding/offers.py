@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from .channel import Vector
 from .crew import Crew, Place
+from .info import Limits
 from .messages import Report
-from .rounds import decode
+from .rounds import Round, decode
 from .scheme import Combination, Scheme
 from .shown import Shown
 
@@ -107,6 +108,18 @@ class Offers:
             if place in each.awaited:
                 each.awaited.remove(place)
                 each.used += is_used
+
+    def combine(
+        self, round_: Round, job: int, exactly: bool, limits: Limits, silent: Collection[int]
+    ) -> Combination | None:
+        """How to decode the era's job when a round may end; None if a vector is still to come.
+
+        Raises `TooFewWorkers` if the workers that were asked for it are `silent`.
+        """
+        found = self.progress.combine(job, exactly)
+        if found is None and round_.breaks_off(self._crew.asked(), limits, silent):
+            found = self.progress.combine(job, exactly=False)
+        return found
 
     def decode(self, job: int, combination: Combination) -> Vector:
         """The gradient of the era's job, which is forgotten with all before it."""

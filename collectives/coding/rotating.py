@@ -192,12 +192,8 @@ class Rotation:
             self._channel.settle()
             backoff.pause()
 
-    def _collect(self, job: int) -> tuple[Combination, Round]:
-        """Wait until what came can be decoded, and is here."""
-        round_, backoff, gone = Round(self._scheme.name, job, self._ranks), Backoff(), list[int]()
-        for rank in self._ranks:
-            if not self._offers.progress.tasks(job, rank):
-                round_.excuse(rank)
+    def _take_own(self, job: int) -> None:
+        """Compute what this rank adds itself."""
         own = self._compute(job, self._heed)
         if isinstance(own, Failure):
             raise WorkerError(f"rank {self._channel.rank} raised an exception:\n{own.text}")
@@ -206,6 +202,14 @@ class Rotation:
         for place, vector in self._vectors.items():
             self._crew.keep(Place(0, self._channel.rank, *place), vector)
         self._offers.take(self._channel.rank, own)
+
+    def _collect(self, job: int) -> tuple[Combination, Round]:
+        """Wait until what came can be decoded, and is here."""
+        round_, backoff, gone = Round(self._scheme.name, job, self._ranks), Backoff(), list[int]()
+        for rank in self._ranks:
+            if not self._offers.progress.tasks(job, rank):
+                round_.excuse(rank)
+        self._take_own(job)
         self._crew.expect(self._others)
         while True:
             reports, arrived = self._crew.listen()
@@ -219,9 +223,10 @@ class Rotation:
                 round_.answer(answer.rank, answer.report.seconds)
             silent = self._crew.silent(self._limits.lost_after) + gone
             is_over, exactly = round_.verdict(self._pattern, self._limits, silent)
-            combination = self._offers.progress.combine(job, exactly) if is_over else None
-            if combination is not None:
-                return combination, round_
+            if is_over:
+                combination = self._offers.combine(round_, job, exactly, self._limits, silent)
+                if combination is not None:
+                    return combination, round_
             if reports or arrived:
                 backoff.reset()
             else:

@@ -69,12 +69,26 @@ class Round:
         ranks = self._ranks_of(self._missing) if is_late or silent else []
         if not is_late and not (ranks and set(ranks).issubset(silent)):
             return False, True
+        approximates = self._approximates(ranks, limits)
+        return approximates, not approximates
+
+    def breaks_off(self, asked: Collection[int], limits: Limits, silent: Collection[int]) -> bool:
+        """Whether to approximate what is due, where ranks have answered and do not send what they offered.
+
+        Raises `TooFewWorkers` if only ranks that are `silent` are missing or `asked` for vectors, unless the
+        limits ask for something else.
+        """
+        ranks = sorted({*self._ranks_of(self._missing), *asked})
+        return bool(asked) and set(ranks).issubset(silent) and self._approximates(ranks, limits)
+
+    def _approximates(self, ranks: Sequence[int], limits: Limits) -> bool:
         if limits.on_deadline == "raise":
+            seconds = perf_counter() - self._begun
             raise TooFewWorkers(
-                f"round {self.turn}: ranks {ranks} have not answered for {now - self._begun:.1f} s, and "
+                f"round {self.turn}: ranks {ranks} have not answered for {seconds:.1f} s, and "
                 f"{self._scheme} cannot do without them"
             )
-        return limits.on_deadline == "approximate", limits.on_deadline != "approximate"
+        return limits.on_deadline == "approximate"
 
     def _is_allowed(self, pattern: Pattern) -> bool:
         if self._allowed is None:
