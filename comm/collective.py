@@ -21,6 +21,8 @@ from .staging import Stage
 from .strided import REFUSALS, stage_array
 from .substitute import named_like
 
+_ndarray = np.ndarray
+
 
 def _array_only(_buffer: Any, _receiving: bool, _blocks: int, _forced: bool) -> Stage | None:
     return None
@@ -72,39 +74,65 @@ def _collective(base: Any, run: Runner, kind: _Kind, forced: bool = False) -> An
 
     @named_like(base)
     def method(self: Any, sendbuf: Any, recvbuf: Any, *rest: Any, **named: Any) -> Any:
-        if is_plain(sendbuf) and is_plain(recvbuf):
+        # The usual case is spelt out: a small collective takes less time than a few calls of Python. An array
+        # that owns its memory is nearly always contiguous, and mpi4py refuses any other.
+        if (
+            sendbuf.__class__ is recvbuf.__class__ is _ndarray
+            and not forced
+            and (sendbuf.base is None or sendbuf.flags.forc)
+            and (recvbuf.base is None or recvbuf.flags.forc)
+        ) or (is_plain(sendbuf) and is_plain(recvbuf)):
             try:
-                result = whole(self, sendbuf, recvbuf, *rest, **named)
+                if rest or named:
+                    result = whole(self, sendbuf, recvbuf, *rest, **named)
+                else:
+                    result = whole(self, sendbuf, recvbuf)
             except REFUSALS:
-                # Below, mpi4py is asked again, and what it refuses is looked at.
+                # mpi4py is asked again, and what it refuses is looked at.
                 pass
             else:
                 if unfinished:
                     settle_unfinished()
                 return result
-        sending, receiving = _counting(self, kind, rest, named)
-        send = kind.send.find(self, sendbuf, False, forced) if sending else None
-        receive = kind.receive.find(self, recvbuf, True, forced) if receiving else None
-        try:
-            if send is receive is None:
-                return whole(self, sendbuf, recvbuf, *rest, **named)
-            refusal = None
-        except REFUSALS as error:
-            refusal = error.with_traceback(None)
-        # One side may need a closer look whatever the other one is.
-        if sending and send is None:
-            send = stage_array(sendbuf, receiving=False)
-        if receiving and receive is None:
-            receive = stage_array(recvbuf, receiving=True)
-        if refusal is not None and send is receive is None:
-            raise refusal
-        in_place = sendbuf is MPI.IN_PLACE or sendbuf is None
-        fills = receive is not None and (kind.keeps or receive.partial or in_place)
-        loads = [stage for stage in (send, receive if fills else None) if stage is not None]
-        out, into = send.spec if send else sendbuf, receive.spec if receive else recvbuf
-        return run(partial(base, self, out, into, *rest, **named), loads, [receive] if receive else [])
+        return _collective_staged(base, whole, run, kind, forced, self, sendbuf, recvbuf, rest, named)
 
     return method
+
+
+def _collective_staged(  # noqa: PLR0913, PLR0917
+    base: Any,
+    whole: Any,
+    run: Runner,
+    kind: _Kind,
+    forced: bool,
+    comm: Any,
+    sendbuf: Any,
+    recvbuf: Any,
+    rest: tuple[Any, ...],
+    named: dict[str, Any],
+) -> Any:
+    """Run a collective with stages where they are needed."""
+    sending, receiving = _counting(comm, kind, rest, named)
+    send = kind.send.find(comm, sendbuf, False, forced) if sending else None
+    receive = kind.receive.find(comm, recvbuf, True, forced) if receiving else None
+    try:
+        if send is receive is None:
+            return whole(comm, sendbuf, recvbuf, *rest, **named)
+        refusal = None
+    except REFUSALS as error:
+        refusal = error.with_traceback(None)
+    # One side may need a closer look whatever the other one is.
+    if sending and send is None:
+        send = stage_array(sendbuf, receiving=False)
+    if receiving and receive is None:
+        receive = stage_array(recvbuf, receiving=True)
+    if refusal is not None and send is receive is None:
+        raise refusal
+    in_place = sendbuf is MPI.IN_PLACE or sendbuf is None
+    fills = receive is not None and (kind.keeps or receive.partial or in_place)
+    loads = [stage for stage in (send, receive if fills else None) if stage is not None]
+    out, into = send.spec if send else sendbuf, receive.spec if receive else recvbuf
+    return run(partial(base, comm, out, into, *rest, **named), loads, [receive] if receive else [])
 
 
 def _is_plain(buffer: Any) -> bool:

@@ -23,6 +23,9 @@ class Comm(Handle, PointToPoint):
 
     plain: ClassVar[type] = MPI.Comm
 
+    # MPI refuses predefined ones, whoever asks, and short-lived ones have no time for one more call.
+    Free = MPI.Comm.Free
+
     @named_like(MPI.Comm.Barrier)
     def Barrier(self) -> None:
         _Barrier(self)
