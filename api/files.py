@@ -57,7 +57,7 @@ class PictureFile(OutputFile):
         except ImportError as error:
             option = param.opts[0] if param else "a picture"
             raise click.ClickException(
-                f"{option} needs matplotlib ({error}); python -m pip install 'roundelay[bench]' installs it"
+                f"{option} needs matplotlib ({error}); python -m pip install matplotlib"
             ) from error
         kinds = sorted(FigureCanvasBase.get_supported_filetypes())
         if path.suffix[1:].lower() not in kinds:

@@ -1,6 +1,6 @@
 """Attention over ranks for PyTorch: `from roundelay.pytorch import scaled_dot_product_attention`.
 
-It needs torch, which `import roundelay` does not: `pip install "roundelay[pytorch]"`.
+It needs torch, which `import roundelay` does not: `pip install ".[pytorch]"`.
 """
 
 from .collectives.attention.checkpoint import keep_attention

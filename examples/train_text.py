@@ -29,7 +29,7 @@ from roundelay import MPI
 try:
     import torch
 except ImportError:
-    sys.exit("PyTorch is not installed: pip install 'roundelay[pytorch]'")
+    sys.exit("PyTorch is not installed: pip install '.[pytorch]'")
 from torch.nn import GELU, Embedding, LayerNorm, Linear, ModuleList, Sequential
 from torch.nn.functional import cross_entropy
 

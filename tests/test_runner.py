@@ -351,10 +351,10 @@ def test_quick_leaves_out_what_help_says():
     )
     text = " ".join(shown.stdout.split())
     assert all(subject in text for subject in LEFT_OUT_OF_QUICK)
-    assert "about 15 minutes on two cores" in text
+    assert "about 20 minutes on two cores" in text
     assert "without: " in text
     assert all((launch.ROOT / argument.partition("=")[2]).exists() for argument in left_out())
     quick, whole = parse(["--quick"]), parse([])
     assert (quick.sizes, whole.sizes) == ([None, 2], [None, 2, 3, 4])
-    assert [quick.minutes, whole.minutes] == [2, 15]
+    assert [quick.minutes, whole.minutes] == [2, 20]
     assert parse(["-k", "halo"]).minutes is None
