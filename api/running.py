@@ -76,8 +76,8 @@ def _abort_at_exit(status: SystemExit | int) -> None:
 def _connect_to_mpiexec() -> None:
     """Connect a process that has not initialized MPI: mpiexec aborts the others when it loses a connection.
 
-    Without one, MPICH's lets them wait in MPI_Init, and Open MPI's may hang itself. A session, unlike MPI_Init,
-    waits for nobody.
+    Without one, MPICH's lets them wait in MPI_Init, and Open MPI's may hang itself. A session, unlike
+    MPI_Init, waits for nobody.
     """
     if not {"PMI_RANK", "PMIX_RANK"} & os.environ.keys():
         return

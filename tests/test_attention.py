@@ -54,11 +54,10 @@ def check(sequence, rank, placement, found, hidden, kept=None, low=np.float32):
         if name in ("out", "lse"):
             assert abs(error).max(initial=0) <= 4 * abs(usual).max(initial=0) + 1e-6, name
         else:
-            # Of the whole sequence: a token that sees only itself has no gradient but rounding errors, of terms of
-            # the size of one.
+            # Of the whole sequence: a token that sees only itself has no gradient but rounding errors.
             rounding = np.finfo(np.float32).eps * np.sqrt(error.size)
-            allowed = 4 * np.linalg.norm(usual) + 1e-6 * np.linalg.norm(right[name]) + rounding
-            assert np.linalg.norm(error) <= allowed, name
+            usual_norm = np.linalg.norm(usual) + rounding
+            assert np.linalg.norm(error) <= 4 * usual_norm + 1e-6 * np.linalg.norm(right[name]), name
 
 
 MASKS = {
