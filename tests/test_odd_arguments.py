@@ -95,7 +95,7 @@ def test_none_for_nothing(comm, nothing):
 def test_very_many_runs(comm):
     count = 1_200_000
     places = np.cumsum(np.random.default_rng(0).integers(2, 4, count)).astype("i")
-    datatype = MPI.DOUBLE.Create_indexed_block(1, places).Commit()
+    datatype = MPI.DOUBLE.Create_indexed_block(1, places.tolist()).Commit()
     wide, dense = np.zeros(places[-1] + 1), np.arange(float(count))
     buffer = [wide, 1, datatype] if odd(comm) else dense
     roundelay.bcast(comm, buffer, 0, algorithm="tree")
