@@ -88,6 +88,8 @@ def flat_blocks(buffer: Any, ranks: int) -> Blocks | None:
     if found is None:
         return None
     known, address, counts, displacements = found
+    if not any(counts):
+        return Blocks(_NOTHING, [slice(0, 0)] * ranks)
     if known.layout is None or not known.contiguous:
         return None
     first = known.layout.bounds()[0]
