@@ -72,6 +72,30 @@ def _collective(base: Any, run: Runner, kind: _Kind, forced: bool = False) -> An
     whole = direct(base, run)
     is_plain = _is_aligned if forced else _is_plain
 
+    def stage(comm: Any, sendbuf: Any, recvbuf: Any, rest: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        """Run a collective with stages where they are needed."""
+        sending, receiving = _counting(comm, kind, rest, named)
+        send = kind.send.find(comm, sendbuf, False, forced) if sending else None
+        receive = kind.receive.find(comm, recvbuf, True, forced) if receiving else None
+        try:
+            if send is receive is None:
+                return whole(comm, sendbuf, recvbuf, *rest, **named)
+            refusal = None
+        except REFUSALS as error:
+            refusal = error.with_traceback(None)
+        # One side may need a closer look whatever the other one is.
+        if sending and send is None:
+            send = stage_array(sendbuf, receiving=False)
+        if receiving and receive is None:
+            receive = stage_array(recvbuf, receiving=True)
+        if refusal is not None and send is receive is None:
+            raise refusal
+        in_place = sendbuf is MPI.IN_PLACE or sendbuf is None
+        fills = receive is not None and (kind.keeps or receive.partial or in_place)
+        loads = [stage for stage in (send, receive if fills else None) if stage is not None]
+        out, into = send.spec if send else sendbuf, receive.spec if receive else recvbuf
+        return run(partial(base, comm, out, into, *rest, **named), loads, [receive] if receive else [])
+
     @named_like(base)
     def method(self: Any, sendbuf: Any, recvbuf: Any, *rest: Any, **named: Any) -> Any:
         # The usual case is spelt out: a small collective takes less time than a few calls of Python. An array
@@ -94,45 +118,9 @@ def _collective(base: Any, run: Runner, kind: _Kind, forced: bool = False) -> An
                 if unfinished:
                     settle_unfinished()
                 return result
-        return _collective_staged(base, whole, run, kind, forced, self, sendbuf, recvbuf, rest, named)
+        return stage(self, sendbuf, recvbuf, rest, named)
 
     return method
-
-
-def _collective_staged(  # noqa: PLR0913, PLR0917
-    base: Any,
-    whole: Any,
-    run: Runner,
-    kind: _Kind,
-    forced: bool,
-    comm: Any,
-    sendbuf: Any,
-    recvbuf: Any,
-    rest: tuple[Any, ...],
-    named: dict[str, Any],
-) -> Any:
-    """Run a collective with stages where they are needed."""
-    sending, receiving = _counting(comm, kind, rest, named)
-    send = kind.send.find(comm, sendbuf, False, forced) if sending else None
-    receive = kind.receive.find(comm, recvbuf, True, forced) if receiving else None
-    try:
-        if send is receive is None:
-            return whole(comm, sendbuf, recvbuf, *rest, **named)
-        refusal = None
-    except REFUSALS as error:
-        refusal = error.with_traceback(None)
-    # One side may need a closer look whatever the other one is.
-    if sending and send is None:
-        send = stage_array(sendbuf, receiving=False)
-    if receiving and receive is None:
-        receive = stage_array(recvbuf, receiving=True)
-    if refusal is not None and send is receive is None:
-        raise refusal
-    in_place = sendbuf is MPI.IN_PLACE or sendbuf is None
-    fills = receive is not None and (kind.keeps or receive.partial or in_place)
-    loads = [stage for stage in (send, receive if fills else None) if stage is not None]
-    out, into = send.spec if send else sendbuf, receive.spec if receive else recvbuf
-    return run(partial(base, comm, out, into, *rest, **named), loads, [receive] if receive else [])
 
 
 def _is_plain(buffer: Any) -> bool:
