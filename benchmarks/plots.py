@@ -184,37 +184,33 @@ def finish(figure: Figure, axes: Axes, title: str) -> None:
 # Figures ------------------------------------------------------------------------------------------
 
 
-def gain(rows: list[dict[str, Any]], name: str) -> str:
-    """Geometric mean and range of a ratio over the rows of 16 KiB and more."""
-    gains = [row[name] for row in rows if row["bytes"] >= LARGE_ROW]
-    return f"{statistics.geometric_mean(gains):.2f} ({min(gains):.2f} to {max(gains):.1f})"
+def gain(field: str, value: str, name: str) -> Callable[[Results], str]:
+    """Geometric mean and range of a ratio over the rows of 16 KiB and more whose field has that value."""
+
+    def of(run: Results) -> str:
+        gains = [row[name] for row in run["rows"] if row[field] == value and row["bytes"] >= LARGE_ROW]
+        return f"{statistics.geometric_mean(gains):.2f} ({min(gains):.2f} to {max(gains):.1f})"
+
+    return of
 
 
 def pack_table(runs: list[Results]) -> str:
     """How many times as fast as the library's engine the kernel and the drop-in methods pack DDTBench."""
-
-    def of(direction: str, name: str) -> Callable[[Results], str]:
-        return lambda run: gain([row for row in run["rows"] if row["direction"] == direction], name)
-
     rows = {
-        "kernel, packing": of("pack", "library/ours"),
-        "kernel, unpacking": of("unpack", "library/ours"),
-        "`Datatype.Pack`": of("pack", "library/drop-in"),
-        "`Datatype.Unpack`": of("unpack", "library/drop-in"),
+        "kernel, packing": gain("direction", "pack", "library/ours"),
+        "kernel, unpacking": gain("direction", "unpack", "library/ours"),
+        "`Datatype.Pack`": gain("direction", "pack", "library/drop-in"),
+        "`Datatype.Unpack`": gain("direction", "unpack", "library/drop-in"),
     }
     return table("times as fast as", rows, runs)
 
 
 def pingpong_table(runs: list[Results]) -> str:
     """How many times faster messages with gaps are than the library's engine and than copies by hand."""
-
-    def of(kind: str, name: str) -> Callable[[Results], str]:
-        return lambda run: gain([row for row in run["rows"] if row["kind"] == kind], name)
-
     rows = {
-        "vector datatypes, than by the library's engine": of("vector", "library/ours"),
-        "indexed datatypes, than by the library's engine": of("indexed", "library/ours"),
-        "strided arrays, than with copies by hand": of("vector", "hand/array"),
+        "vector datatypes, than by the library's engine": gain("kind", "vector", "library/ours"),
+        "indexed datatypes, than by the library's engine": gain("kind", "indexed", "library/ours"),
+        "strided arrays, than with copies by hand": gain("kind", "vector", "hand/array"),
     }
     return table("times as fast", rows, runs)
 
