@@ -68,6 +68,7 @@ class Array:
 
     def copy(self) -> "Array":
         """A copy on the device."""
+        Array.pending = True
         return Array(self._host.copy())
 
     def get(self) -> Any:
@@ -182,6 +183,7 @@ def module() -> SimpleNamespace:
         asarray=_as_array,
         asnumpy=_as_numpy,
         split=_split,
+        may_share_memory=lambda left, right: np.may_share_memory(left._host, right._host),
         cuda=cuda,
         **{each.__name__: ufunc(each) for each in functions},
     )

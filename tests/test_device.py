@@ -52,6 +52,12 @@ def test_operations_in_place(comm, put, op):
     assert_array_equal(result.get(), expected)
 
 
+def test_an_array_into_itself(comm, put):
+    array = put(np.arange(100) + comm.rank)
+    roundelay.allreduce(comm, array, array, algorithm="ring")
+    assert_array_equal(array.get(), comm.size * np.arange(100) + sum(range(comm.size)))
+
+
 def test_half_precision(comm, put):
     """A type that MPI lacks."""
     result = put(np.zeros((3, 5), np.float16))
