@@ -52,6 +52,7 @@ def test_operations_in_place(comm, put, op):
     assert_array_equal(result.get(), expected)
 
 
+@pytest.mark.mpi(min_size=2)
 def test_an_array_into_itself(comm, put):
     array = put(np.arange(100) + comm.rank)
     roundelay.allreduce(comm, array, array, algorithm="ring")
