@@ -107,6 +107,9 @@ def as_numpy(array: Any) -> NDArray[Any]:
         # NumPy cannot read the format of every record that it writes.
         pass
     if hasattr(array, "__dlpack__") and array.__dlpack_device__()[0] == DLPACK_CPU:
+        if getattr(array, "is_neg", bool)():
+            # PyTorch's flag that all signs are the other way round, of which DLPack knows nothing.
+            raise TypeError(f"{type(array).__name__}: has lazily negated memory; call resolve_neg() first")
         try:
             return np.asarray(_Capsule(array))
         except (RuntimeError, SystemError) as error:

@@ -2,9 +2,9 @@
 
 pip fetches the source distribution of the installed mpi4py, which has the suite. It is run under ``roundelay
 run``, and what does not pass there is run with plain mpi4py, too: a test that is worse off under the layer
-fails, unless the list of the MPI library in ``mpi4py_expected`` has it with a reason. A listed test that passes
-fails too. Arguments that ``--help`` does not list go to the suite's main.py, such as ``-i test_comm`` for one of
-its files.
+fails, unless the list of the MPI library in ``mpi4py_expected`` has it with a reason. A listed test that
+passes fails too. Arguments that ``--help`` does not list go to the suite's main.py, such as ``-i test_comm``
+for one of its files.
 """
 
 import argparse

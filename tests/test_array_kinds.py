@@ -162,6 +162,10 @@ def conjugated(values):
     return tensor(values.astype("c8")).conj()
 
 
+def negated(values):
+    return conjugated(values).imag
+
+
 # What stands in the place of the second of two arrays of three numbers, and what all ranks are told.
 WRONG: dict[str, Any] = {
     "nothing": (lambda values: None, "array 1 is None: expected an array; zeros, where there is no gradient"),
@@ -183,6 +187,7 @@ WRONG: dict[str, Any] = {
     "sparse": (sparse, "array 1: tensor of torch.float64 on cpu: .*layout"),
     "meta": (on_no_device, "array 1: tensor of torch.float64 on meta"),
     "conjugated": (conjugated, "array 1: tensor of torch.complex64 on cpu: .*conjugate"),
+    "negated": (negated, "array 1: .*resolve_neg"),
 }
 
 

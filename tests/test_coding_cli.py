@@ -52,9 +52,9 @@ def test_loads(arguments, load, delay):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("load gc --workers 8", "gc: expected -s"),
-        ("load gc --workers 8 -s 1 -B 2", "gc: expected -s"),
-        ("load m-sgc --workers 8 -s 1", "m-sgc: expected -s, -B, -W"),
+        ("load gc --workers 8", "gc: expected only -s"),
+        ("load gc --workers 8 -s 1 -B 2", "gc: expected only -s"),
+        ("load m-sgc --workers 8 -s 1", "m-sgc: expected only -s, -B, -W"),
         ("load uncoded --workers 8 -s 1", "uncoded: expected none of -B, -W and -s"),
         ("load gc --workers 8 -s 8", "8 stragglers of 8 workers"),
         ("load uncoded --workers 0", "0 workers: expected at least 1"),
