@@ -54,8 +54,8 @@ def load(name: str, workers: int, **given: int | None) -> None:
     """Show the load of workers and the delay of gradients."""
     needed = needed_parameters(name)
     if {parameter for parameter, value in given.items() if value is not None} != set(needed):
-        options = ", ".join(_OPTIONS[parameter] for parameter in needed)
-        raise click.UsageError(f"{name}: expected {f'only {options}' if options else 'none of -B, -W and -s'}")
+        options = "only " + ", ".join(_OPTIONS[parameter] for parameter in needed)
+        raise click.UsageError(f"{name}: expected {options if needed else 'none of -B, -W and -s'}")
     with _refused():
         found = scheme(name, workers, **given)
     click.echo(f"load {float(found.load):.6f}, {float(found.load * workers):.2f} times that of uncoded data")
