@@ -38,7 +38,7 @@ def test_results_and_pictures_go_to_a_folder_of_the_visitor(tmp_path):
     drawn = run("benchmarks.plots", cwd=tmp_path)
     assert drawn.returncode == 0, drawn.stderr
     assert (tmp_path / "benchmark-results" / "pack-gain.png").exists()
-    assert re.search(r"\| `Unpack` \| [0-9.]+ ", drawn.stdout)
+    assert re.search(r"\| `Datatype.Unpack` \| [0-9.]+ ", drawn.stdout)
     assert published() == before
     assert [each.name for each in tmp_path.iterdir()] == ["benchmark-results"]
 

@@ -100,6 +100,10 @@ class Chaos:
                 self._here[place] = self._made[place]
         return place in self._here
 
+    def asked(self) -> list[int]:
+        """Workers whose vectors are not here."""
+        return sorted({place.rank for place in self._wanted - self._here.keys()})
+
     def is_late(self) -> bool:
         """Whether others that were offered are asked for, too."""
         return bool(self._wanted - self._here.keys()) and self.rng.random() < 0.2

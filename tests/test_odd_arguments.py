@@ -15,6 +15,7 @@ def odd(comm):
     return comm.rank % 2 == 1
 
 
+@pytest.mark.mpi(min_size=2)
 @pytest.mark.parametrize("name", ["ring", "star", "shared-memory"])
 def test_one_array_sent_and_received(comm, name):
     array = np.full(4, comm.rank + 1.0)
@@ -22,6 +23,7 @@ def test_one_array_sent_and_received(comm, name):
     assert_array_equal(array, comm.size * (comm.size + 1) / 2)
 
 
+@pytest.mark.mpi(min_size=2)
 def test_arrays_that_overlap(comm):
     memory = np.full(6, comm.rank + 1.0)
     roundelay.allreduce(comm, memory[:4], memory[2:], algorithm="ring")

@@ -21,7 +21,7 @@ def test_type_checkers_find_the_package_by_its_path():
 
 def test_a_source_distribution_has_what_the_readme_refers_to():
     text = (launch.ROOT / "README.md").read_text()
-    links = {link.split("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link}
+    links = {link.split("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link} - {""}
     assert len(links) > 5
     manifest = (launch.ROOT / "MANIFEST.in").read_text().split()
     always = set(metadata("roundelay").get_all("License-File") or ())
