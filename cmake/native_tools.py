@@ -78,7 +78,7 @@ def find_tools(folder: Path) -> Tools:
     """
     cmake = need(find_cmake(), f"CMake {oldest_cmake()} or later")
     generator, make = need(find_make(), "ninja or make")
-    compiler = need(find_compiler() or make_zig_compiler(folder), "a C11 compiler that works (or CC=...)")
+    compiler = need(find_compiler() or make_zig_compiler(folder), missing_compiler())
     return Tools(cmake, generator, make, compiler)
 
 
@@ -87,6 +87,12 @@ def need(found: Found | None, name: str) -> Found:
     if found is None:
         raise CannotBuildError(f"it needs {name}")
     return found
+
+
+def missing_compiler() -> str:
+    """Return a description of the compiler that was not found."""
+    chosen = os.environ.get("CC")
+    return "a C11 compiler" + (f", which CC={shlex.quote(chosen)} is not" if chosen else "")
 
 
 def check_python() -> None:
@@ -145,7 +151,8 @@ def make_zig_compiler(folder: Path) -> str | None:
     script = folder / "zig-cc"
     # zig has its own C library's headers, but Debian's Python.h includes one by its path from /usr/include.
     headers = Path(sysconfig.get_path("include")).parent
-    command = [sys.executable, "-m", "ziglang", "cc", "-target", target, "-idirafter", str(headers)]
+    # zig adds debugging information unless told not to, and doubles the modules by it. A later -g wins.
+    command = [sys.executable, "-m", "ziglang", "cc", "-target", target, "-g0", "-idirafter", str(headers)]
     # zig's cache grows in the home folder otherwise, which may not be writable.
     script.write_text(
         "#!/bin/sh\n"

@@ -142,6 +142,14 @@ def test_what_is_missing_is_named(path, monkeypatch):
     assert tools == native_tools.Tools(str(path / "cmake"), "Unix Makefiles", str(path / "make"), "cc")
 
 
+def test_a_compiler_that_the_user_names_in_vain_is_named(path, monkeypatch):
+    cmake(path, "3.20.1")
+    program(path / "ninja")
+    monkeypatch.setenv("CC", "nothing")
+    with pytest.raises(native_tools.CannotBuildError, match="CC=nothing"):
+        native_tools.find_tools(path)
+
+
 def test_the_script_for_zig_hands_on_its_arguments(path, monkeypatch):
     """In a folder, and by a Python, whose names have a blank."""
     folder = path.parent / "build folder"
