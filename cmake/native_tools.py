@@ -151,8 +151,7 @@ def make_zig_compiler(folder: Path) -> str | None:
     script = folder / "zig-cc"
     # zig has its own C library's headers, but Debian's Python.h includes one by its path from /usr/include.
     headers = Path(sysconfig.get_path("include")).parent
-    # zig adds debugging information unless told not to, and doubles the modules by it. A later -g wins.
-    command = [sys.executable, "-m", "ziglang", "cc", "-target", target, "-g0", "-idirafter", str(headers)]
+    command = [sys.executable, "-m", "ziglang", "cc", "-target", target, "-idirafter", str(headers)]
     # zig's cache grows in the home folder otherwise, which may not be writable.
     script.write_text(
         "#!/bin/sh\n"
