@@ -1,4 +1,4 @@
-"""The one thing `pyproject.toml` cannot say in one place: which folder is which package.
+"""What `pyproject.toml` cannot say: which folder is which package, and how the interposer is compiled.
 
 Each folder at the top of the repository is a subsystem and installs as ``roundelay.<folder>``; `api` is
 ``roundelay`` itself.
@@ -9,6 +9,10 @@ import sys
 from pathlib import Path
 
 from setuptools import find_packages, setup
+
+# Where the build backend is; known to pip, but not to who runs this file by hand.
+sys.path.insert(0, str(Path(__file__).parent / "cmake"))
+from native_build import MODULES, BuildInterposer
 
 FOLDERS = {
     "roundelay": "api",
@@ -36,13 +40,18 @@ def link() -> str:
 
 if "editable_wheel" in sys.argv:
     folder = link()
-    setup(package_dir={"": folder}, packages=find_packages(folder))
+    package_dir = {"": folder}
+    packages = find_packages(folder)
 else:
-    setup(
-        package_dir=FOLDERS,
-        packages=[
-            package
-            for name, folder in FOLDERS.items()
-            for package in (name, *(f"{name}.{inner}" for inner in find_packages(folder)))
-        ],
-    )
+    package_dir = FOLDERS
+    packages = [
+        package
+        for name, folder in FOLDERS.items()
+        for package in (name, *(f"{name}.{inner}" for inner in find_packages(folder)))
+    ]
+setup(
+    package_dir=package_dir,
+    packages=packages,
+    ext_modules=MODULES,
+    cmdclass={"build_ext": BuildInterposer},
+)
