@@ -1,4 +1,4 @@
-"""MPI as mpi4py has it, with roundelay's communicators, requests and datatypes."""
+"""MPI as mpi4py has it, with roundelay's communicators."""
 
 from . import assembly as _assembly
 

@@ -5,7 +5,6 @@ around an unmodified program, moves arrays and datatypes that are not contiguous
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from .datatypes.missing import MissingMPI
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from .datatypes.layout import Layout
     from .datatypes.packing import pack, pack_size, unpack
 
+__version__: str
 __all__ = [
     "MPI",
     "CodedGradients",
@@ -78,7 +78,6 @@ __all__ = [
     "unpack",
 ]
 
-__version__ = version("roundelay")
 
 # Names are looked up when first used: importing roundelay initializes nothing.
 _HOMES = {
@@ -127,6 +126,10 @@ _MODULES = ("MPI", "coding", "pytorch")
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("roundelay")
     if name not in _HOMES and name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from ctypes import memmove
 from typing import Any
 
-from .collectives.calls import install
-from .comm import communicators, requests
-from .comm.datatype import Datatype
+from .comm import communicators
 from .comm.settings import is_disabled
 from .comm.substitute import predefined
 from .datatypes.plain import MPI
 
-OURS: tuple[Any, ...] = (*communicators.CLASSES, requests.Request, requests.Prequest, Datatype)
+OURS = communicators.CLASSES
+
+
+def _take_info(comm: Any, info: MPI.Info) -> None:
+    # What runs collectives is loaded when it is asked for.
+    from .collectives.calls import take_names
+
+    take_names(comm, info)
+
+
+communicators.Intracomm.takes_info = staticmethod(_take_info)
 
 
 def assemble(module: str) -> dict[str, Any]:
@@ -24,16 +33,17 @@ def assemble(module: str) -> dict[str, Any]:
     }
     if is_disabled():
         return names
-    install()
+    if any(name.startswith("ROUNDELAY_") for name in os.environ):
+        from .collectives.calls import take_environment
+
+        take_environment()
     ours_of = {ours.plain: ours for ours in OURS}
     for name, value in names.items():
         if isinstance(value, type) and value in ours_of:
             names[name] = ours_of[value]
-        elif type(value) in ours_of:
+        elif type(value) in ours_of and not isinstance(value, MPI.Message):
+            # Receiving would use up what stands for a constant message.
             names[name] = _constant(ours_of[type(value)], value, name)
-    names["_typedict"] = {
-        code: predefined[type(value), value.handle] for code, value in MPI._typedict.items()
-    }
     belong_to(module)
     return names
 

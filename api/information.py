@@ -16,6 +16,7 @@ SWITCHES = ("ROUNDELAY_DISABLE", "ROUNDELAY_CHECK", *_NAMED, "ROUNDELAY_GPU_DIRE
 def information() -> dict[str, str]:
     """Names and values that describe this installation, in the order in which they are shown."""
     from .collectives.table import load, path
+    from .comm.interposer import why_not
     from .datatypes.compiling import describe_cache
     from .datatypes.movers import mover
     from .datatypes.plain import MPI
@@ -29,6 +30,7 @@ def information() -> dict[str, str]:
         "MPI library": " ".join(MPI.Get_library_version().replace("\0", "").splitlines()[0].split()),
         "MPI standard": ".".join(map(str, MPI.Get_version())),
         "numpy": version("numpy"),
+        "interposer": f"none: {why_not()}" if why_not() else "in its place",
         "kernels": f"host (numba {version('numba')})",
         "kernel cache": describe_cache(),
         "measured figures": str(path()) if load() else "not measured",

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from ..comm.collective import Collective, staged
+from ..comm.collective import staged
+from ..comm.communicators import Intracomm
 from ..comm.settings import checks_bounds
 from ..comm.substitute import named_like
 from ..datatypes.plain import MPI
@@ -33,7 +34,7 @@ from .shared import run_shared
 
 _SUM = MPI.SUM
 _Intracomm = MPI.Intracomm
-_native_iallreduce, _native_allreduce_init = Collective.Iallreduce, Collective.Allreduce_init
+_native_iallreduce, _native_allreduce_init = Intracomm.Iallreduce, Intracomm.Allreduce_init
 _LISTS = (list, tuple)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 Library = Callable[[], Any]
@@ -360,7 +361,7 @@ _DROP_INS = {
 
 def _method(form: str, drop_in: _DropIn) -> Callable[..., Any]:
     """The method of that name, with a short way for what is left to the library."""
-    before, base = getattr(Collective, form), getattr(_Intracomm, form)
+    before, base = getattr(Intracomm, form), getattr(_Intracomm, form)
     ours, operation, kind_of = SERVED[form], drop_in.operation, drop_in.kind
 
     @named_like(base)
@@ -400,9 +401,8 @@ def _allreduce_init_method() -> Callable[..., Any]:
     return method
 
 
-def _set_info(comm: Any, info: MPI.Info) -> None:
-    """Take names of algorithms from the info; MPI libraries forget keys that they do not know."""
-    _Intracomm.Set_info(comm, info)
+def take_names(comm: MPI.Intracomm, info: MPI.Info) -> None:
+    """Take names of algorithms from an info; MPI libraries forget keys that they do not know."""
     for operation in OPERATIONS:
         name = info.Get(info_key(operation))
         if name is not None:
@@ -413,9 +413,8 @@ def _set_info(comm: Any, info: MPI.Info) -> None:
 SERVED = {form: _whole(staged(form, each.ours)) for form, each in _DROP_INS.items()}
 
 
-def install() -> None:
-    """Put ours in the place of mpi4py's methods, in roundelay's communicators, for what is asked for."""
-    setattr(Collective, "Set_info", named_like(_Intracomm.Set_info)(_set_info))  # noqa: B010
+def take_environment() -> None:
+    """Put ours in the place of mpi4py's methods, in our communicators, for what the environment names."""
     for operation, name in environment_names().items():
         if name != NATIVE:
             _put_in_place(operation)
@@ -425,7 +424,7 @@ def install() -> None:
 def _put_in_place(operation: str) -> None:
     for form, drop_in in _DROP_INS.items():
         if drop_in.operation == operation:
-            setattr(Collective, form, _method(form, drop_in))
+            setattr(Intracomm, form, _method(form, drop_in))
     if operation == "allreduce":
-        setattr(Collective, "Iallreduce", _iallreduce_method())  # noqa: B010
-        setattr(Collective, "Allreduce_init", _allreduce_init_method())  # noqa: B010
+        setattr(Intracomm, "Iallreduce", _iallreduce_method())  # noqa: B010
+        setattr(Intracomm, "Allreduce_init", _allreduce_init_method())  # noqa: B010

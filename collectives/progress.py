@@ -11,6 +11,7 @@ from collections import deque
 from threading import Event, Lock, Thread
 from time import sleep
 
+from ..comm.interposer import interposer
 from ..datatypes.plain import MPI
 from .execute import Execution
 from .interrupts import SignalsDeferred
@@ -51,8 +52,8 @@ _wanted, _ended = Event(), Event()
 
 
 def is_possible() -> bool:
-    """Whether MPI allows a thread to advance what is under way."""
-    return bool(MPI.Query_thread() == MPI.THREAD_MULTIPLE)
+    """Whether MPI allows a thread to advance what is under way, and its requests can wait for that."""
+    return bool(MPI.Query_thread() == MPI.THREAD_MULTIPLE) and interposer() is not None
 
 
 def begin(execution: Execution) -> Running:

@@ -4,54 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..comm.operation import Operation
-from ..comm.requests import Prequest, Request
+from ..comm.execution import attach
 from ..datatypes.plain import MPI
 from . import progress
 from .execute import Execution
 from .progress import Running
 
 
-class ScheduleOperation(Operation):
-    """A schedule under way behind a request.
+class _Scheduled:
+    """A schedule behind a request, and the buffers that live until it is done."""
 
-    MPI has a request too, of a message to nobody: it is complete when it starts, and is looked at only after
-    the schedule is done.
-    """
-
-    __slots__ = ("_begin", "_buffers", "_under_way")
-
-    def __init__(
-        self, begin: Callable[[], Execution], buffers: object, request: MPI.Request, persistent: bool
-    ) -> None:
-        super().__init__(request, (), (), message=False, persistent=persistent)
+    def __init__(self, begin: Callable[[], Execution], buffers: object) -> None:
         self._begin, self._buffers = begin, buffers
         self._under_way: Running | None = None
-
-    def advance(self) -> bool:
-        """Go on as far as messages have arrived."""
-        return not self.running or self._under_way is None or self._under_way.advance()
 
     def start(self) -> None:
         """Start the schedule."""
         self._under_way = progress.begin(self._begin())
-        super().start()
+
+    def advance(self) -> bool:
+        """Go on as far as messages have arrived."""
+        return self._under_way is None or self._under_way.advance()
+
+    def finish(self) -> None:
+        """Nothing is left to do."""
 
 
-def start(begin: Callable[[], Execution], buffers: object) -> Request:
+def start(begin: Callable[[], Execution], buffers: object) -> MPI.Request:
     """Start a schedule; `begin` makes its execution, and the program's `buffers` live until it is done."""
-    plain = MPI.COMM_SELF.Isend(_NOTHING, MPI.PROC_NULL)
-    request = Request(plain)
-    request.operation = ScheduleOperation(begin, buffers, plain, persistent=False)
-    request.operation.start()
-    return request
+    # Of its own: MPI may have one request for all messages to nobody.
+    request = MPI.Grequest.Start(None, None, None)
+    request.Complete()
+    scheduled = _Scheduled(begin, buffers)
+    attach(request, scheduled, persistent=False)
+    scheduled.start()
+    return MPI.Request(request)
 
 
-def prepare(begin: Callable[[], Execution], buffers: object) -> Prequest:
+def prepare(begin: Callable[[], Execution], buffers: object) -> MPI.Prequest:
     """Prepare a schedule that can be started again and again; `begin` makes each execution."""
-    plain = MPI.COMM_SELF.Send_init(_NOTHING, MPI.PROC_NULL)
-    request = Prequest(plain)
-    request.operation = ScheduleOperation(begin, buffers, plain, persistent=True)
+    request = MPI.COMM_SELF.Send_init(_NOTHING, MPI.PROC_NULL)
+    attach(request, _Scheduled(begin, buffers), persistent=True)
     return request
 
 

@@ -7,10 +7,8 @@ as good, for layouts made of regular streams and for listed runs: in a ping-pong
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any, NamedTuple
-
-from numpy.typing import NDArray
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from ..datatypes.plain import MPI
 
@@ -41,38 +39,20 @@ def _is_open_mpi() -> bool:
     return MPI.get_vendor()[0] == "Open MPI"
 
 
-@cache
-def _rule() -> _Rule:
-    """The rule for the running MPI library."""
-    return _OPEN_MPI if _is_open_mpi() else _MPICH
+def limits() -> tuple[int, int, int, int]:
+    """Bytes up to which the library's engine moves messages and packs: regular layouts, and listed runs."""
+    rule = _OPEN_MPI if _is_open_mpi() else _MPICH
+    return (*rule.messages, *rule.packing)
 
 
-def library_moves(nbytes: int, regular: bool) -> bool:
-    """Whether a message of `nbytes` is left to the MPI library's datatype engine."""
-    limits = _rule().messages
-    return nbytes <= (limits.regular if regular else limits.listed)
+def is_misread(strides: Sequence[int], itemsize: int, code: str) -> bool:
+    """Whether the library may move other bytes than the datatype of an array says.
 
-
-def library_moves_array(array: NDArray[Any]) -> bool:
-    """Whether a message of a strided array is left to the MPI library's datatype engine."""
-    return library_moves(array.nbytes, regular=True) and not (_is_open_mpi() and _is_misread(array))
-
-
-def _is_misread(array: NDArray[Any]) -> bool:
-    """Whether Open MPI 5.0 may move other bytes than the datatype of an array says.
-
-    It takes a stride of -1 byte for contiguous memory, and is wrong where strides are no multiple of the
-    element's size, and for long doubles of messages that it cuts.
+    Open MPI 5.0 takes a stride of -1 byte for contiguous memory, and is wrong where strides are no multiple
+    of the element's size, and for long doubles of messages that it cuts.
     """
-    strides = array.strides
-    return (
+    return _is_open_mpi() and (
         min(strides, default=0) < 0
-        or any(stride % array.itemsize for stride in strides)
-        or array.dtype.char in "gG"
+        or any(stride % itemsize for stride in strides)
+        or code.endswith(("g", "G"))
     )
-
-
-def library_packs(nbytes: int, regular: bool) -> bool:
-    """Whether packing of `nbytes` is left to the MPI library's datatype engine."""
-    limits = _rule().packing
-    return nbytes <= (limits.regular if regular else limits.listed)

@@ -5,20 +5,15 @@ The base that descends furthest in mpi4py comes first: only its constructor fits
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from ..datatypes.plain import MPI
-from .collective import Collective, NeighborCollective
-from .datatype import Datatype
-from .execution import run_at_once, run_started
-from .operation import settle_unfinished, unfinished
-from .pointtopoint import PointToPoint, receive
-from .requests import Prequest, Request
+from .methods import NAMES, take_arrays_with_gaps
 from .substitute import Handle, named_like, predefined
 
 
-class Comm(Handle, PointToPoint):
+class Comm(Handle, MPI.Comm):
     """Communicator that takes any array and datatype."""
 
     plain: ClassVar[type] = MPI.Comm
@@ -26,20 +21,21 @@ class Comm(Handle, PointToPoint):
     # MPI refuses predefined ones, whoever asks, and short-lived ones have no time for one more call.
     Free = MPI.Comm.Free
 
-    @named_like(MPI.Comm.Barrier)
-    def Barrier(self) -> None:
-        _Barrier(self)
-        if unfinished:
-            settle_unfinished()
 
-
-class Intracomm(Collective, Comm):
+class Intracomm(MPI.Intracomm, Comm):
     """Intracommunicator."""
 
     plain: ClassVar[type] = MPI.Intracomm
+    # Told of each info that the program sets; it looks for names of algorithms there.
+    takes_info: ClassVar[Callable[[Any, MPI.Info], None]]
+
+    @named_like(MPI.Intracomm.Set_info)
+    def Set_info(self, info: MPI.Info) -> None:
+        MPI.Intracomm.Set_info(self, info)
+        Intracomm.takes_info(self, info)
 
 
-class Topocomm(NeighborCollective, Intracomm):
+class Topocomm(MPI.Topocomm, Intracomm):
     """Intracommunicator with a topology."""
 
     plain: ClassVar[type] = MPI.Topocomm
@@ -74,31 +70,6 @@ class Message(Handle, MPI.Message):
 
     plain: ClassVar[type] = MPI.Message
 
-    @named_like(MPI.Message.Recv)
-    def Recv(self, buf: Any, status: MPI.Status | None = None) -> Any:
-        filled = MPI.Status() if status is None else status
-        return receive(partial(_Recv, _original(self), status=filled), run_at_once, buf, 0, filled)
-
-    @named_like(MPI.Message.Irecv)
-    def Irecv(self, buf: Any) -> Any:
-        return receive(partial(MPI.Message.Irecv, _original(self)), run_started, buf, 0, MPI.Status())
-
-    @named_like(MPI.Message.recv)
-    def recv(self, status: MPI.Status | None = None) -> Any:
-        return MPI.Message.recv(_original(self), status)
-
-    @named_like(MPI.Message.irecv)
-    def irecv(self) -> Any:
-        return MPI.Message.irecv(_original(self))
-
-
-def _original(message: MPI.Message) -> MPI.Message:
-    """The message itself, or mpi4py's constant that it stands for, which receiving does not use up."""
-    constant = getattr(message, "constant", None)
-    return message if constant is None else constant
-
-
-_Recv, _Barrier = MPI.Message.Recv, MPI.Comm.Barrier
 
 CLASSES: tuple[Any, ...] = (
     Comm,
@@ -110,7 +81,9 @@ CLASSES: tuple[Any, ...] = (
     Intercomm,
     Message,
 )
-_OURS = {ours.plain: ours for ours in (*CLASSES, Datatype, Request, Prequest)}
+_OURS = {ours.plain: ours for ours in CLASSES}
+for _plain in NAMES:
+    take_arrays_with_gaps(_OURS[_plain], _plain)
 
 
 def promote(thing: Any) -> Any:
@@ -145,27 +118,6 @@ def _promoting_class(owner: type, name: str) -> Any:
     return classmethod(method)
 
 
-def _settling(base: Any) -> Any:
-    @named_like(base)
-    def method(*arguments: Any, **named: Any) -> Any:
-        result = base(*arguments, **named)
-        if unfinished:
-            settle_unfinished()
-        return result
-
-    return method
-
-
-# What tells a program, without a buffer, that something has arrived elsewhere.
-_TELLERS: dict[Any, tuple[str, ...]] = {
-    Comm: (
-        *("recv", "sendrecv", "barrier", "bcast", "gather", "scatter", "allgather", "alltoall"),
-        *("reduce", "allreduce"),
-    ),
-    Intracomm: ("scan", "exscan"),
-    Topocomm: ("neighbor_allgather", "neighbor_alltoall"),
-    Message: ("recv",),
-}
 _MAKERS: dict[Any, tuple[str, ...]] = {
     Comm: ("Create", "Split", "Split_type", "Shrink", "Ishrink", "Mprobe", "Improbe", "mprobe", "improbe"),
     Intracomm: (
@@ -188,13 +140,7 @@ _CLASS_MAKERS: dict[Any, tuple[str, ...]] = {
     Intracomm: ("Create_from_group",),
     Intercomm: ("Create_from_groups",),
     Message: ("fromhandle", "fromint", "f2py"),
-    Request: ("fromhandle", "fromint", "f2py"),
-    Prequest: ("fromhandle", "fromint", "f2py"),
-    Datatype: ("fromhandle", "fromint", "f2py", "fromcode"),
 }
-for _owner, _names in _TELLERS.items():
-    for _name in _names:
-        setattr(_owner, _name, _settling(getattr(_owner, _name)))
 for _owner, _names in _MAKERS.items():
     for _name in _names:
         setattr(_owner, _name, _promoting(getattr(_owner.plain, _name)))

@@ -77,7 +77,7 @@ class GpuStage(Stage):
         Where the contiguous memory is.
     """
 
-    __slots__ = ("_array", "dense")
+    __slots__ = ("_array", "dense", "is_dense")
 
     def __init__(self, array: Any, owner: Any, partial: bool, on_host: bool) -> None:
         import cupy
@@ -91,7 +91,16 @@ class GpuStage(Stage):
                 memory = cupy.empty(array.nbytes, np.uint8)
         super().__init__(memory, array.nbytes, owner, partial)
         self._array = array
+        self.is_dense = bool(array.flags.forc)
         self.dense: Any = memory.view(array.dtype).reshape(array.shape)
+
+    @property
+    def buffer(self) -> Any:
+        """The stage as an object with a buffer, also where its address is one of the GPU."""
+        if isinstance(self.dense, np.ndarray):
+            return self.dense
+        place = self.dense.__cuda_array_interface__["data"][0]
+        return MPI.buffer.fromaddress(place, self.nbytes, readonly=False)
 
     def load(self) -> None:
         """Copy the array to the stage, after what the current stream has begun."""
@@ -124,7 +133,7 @@ def _overlaps(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -
     return overlaps(strided_layout(shape, strides, itemsize))
 
 
-def stage_gpu(buffer: Any, receiving: bool) -> Stage | None:
+def stage_gpu(buffer: Any, receiving: bool) -> GpuStage | None:
     """Stage for the array on a GPU in a buffer argument; None where mpi4py shall have or refuse it.
 
     Raises `ValueError` for a receive array whose elements overlap.

@@ -1,99 +1,95 @@
 """The three ways to run a staged operation: at once, nonblocking, and persistent.
 
-Each takes the call that hands the stages to MPI, the stages to fill before it, the stages to empty
-after it, and, where it is one message that may be shorter than its stage, tells so.
+Each takes the call that hands the stages to MPI, the stages to fill before it, and those to empty after it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from ..datatypes.plain import MPI
-from .interruption import call_and_settle
-from .operation import Operation, bytes_received, settle_unfinished, unfinished
-from .requests import Prequest, Request
+from .interposer import interposer
 from .staging import Stage
-from .substitute import named_like
 
-_new = Request.__new__
-# A `functools.partial` of mpi4py's method (see `call_and_settle`).
-Call = Callable[[], Any]
-Runner = Callable[..., Any]
+Runner = Callable[[Callable[[], Any], Sequence[Stage], Sequence[Stage]], Any]
 
 
-def run_at_once(
-    call: Call, loads: Sequence[Stage], stores: Sequence[Stage], status: MPI.Status | None = None
-) -> None:
-    """Run a blocking operation; `status` is the one that the call fills, of a message."""
+class Behind(Protocol):
+    """What a request of MPI stands for besides: MPI completes it when nothing is left to do here."""
 
-    def store(_result: Any) -> None:
-        received = None if status is None else bytes_received(status)
-        for stage in stores:
-            stage.store(received)
+    def start(self) -> None:
+        """Begin, or begin again."""
 
+    def advance(self) -> bool:
+        """Go on; tell whether nothing is left to do."""
+
+    def finish(self) -> None:
+        """Do what follows once MPI has completed the request."""
+
+
+def attach(request: MPI.Request, behind: Behind, persistent: bool) -> None:
+    """Let a request stand for something besides."""
+    interposer().attach(request.handle, behind, persistent)
+
+
+class _Staged:
+    """The stages of an operation, around what its request stands for already."""
+
+    def __init__(
+        self, inner: Behind | None, loads: Sequence[Stage], stores: Sequence[Stage], keeps: Any
+    ) -> None:
+        self._inner, self._loads, self._stores = inner, loads, stores
+        self._keeps = keeps
+
+    def start(self) -> None:
+        for stage in self._loads:
+            stage.load()
+        if self._inner is not None:
+            self._inner.start()
+
+    def advance(self) -> bool:
+        return self._inner is None or self._inner.advance()
+
+    def finish(self) -> None:
+        if self._inner is not None:
+            self._inner.finish()
+        for stage in self._stores:
+            stage.store()
+
+    def __del__(self) -> None:
+        for stage in (*self._loads, *self._stores):
+            stage.release()
+
+
+def run_at_once(call: Callable[[], Any], loads: Sequence[Stage], stores: Sequence[Stage]) -> None:
+    """Run a blocking operation."""
     try:
         for stage in loads:
             stage.load()
-        call_and_settle(call, store)
+        call()
+        for stage in stores:
+            stage.store()
     finally:
         for stage in (*loads, *stores):
             stage.release()
-    if unfinished:
-        settle_unfinished()
 
 
-def run_started(
-    call: Call, loads: Sequence[Stage], stores: Sequence[Stage], status: MPI.Status | None = None
-) -> MPI.Request:
+def run_started(call: Callable[[], Any], loads: Sequence[Stage], stores: Sequence[Stage]) -> MPI.Request:
     """Start a nonblocking operation; its request empties the stages."""
-    if unfinished:
-        settle_unfinished()
     for stage in loads:
         stage.load()
-    operation = Operation(None, loads, stores, status is not None, persistent=False)
-    operation.keeps = call
-    try:
-        request = _new(Request, call_and_settle(call, operation.accept))
-        request.operation = operation
-    except BaseException:
-        if operation.running:
-            unfinished.append(operation)
-        raise
-    return request
+    return _wrap(call(), loads, stores, call, persistent=False)
 
 
-def run_prepared(
-    call: Call, loads: Sequence[Stage], stores: Sequence[Stage], status: MPI.Status | None = None
-) -> MPI.Prequest:
+def run_prepared(call: Callable[[], Any], loads: Sequence[Stage], stores: Sequence[Stage]) -> MPI.Request:
     """Prepare a persistent operation; its request fills the stages whenever it starts."""
-    if unfinished:
-        settle_unfinished()
-    plain = call()
-    request = Prequest(plain)
-    request.operation = Operation(plain, loads, stores, message=status is not None, persistent=True)
+    return _wrap(call(), loads, stores, call, persistent=True)
+
+
+def _wrap(
+    request: MPI.Request, loads: Sequence[Stage], stores: Sequence[Stage], keeps: Any, persistent: bool
+) -> MPI.Request:
+    inner = interposer().detach(request.handle)
+    attach(request, _Staged(inner, loads, stores, keeps), persistent)
     return request
-
-
-# mpi4py 4.1 makes the requests of these without their buffers, which could be freed while MPI uses them.
-_WITHOUT_BUFFERS = frozenset(
-    ("Iallgatherv", "Ireduce", "Iallreduce", "Ireduce_scatter_block", "Ireduce_scatter", "Iscan", "Iexscan")
-)
-
-
-def direct(base: Any, run: Runner) -> Any:
-    """What calls mpi4py's method `base` when no stage is needed.
-
-    Persistent requests are of our class, and so are those that must keep their buffers.
-    """
-    if run is run_at_once or (run is run_started and base.__name__ not in _WITHOUT_BUFFERS):
-        return base
-    request_class = Request if run is run_started else Prequest
-
-    @named_like(base)
-    def start(*arguments: Any, **named: Any) -> MPI.Request:
-        request = request_class(base(*arguments, **named))
-        request.buffers = arguments, named
-        return request
-
-    return start

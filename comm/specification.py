@@ -17,22 +17,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..datatypes.arrays import DLPACK_CPU
-from ..datatypes.known import KnownDatatype, known_datatype, recall
+from ..datatypes.known import KnownDatatype, known_datatype
 from ..datatypes.movers import has_mover
 from ..datatypes.plain import MPI
-from .choice import library_moves
 from .densetype import dense_type
 from .device import is_on_gpu, stage_gpu
 from .settings import checks_bounds
 from .staging import HostStage, Stage
 from .strided import stage_array
 
-_Datatype = MPI.Datatype
-_ANY_SIZE = 1 << 61
 # What is surely in the memory of the host, and often given.
 _ON_HOST = frozenset((np.ndarray, bytearray, bytes, memoryview, MPI.buffer))
 
-Reader = Callable[[Sequence[Any], bool, int, bool], Stage | None]
+Reader = Callable[[Sequence[Any], bool, int], Stage | None]
 
 
 class Memory(NamedTuple):
@@ -51,25 +48,11 @@ class _Place:
     offset: int
 
 
-def is_left(buffer: Sequence[Any]) -> bool:
-    """Whether one look at `[memory, count, datatype]` tells that mpi4py may have it as it is.
-
-    If it does not, nothing is known.
-    """
-    if len(buffer) != 3 or not isinstance(buffer[2], _Datatype) or buffer[0].__class__ not in _ON_HOST:
-        return False
-    known = recall(buffer[2])
-    return known is not None and not checks_bounds() and _is_left(buffer, known, 1)
-
-
-def find_stage(
-    read: Reader, buffer: Any, receiving: bool, blocks: int = 1, forced: bool = False
-) -> Stage | None:
-    """Stage for a buffer argument with a datatype that is packed here, or an array that mpi4py cannot read.
+def find_stage(read: Reader, buffer: Any, receiving: bool, blocks: int = 1) -> Stage | None:
+    """Stage for a buffer argument with a datatype that has gaps, or an array that mpi4py cannot read.
 
     `read` is one of the functions below, for the kind of argument that the operation takes; `blocks` is
-    the number of ranks among which a collective divides it. With `forced`, nothing that has gaps is left to
-    the MPI library, and the class of an array does not matter.
+    the number of ranks among which a collective divides it.
     """
     listed = buffer.__class__ is list or buffer.__class__ is tuple
     owner = buffer
@@ -77,13 +60,8 @@ def find_stage(
         owner = buffer[0] if buffer else None
     if is_on_gpu(owner):
         return stage_gpu(buffer, receiving)
-    if listed:
-        stage = read(buffer, receiving, blocks, forced)
-        if stage is not None:
-            return stage
-    if forced or (owner.__class__ is np.ndarray and not (owner.flags.forc and owner.flags.aligned)):
-        return stage_array(buffer, receiving)
-    return None
+    stage = read(buffer, receiving, blocks) if listed else None
+    return stage_array(buffer, receiving) if stage is None else stage
 
 
 def read_one(buffer: Sequence[Any], receiving: bool) -> tuple[MPI.Datatype, int, int, int] | None:
@@ -109,23 +87,21 @@ def read_vector(
     return None if found is None else (known, memory.address, *found)
 
 
-def stage_one(buffer: Sequence[Any], receiving: bool, blocks: int = 1, forced: bool = False) -> Stage | None:
+def stage_one(buffer: Sequence[Any], receiving: bool, blocks: int = 1) -> Stage | None:
     """Stage for one count of a datatype, which a collective may make for each of `blocks` ranks."""
     known = _known(buffer)
-    if known is None or (not checks_bounds() and not forced and _is_left(buffer, known, blocks)):
+    memory = None if known is None else host_memory(buffer[0], receiving)
+    if known is None or memory is None:
         return None
-    memory = host_memory(buffer[0], receiving)
-    count, offset = (0, 0) if memory is None else _count_and_offset(buffer, known, memory, blocks)
+    count, offset = _count_and_offset(buffer, known, memory, blocks)
     total = count * blocks
-    if memory is None or count <= 0:
+    if count <= 0:
         return None
     if checks_bounds():
         _check_bounds(memory, _Place(known, total, offset))
     if known.is_run(total) or not has_mover():
         return None
-    if not forced and library_moves(total * known.size, known.regular):
-        return None
-    datatype = None if receiving and not forced and known.overlaps(total) else dense_type(known)
+    datatype = dense_type(known)
     if datatype is None:
         return None
     program, instances = known.program(total)
@@ -135,7 +111,7 @@ def stage_one(buffer: Sequence[Any], receiving: bool, blocks: int = 1, forced: b
     return stage
 
 
-def stage_vector(buffer: Sequence[Any], receiving: bool, blocks: int, forced: bool = False) -> Stage | None:
+def stage_vector(buffer: Sequence[Any], receiving: bool, blocks: int) -> Stage | None:
     """Stage for a count and a displacement for each of `blocks` ranks, of one datatype."""
     known = _known(buffer)
     if known is None or (known.contiguous and not checks_bounds()):
@@ -148,25 +124,9 @@ def stage_vector(buffer: Sequence[Any], receiving: bool, blocks: int, forced: bo
         return None
     counts, displacements = found
     pairs = zip(counts, displacements, strict=True)
-    stage = _stage(
-        buffer, memory, [_Place(known, n, displ * known.extent) for n, displ in pairs], receiving, forced
-    )
+    stage = _stage(buffer, memory, [_Place(known, n, displ * known.extent) for n, displ in pairs])
     if stage is not None:
         stage.spec = [stage.memory, counts, _starts(counts), dense_type(known)]
-    return stage
-
-
-def stage_each(buffer: Sequence[Any], receiving: bool, blocks: int, forced: bool = False) -> Stage | None:
-    """Stage for a count, a displacement in bytes and a datatype for each of `blocks` ranks."""
-    found = _split_each(buffer, blocks)
-    memory = None if found is None else host_memory(buffer[0], receiving)
-    if found is None or memory is None:
-        return None
-    stage = _stage(buffer, memory, found, receiving, forced)
-    if stage is not None:
-        counts = [place.count for place in found]
-        starts = _starts([place.count * place.known.size for place in found])
-        stage.spec = [stage.memory, counts, starts, [dense_type(place.known) for place in found]]
     return stage
 
 
@@ -176,17 +136,6 @@ def _known(buffer: Sequence[Any]) -> KnownDatatype | None:
     if isinstance(datatype, str):
         datatype = MPI._typedict.get(datatype)
     return known_datatype(datatype) if isinstance(datatype, MPI.Datatype) else None
-
-
-def _is_left(buffer: Sequence[Any], known: KnownDatatype, blocks: int) -> bool:
-    """Whether one look tells that the MPI library moves this, or that there is nothing to pack."""
-    if known.contiguous or library_moves(_ANY_SIZE, known.regular):
-        return True
-    count = buffer[1] if len(buffer) == 3 else None
-    if count.__class__ is not int:
-        return False
-    count *= blocks
-    return library_moves(count * known.size, known.regular) or known.is_run(count)
 
 
 def host_memory(owner: Any, receiving: bool) -> Memory | None:
@@ -285,44 +234,17 @@ def _starts(lengths: Sequence[int]) -> list[int]:
     return list(accumulate(lengths, initial=0))[:-1]
 
 
-def _split_each(buffer: Sequence[Any], blocks: int) -> list[_Place] | None:
-    counts: Sequence[int] = [1] * blocks
-    displacements: Sequence[int] = [0] * blocks
-    try:
-        if len(buffer) == 3:
-            counts, displacements = buffer[1]
-        elif len(buffer) == 4:
-            counts, displacements = buffer[1:3]
-        types = [known_datatype(datatype) for datatype in buffer[-1]]
-        if len(buffer) not in (2, 3, 4) or len(types) != blocks or None in types:
-            return None
-        triples = zip(types, counts, displacements, strict=True)
-        return [_Place(known, index(count), index(displ)) for known, count, displ in triples if known]
-    except (TypeError, ValueError, AttributeError):
-        return None
-
-
-def _stage(
-    buffer: Sequence[Any], memory: Memory, places: list[_Place], receiving: bool, forced: bool
-) -> Stage | None:
-    """Stage for all places together, if one of them is worth it and MPI allows all of them."""
+def _stage(buffer: Sequence[Any], memory: Memory, places: list[_Place]) -> Stage | None:
+    """Stage for all places together, if there is one that has gaps."""
     full = [place for place in places if place.count]
     if any(place.known.layout is None for place in full):
         return None
     if checks_bounds():
         for place in full:
             _check_bounds(memory, place)
-    nbytes = sum(place.count * place.known.size for place in full)
-    # With one rank, Open MPI 5.0's Alltoallw takes displacements for extents and writes elsewhere.
-    left = len(places) > 1 and not forced
-    if left and library_moves(nbytes, all(place.known.regular for place in full)):
-        return None
-    is_dense = all(place.known.contiguous if forced else place.known.is_run(place.count) for place in full)
-    if is_dense or not has_mover():
+    if all(place.known.contiguous for place in full) or not has_mover():
         return None
     if any(dense_type(place.known) is None for place in full):
-        return None
-    if receiving and not forced and any(place.known.overlaps(place.count) for place in full):
         return None
     parts, programs, start = [], [], 0
     for place in full:
@@ -330,7 +252,7 @@ def _stage(
         programs.append(program)
         parts.append((program.address, instances, memory.address + place.offset, start))
         start += place.count * place.known.size
-    return HostStage(parts, nbytes, (buffer, programs))
+    return HostStage(parts, sum(place.count * place.known.size for place in full), (buffer, programs))
 
 
 def _check_bounds(memory: Memory, place: _Place) -> None:

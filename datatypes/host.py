@@ -101,4 +101,14 @@ def _run(unpack: int, packed: int, memory: int, program: int, instances: int) ->
 
 # Run a program: see `movers.Run`. Without Numba's look at the types of the arguments, which are always
 # integers, the call takes half the time.
-run = _run.compile(types.void(*(types.int64,) * 5))
+_SIGNATURE = types.void(*(types.int64,) * 5)
+run = _run.compile(_SIGNATURE)
+
+
+def address() -> int:
+    """Where the machine code of the kernel is.
+
+    As Numba compiles a function, the addresses of its result and of an exception come before its arguments.
+    """
+    compiled = _run.overloads[_SIGNATURE.args]
+    return int(compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name))

@@ -42,3 +42,8 @@ def has_mover(memory: str = "host") -> bool:
     except ImportError:
         return False
     return True
+
+
+def mover_address(memory: str = "host") -> int:
+    """Address of the kernel's machine code, for callers in C."""
+    return cast("int", import_module(f"{__package__}.{memory}").address())

@@ -70,10 +70,9 @@ def draw_folders() -> Figure:
     figure, axes = canvas(9.6, 7.4)
     commands = "__main__, information, measuring, planning, coding_commands"
     api = f"MPI    assembly    takeover    terminal    command line ({commands})"
-    operations = (
-        "pointtopoint    collective    execution    requests\ncommunicators    datatype    substitute"
-    )
-    buffers = "specification    strided    staging    pool\ndensetype    owned    choice    settings"
+    calls = "communicators    methods\nsubstitute    choice    settings"
+    door = "door    methods    arrays    staging\noperation    requests    layouts"
+    schedules = "collective    execution\nspecification    staging"
     box(axes, (0.3, 6.45), (9, 0.75), api, OURS, "api/, which installs as roundelay")
     box(axes, (0.3, 4.55), (9, 1.35), "", OURS, "collectives/")
     box(axes, (0.5, 4.67), (2.1, 0.85), "schedule    algorithms/\ncatalogue    verify", INNER, "describing")
@@ -82,8 +81,9 @@ def draw_folders() -> Figure:
     box(axes, (4.7, 4.67), (2.4, 0.85), running, INNER, "running")
     box(axes, (7.25, 4.67), (1.85, 0.85), "attention/\ncoding/", INNER, "using")
     box(axes, (0.3, 2.75), (9, 1.35), "", OURS, "comm/")
-    box(axes, (0.5, 2.87), (4.4, 0.85), operations, INNER, "operations and objects")
-    box(axes, (5.1, 2.87), (4.0, 0.85), buffers, INNER, "buffers")
+    box(axes, (0.5, 2.87), (2.7, 0.85), calls, INNER, "communicators")
+    box(axes, (3.35, 2.87), (3.1, 0.85), door, INNER, "interposer/, the door, in C")
+    box(axes, (6.6, 2.87), (2.5, 0.85), schedules, INNER, "for schedules")
     box(axes, (0.3, 0.9), (9, 1.3), "", OURS, "datatypes/")
     box(axes, (0.5, 1.0), (2.4, 0.85), "decode    arrays\nlayout    canonical", INNER, "describing")
     box(axes, (3.1, 1.0), (1.8, 0.85), "known    packing\nplain", INNER, "knowing, using")
@@ -101,9 +101,9 @@ def draw_way() -> Figure:
     """The way of a message, from the call to MPI."""
     figure, axes = canvas(9.6, 5.6)
     tall = 0.72
-    box(axes, (0.3, 4.55), (2.3, tall), "comm.Send(buffer, ...)", OURS)
-    box(axes, (3.4, 4.55), (2.6, tall), "a contiguous NumPy array?", ASKED)
-    box(axes, (7.0, 2.95), (2.3, 2.32), "mpi4py and\nthe MPI library", THEIRS)
+    box(axes, (0.3, 4.55), (2.3, tall), "comm.Send(buffer, ...)\nmpi4py calls MPI_Send", THEIRS)
+    box(axes, (3.4, 4.55), (2.6, tall), "the door: no gaps, and a\npredefined datatype?", ASKED)
+    box(axes, (7.0, 2.95), (2.3, 2.32), "the MPI library", THEIRS)
     arrow(axes, (2.6, 4.91), (3.4, 4.91))
     arrow(axes, (6.0, 4.91), (7.0, 4.91), "yes")
     box(axes, (3.4, 2.95), (2.6, 1.0), "does the library move\nthis size and shape\nas well? (choice)", ASKED)

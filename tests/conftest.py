@@ -55,13 +55,15 @@ def comm(request: pytest.FixtureRequest) -> Iterator[MPI.Intracomm]:
 
 
 @pytest.fixture(params=["as chosen", "always ours"])
-def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def engine(request: pytest.FixtureRequest) -> Iterator[None]:
     """Run the test by the fixed rule, which leaves small messages to MPI, and with our kernels for all."""
-    from roundelay.comm import choice
+    from roundelay.comm.choice import limits
+    from roundelay.comm.interposer import interposer
 
     if request.param == "always ours":
-        never = choice._Limits(-1, -1)
-        monkeypatch.setattr(choice, "_rule", lambda: choice._Rule(never, never))
+        interposer().set_limits(-1, -1, -1, -1)
+    yield
+    interposer().set_limits(*limits())
 
 
 @pytest.fixture(params=["stand-in", "staged", "cupy"])

@@ -17,8 +17,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from ...comm.pointtopoint import PointToPoint
-from ...comm.requests import Request
+from ...comm.communicators import Comm
 from ...datatypes.plain import MPI
 from ..memory import memory_of
 from ..service import known_service, service_of
@@ -34,8 +33,8 @@ _PURPOSE = "attention"
 LANES = 8
 MEETING = -1
 # They stage arrays on a GPU where the MPI library cannot read them.
-_isend: Callable[..., MPI.Request] = PointToPoint.Isend
-_irecv: Callable[..., MPI.Request] = PointToPoint.Irecv
+_isend: Callable[..., MPI.Request] = Comm.Isend
+_irecv: Callable[..., MPI.Request] = Comm.Irecv
 
 
 @dataclass
@@ -155,7 +154,7 @@ def _as_bytes(array: Array) -> Array:
 
 def progress(requests: Sequence[MPI.Request]) -> bool:
     """Let messages go on; tell whether all are through."""
-    return Request.Testall(requests)
+    return MPI.Request.Testall(requests)
 
 
 def wait(requests: Sequence[MPI.Request]) -> None:

@@ -1,0 +1,61 @@
+"""The interposer: what mpi4py calls of MPI, with data that has gaps moved by our kernels.
+
+It is a module in C, one for each family of MPI libraries. It takes the place of MPI's functions in mpi4py's
+extension module, and of `PyObject_GetBuffer`, so that mpi4py takes arrays with gaps. What it needs to know
+about a datatype or an array it asks Python once (`answers`).
+"""
+
+from __future__ import annotations
+
+import threading
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from ...datatypes.plain import MPI
+from ..choice import limits
+from ..settings import checks_bounds, is_disabled
+from .answers import Answers
+
+_HANDLE_BYTES = {4: "_mpich", 8: "_openmpi"}
+
+
+def _family() -> str | None:
+    """The module for the running library, by what its handles are; None for one of neither family."""
+    name = _HANDLE_BYTES.get(MPI._sizeof(MPI.Comm), "")
+    if name == "_openmpi" and MPI.get_vendor()[0] != "Open MPI":
+        return None
+    return name or None
+
+
+@cache
+def interposer() -> Any:
+    """The module in C, in its place since the first call; None where `why_not` says why."""
+    return None if why_not() else _install()
+
+
+@cache
+def why_not() -> str:
+    """Why there is no interposer; empty where there is one."""
+    if is_disabled():
+        return "ROUNDELAY_DISABLE is set"
+    family = _family()
+    if family is None:
+        return f"it knows neither the handles of {MPI.get_vendor()[0]} nor those of MPICH"
+    try:
+        import_module(f"{__name__}.{family}")
+    except ImportError as error:
+        return f"it was not built ({error})"
+    return ""
+
+
+def _install() -> Any:
+    module = import_module(f"{__name__}.{_family()}")
+    thread = threading.main_thread().ident
+    module.install(MPI.__file__, Answers(module), MPI.BYTE.handle, MPI.REQUEST_NULL.handle, thread)
+    module.set_limits(*limits())
+    if checks_bounds():
+        module.check_bounds()
+    for plain in (MPI.Request, MPI.Prequest, MPI.Grequest):
+        module.watch(plain, MPI._addressof(MPI.REQUEST_NULL) - id(MPI.REQUEST_NULL))
+    return module

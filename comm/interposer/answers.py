@@ -1,0 +1,121 @@
+"""What the interposer asks about datatypes and arrays that it sees for the first time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from ...datatypes.arrays import as_numpy, strided_layout
+from ...datatypes.known import known_datatype
+from ...datatypes.layout import overlaps
+from ...datatypes.movers import has_mover, mover_address
+from ...datatypes.plain import MPI
+from ...datatypes.program import Program
+from ..choice import is_misread
+from ..densetype import dense_type
+from ..described import array_datatype
+from ..device import is_on_gpu, stage_gpu
+from ..strided import overlap_error
+
+# As layouts.h has them.
+_CONTIGUOUS, _ONE_RUN, _REGULAR, _MISREAD, _PREDEFINED = 1, 2, 4, 8, 16
+_ATTRIBUTE = "interposer"
+
+
+class Answers:
+    """Answers for the interposer `module`, which keeps them until a datatype is freed."""
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+
+    @cached_property
+    def _has_kernel(self) -> bool:
+        """Whether the kernel is there; it is loaded, or compiled, when it is needed first."""
+        if has_mover():
+            self._module.set_kernel(mover_address())
+        return has_mover()
+
+    def datatype(self, handle: int) -> tuple[int, int, int, int] | None:
+        """Size, extent, flags and dense form of a datatype; None where the MPI library must move it."""
+        datatype = MPI.Datatype.fromhandle(handle)
+        known = known_datatype(datatype)
+        if known is None:
+            return None
+        known.attributes[_ATTRIBUTE] = _Remembered(self._module, handle)
+        if known.layout is None or not self._has_kernel:
+            return None
+        flags = _CONTIGUOUS * known.contiguous + _ONE_RUN * known.is_run(1) + _REGULAR * known.regular
+        flags += _PREDEFINED * datatype.is_predefined
+        dense = dense_type(known)
+        return known.size, known.extent, flags, 0 if dense is None else dense.handle
+
+    def program(self, handle: int, count: int) -> tuple[Any, int, bool]:
+        """Copy loops for `count` instances, how often to run them, and whether bytes come twice."""
+        known = known_datatype(MPI.Datatype.fromhandle(handle))
+        assert known is not None
+        program, instances = known.program(count)
+        return program.words, instances, known.overlaps(count)
+
+    def array(
+        self, shape: Sequence[int], strides: Sequence[int], itemsize: int, code: str
+    ) -> tuple[Any, bool, int, int]:
+        """Copy loops in the order of memory, whether elements overlap, flags, and the elements' datatype."""
+        if not self._has_kernel:
+            raise BufferError("message: an array with gaps, and no Numba to move it")
+        layout = strided_layout(shape, strides, itemsize, order="K")
+        element = MPI._typedict.get(code)
+        usable = element is not None and element.Get_size() == itemsize
+        flags = _REGULAR + _MISREAD * is_misread(strides, itemsize, code)
+        return (
+            Program(layout).words,
+            overlaps(layout),
+            flags,
+            element.handle if element is not None and usable else 0,
+        )
+
+    def described(self, shape: Sequence[int], strides: Sequence[int], itemsize: int, element: int) -> int:
+        """A committed datatype of an array from its first element, which the interposer frees."""
+        return array_datatype(shape, strides, itemsize, MPI.Datatype.fromhandle(element)).Commit().handle
+
+    def array_like(self, thing: Any, receiving: int) -> Any:
+        """An array for an object without a buffer, or memory that is a stage; None where mpi4py reads it.
+
+        With a stage come the format of its elements, and whether its array has no gaps.
+        """
+        if is_on_gpu(thing):
+            stage = stage_gpu(thing, bool(receiving))
+            return None if stage is None else (stage.buffer, stage, stage.dense.dtype.char, stage.is_dense)
+        try:
+            array = as_numpy(thing)
+        except (TypeError, ValueError, BufferError):
+            return None
+        return None if array.flags.forc and array.flags.aligned else array
+
+    def bounds_error(self, handle: int, count: int, offset: int, nbytes: int) -> ValueError | None:
+        """What is wrong with instances of a datatype that begin at an offset of memory, if they leave it."""
+        known = known_datatype(MPI.Datatype.fromhandle(handle))
+        if known is None or known.layout is None:
+            return None
+        low, high = (offset + bound for bound in known.layout.repeat(count).bounds())
+        if low >= 0 and high <= nbytes:
+            return None
+        return ValueError(
+            f"message: {count} instances of the datatype touch bytes {low} to {high}, "
+            f"outside their buffer of {nbytes} bytes (ROUNDELAY_CHECK is set)"
+        )
+
+    def overlap_error(self, array: Any) -> ValueError:
+        """What is wrong with a receive array whose elements share memory."""
+        return overlap_error(as_numpy(array))
+
+
+class _Remembered:
+    """Goes with a datatype when it is freed, and lets the interposer forget it."""
+
+    def __init__(self, module: Any, handle: int) -> None:
+        self._forget = module.forget
+        self._handle = handle
+
+    def __del__(self) -> None:
+        self._forget(self._handle)

@@ -1,0 +1,190 @@
+#include "arrays.h"
+
+#include "ask.h"
+#include "door.h"
+#include "frame.h"
+
+#include <string.h>
+
+int (*next_get_buffer)(PyObject *, Py_buffer *, int);
+
+enum { MOST_DIMENSIONS = 64, WIDEST_ALIGNMENT = 8 };
+
+/* Whether the elements lie on boundaries of their size. */
+static bool is_aligned(const Py_buffer *view)
+{
+    const uintptr_t boundary = (uintptr_t)(view->itemsize & -view->itemsize);
+    const uintptr_t needed = boundary < WIDEST_ALIGNMENT ? boundary : WIDEST_ALIGNMENT;
+    return needed < 2 || ((uintptr_t)view->buf & (needed - 1)) == 0;
+}
+
+/* The format of elements on their boundaries. NumPy marks others, for which mpi4py finds no datatype, and
+ * calls them by their size, whether they are long or long long. */
+static const char *native_format(PyObject *owner, const char *format)
+{
+    const bool is_signed = strcmp(format, "q") == 0;
+    if (!is_signed && strcmp(format, "Q") != 0)
+        return format;
+    PyObject *dtype = PyObject_GetAttrString(owner, "dtype");
+    PyObject *code = dtype == NULL ? NULL : PyObject_GetAttrString(dtype, "char");
+    const bool is_long = code == NULL || PyUnicode_CompareWithASCIIString(code, format) != 0;
+    PyErr_Clear();
+    Py_XDECREF(dtype);
+    Py_XDECREF(code);
+    return is_long ? (is_signed ? "l" : "L") : format;
+}
+
+static void note_extent(const Py_buffer *view)
+{
+    struct frame *frame = thread.frame;
+    if (frame->extent_count < 2)
+        frame->extents[frame->extent_count++] = (struct extent){view->buf, view->len};
+}
+
+/* What is known of the array that a view is of; NULL with an exception. */
+static struct array *array_behind(Py_buffer *view, bool receives)
+{
+    int64_t shape[MOST_DIMENSIONS], strides[MOST_DIMENSIONS];
+    if (view->ndim > MOST_DIMENSIONS) {
+        PyErr_Format(PyExc_ValueError, "message: expected at most %d dimensions, got %d", MOST_DIMENSIONS,
+                     view->ndim);
+        return NULL;
+    }
+    for (int i = 0; i < view->ndim; i++) {
+        shape[i] = view->shape[i];
+        strides[i] = view->strides[i];
+    }
+    /* Of a type that has none, and whose datatype the program names. */
+    const char *format = view->format == NULL ? "V" : view->format;
+    if (format[0] == '=' || format[0] == '^')
+        format = view->format = (char *)native_format(view->obj, format + 1);
+    struct array *array = array_of(view->ndim, shape, strides, view->itemsize, format);
+    if (array == NULL || !receives || !array->program->overlaps)
+        return array;
+    give_array_back(array);
+    PyObject *error = PyObject_CallMethod(answers, "overlap_error", "O", view->obj);
+    if (error != NULL) {
+        PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+        Py_DECREF(error);
+    }
+    return NULL;
+}
+
+/* Keep an exception for the program: mpi4py goes on to other ways of reading an object, whose refusals say
+ * less. */
+static void keep_error(struct frame *frame)
+{
+    PyObject *kind, *error, *traceback;
+    PyErr_Fetch(&kind, &error, &traceback);
+    PyErr_NormalizeException(&kind, &error, &traceback);
+    Py_XDECREF((PyObject *)frame->error);
+    frame->error = error;
+    Py_XDECREF(kind);
+    Py_XDECREF(traceback);
+}
+
+/* Let mpi4py take an array for contiguous, and remember for the call that follows where its elements are. */
+static int accept(Py_buffer *view, bool receives, PyObject *stage, bool is_dense)
+{
+    struct frame *frame = thread.frame;
+    if (checks_bounds)
+        note_extent(view);
+    if (view->len == 0)
+        return 0;
+    struct array *array = stage == NULL ? array_behind(view, receives) : NULL;
+    if (stage == NULL && array == NULL) {
+        PyBuffer_Release(view);
+        return -1;
+    }
+    struct strided *strided = receives ? &frame->received : &frame->sent;
+    clear_strided(strided);
+    Py_XINCREF(stage);
+    *strided = (struct strided){view->buf, view->len, view->obj, array, stage, is_dense};
+    *(receives ? &thread.received : &thread.sent) = strided;
+    thread.special = true;
+    return 0;
+}
+
+void clear_strided(struct strided *strided)
+{
+    give_array_back(strided->array);
+    Py_XDECREF((PyObject *)strided->python);
+    *strided = (struct strided){0};
+}
+
+/* Read an object that may have gaps, without an exception. */
+static bool read_with_strides(PyObject *object, Py_buffer *view, int flags)
+{
+    const int wanted = PyBUF_STRIDES | (flags & PyBUF_WRITABLE);
+    bool read = next_get_buffer(object, view, wanted | PyBUF_FORMAT) == 0;
+    /* NumPy has no format for times. */
+    if (!read && !(flags & PyBUF_FORMAT)) {
+        PyErr_Clear();
+        read = next_get_buffer(object, view, wanted) == 0;
+    }
+    if (!read)
+        PyErr_Clear();
+    return read;
+}
+
+/* Read what Python makes of an object that is not read by the buffer protocol, such as an array on a GPU:
+ * nothing, an array, or memory that is a stage, with the format of its elements. False with or without an
+ * exception. */
+static bool read_converted(PyObject *object, Py_buffer *view, int flags, PyObject **stage, int *is_dense)
+{
+    const bool receives = (flags & PyBUF_WRITABLE) == PyBUF_WRITABLE;
+    PyObject *answer = PyObject_CallMethod(answers, "array_like", "Oi", object, receives), *memory = answer;
+    if (answer == NULL)
+        return false;
+    const char *format = NULL;
+    bool read = answer != Py_None;
+    if (PyTuple_Check(answer))
+        read = PyArg_ParseTuple(answer, "OOsp", &memory, stage, &format, is_dense);
+    read = read && read_with_strides(memory, view, flags);
+    if (read && format != NULL)
+        view->format = (char *)format;
+    Py_XINCREF(*stage);
+    Py_DECREF(answer);
+    return read;
+}
+
+/* Read an object with gaps, or one that Python must convert first; -1 with the exception of `flags` where
+ * neither. */
+static int read_strided(PyObject *object, Py_buffer *view, int flags)
+{
+    const bool receives = (flags & PyBUF_WRITABLE) == PyBUF_WRITABLE;
+    PyObject *kind, *error, *traceback, *stage = NULL;
+    int is_dense = 0, code = -1;
+    PyErr_Fetch(&kind, &error, &traceback);
+    if ((PyObject_CheckBuffer(object) && read_with_strides(object, view, flags)) ||
+        read_converted(object, view, flags, &stage, &is_dense))
+        code = accept(view, receives, stage, is_dense);
+    if (PyErr_Occurred())
+        keep_error(thread.frame);
+    Py_XDECREF(stage);
+    if (code == 0) {
+        Py_XDECREF(kind);
+        Py_XDECREF(error);
+        Py_XDECREF(traceback);
+    } else {
+        PyErr_Restore(kind, error, traceback);
+    }
+    return code;
+}
+
+int get_buffer(PyObject *object, Py_buffer *view, int flags)
+{
+    const int code = next_get_buffer(object, view, flags);
+    if (thread.frame == NULL || (flags & PyBUF_ANY_CONTIGUOUS) != PyBUF_ANY_CONTIGUOUS)
+        return code;
+    if (code == 0 && LIKELY(is_aligned(view))) {
+        if (checks_bounds)
+            note_extent(view);
+        return 0;
+    }
+    if (code == 0) {
+        PyBuffer_Release(view);
+        PyErr_SetString(PyExc_BufferError, "elements are off their boundaries");
+    }
+    return read_strided(object, view, flags);
+}

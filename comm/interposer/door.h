@@ -1,0 +1,93 @@
+/* The door: what every intercepted call passes, and what decides whether it goes on as it is. */
+#ifndef ROUNDELAY_DOOR_H
+#define ROUNDELAY_DOOR_H
+
+#include "abi.h"
+#include "functions.h"
+
+#include <stdatomic.h>
+
+#define LIKELY(condition) __builtin_expect(!!(condition), 1)
+#define UNLIKELY(condition) __builtin_expect(!!(condition), 0)
+
+/* Handles of the running library, as mpi4py gives them. */
+struct constants {
+    MPI_Datatype byte;
+    MPI_Request null_request;
+    /* Open MPI's predefined datatypes lie within the library. */
+    uintptr_t library, library_bytes;
+};
+extern struct constants constants;
+
+/* Sees every intercepted call begin and end. */
+struct observer {
+    void (*enter)(enum function function);
+    void (*leave)(enum function function, int code);
+};
+extern const struct observer *observer;
+
+/* ROUNDELAY_CHECK: whether a datatype that leaves its buffer is refused. */
+extern bool checks_bounds;
+
+static inline void enter(enum function function)
+{
+    if (UNLIKELY(observer != NULL))
+        observer->enter(function);
+}
+
+/* How many operations go on whose requests the program has freed (requests.h). */
+extern atomic_long orphans;
+void settle_orphans(void);
+
+/* An exception that came while Python was asked, and is raised when MPI's function has returned (ask.h). */
+extern _Thread_local void *late;
+/* Whether Python is being asked: what it calls is not where that exception belongs. */
+extern _Thread_local int asking;
+void raise_late(void);
+
+static inline int leave(enum function function, int code)
+{
+    /* What was received is in its place as soon as the program can know. */
+    if (UNLIKELY(atomic_load_explicit(&orphans, memory_order_relaxed) > 0))
+        settle_orphans();
+    if (UNLIKELY(late != NULL) && asking == 0)
+        raise_late();
+    if (UNLIKELY(observer != NULL))
+        observer->leave(function, code);
+    return code;
+}
+
+/* Whether a datatype is predefined, or none at all, by its handle alone. */
+static inline bool passes(MPI_Datatype datatype)
+{
+#if defined(ROUNDELAY_MPICH)
+    /* The two highest bits say what a handle is: derived datatypes have the highest one. */
+    return datatype >= 0;
+#else
+    return (uintptr_t)datatype - constants.library < constants.library_bytes || datatype == NULL;
+#endif
+}
+
+/* What a method of ours that is under way has been given besides the arguments that MPI sees. */
+struct strided;
+struct frame;
+struct thread {
+    /* Set while mpi4py may be given arrays with gaps. */
+    struct frame *frame;
+    /* Whether a look at the datatypes of the next call does not tell that it goes on as it is. */
+    bool special;
+    /* An array with gaps that is sent, and one that is received into. */
+    struct strided *sent, *received;
+};
+extern _Thread_local struct thread thread;
+
+/* What MPI says of a communicator. */
+int rank_of(MPI_Comm comm);
+int ranks_of(MPI_Comm comm);
+int sources_of(MPI_Comm comm);
+int destinations_of(MPI_Comm comm);
+bool is_inter(MPI_Comm comm);
+
+bool all_pass(int blocks, const void *buffer, const MPI_Datatype *types);
+
+#endif

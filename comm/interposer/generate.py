@@ -1,0 +1,286 @@
+"""Write `functions.h` and `wrappers.c` from the table of functions: ``python generate.py FOLDER``."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import table
+
+_BUFFER = re.compile(
+    r"(?P<side>[SRB])(?P<kind>[VW]?)(?P<keeps>!?)(?P<shared>=?)"
+    r"(?:\*(?P<blocks>\w+))?(?P<root>@root)?:(?P<name>\w+)"
+)
+_FORMS = {"blocking": "", "nonblocking": "I", "persistent": "_init"}
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A buffer argument and what belongs to it."""
+
+    name: str
+    side: str
+    kind: str
+    keeps: bool
+    shared: bool
+    blocks: str
+    root: bool
+
+    def parameters(self, count: str, displacement: str) -> list[tuple[str, str]]:
+        """Types and names of the arguments in C; `%s` stands for the name in arrays."""
+        const = "const " if self.side == "S" else ""
+        begin = [(f"{const}void *", self.name)]
+        if self.shared:
+            return begin
+        if not self.kind:
+            return [*begin, (f"{count} ", f"{self.name}_count"), ("MPI_Datatype ", f"{self.name}_type")]
+        arrays = [
+            (f"const {count} *", f"{self.name}_counts"),
+            (f"const {displacement} *", f"{self.name}_displs"),
+        ]
+        if self.kind == "V":
+            return [*begin, *arrays, ("MPI_Datatype ", f"{self.name}_type")]
+        return [*begin, *arrays, ("const MPI_Datatype *", f"{self.name}_types")]
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function with buffers, in one of its forms."""
+
+    name: str
+    large: bool
+    form: str
+    arguments: tuple[Buffer | str, ...]
+    collective: bool
+
+    @property
+    def symbol(self) -> str:
+        """Its name without MPI_."""
+        return f"{self.name}_c" if self.large else self.name
+
+    @property
+    def buffers(self) -> list[Buffer]:
+        """The arguments that are buffers."""
+        return [each for each in self.arguments if isinstance(each, Buffer)]
+
+    def parameters(self) -> list[tuple[str, str]]:
+        """Types and names of all arguments in C."""
+        count = "MPI_Count" if self.large else "int"
+        found: list[tuple[str, str]] = []
+        for each in self.arguments:
+            if isinstance(each, Buffer):
+                aint = self.large or "Neighbor_alltoallw" in self.name or "neighbor_alltoallw" in self.name
+                found += each.parameters(count, "MPI_Aint" if aint else "int")
+            elif each == "count":
+                found.append((f"{count} ", "count"))
+            elif each == "counts":
+                found.append((f"const {count} *", "counts"))
+            else:
+                kind, name = re.fullmatch(r"(.*\W)(\w+)", table.TYPES[each]).groups()  # type: ignore[union-attr]
+                found.append((kind, name))
+        return found
+
+
+def read(line: str) -> tuple[str, tuple[Buffer | str, ...]]:
+    """The name and the arguments that a line of the table says."""
+    name, *words = line.split()
+    arguments: list[Buffer | str] = []
+    for word in words:
+        match = _BUFFER.fullmatch(word)
+        if match is None:
+            arguments.append(word)
+            continue
+        found = match.groupdict()
+        arguments.append(
+            Buffer(
+                found["name"], found["side"], found["kind"], bool(found["keeps"]), bool(found["shared"]),
+                found["blocks"] or "", bool(found["root"]),
+            )
+        )  # fmt: skip
+    return name, tuple(arguments)
+
+
+def functions() -> Iterator[Function]:
+    """All functions with buffers, in all their forms."""
+    for line in table.PASSED.strip().splitlines():
+        yield Function(read(line)[0], False, "blocking", read(line)[1], collective=False)
+    for large in (False, True):
+        for line in table.POINT_TO_POINT.strip().splitlines():
+            name, arguments = read(line)
+            form = (
+                "persistent"
+                if name.endswith("_init")
+                else "nonblocking"
+                if "request" in arguments
+                else "blocking"
+            )
+            yield Function(name, large, form, arguments, collective=False)
+        for line in table.COLLECTIVES.strip().splitlines():
+            name, arguments = read(line)
+            yield Function(name, large, "blocking", arguments, collective=True)
+            yield Function(f"I{name.lower()}", large, "nonblocking", (*arguments, "request"), collective=True)
+            prepared = (*arguments, "info", "request")
+            yield Function(f"{name}_init", large, "persistent", prepared, collective=True)
+
+
+def by_hand() -> Iterator[tuple[str, str]]:
+    """Names and arguments of the functions that are written by hand."""
+    for line in table.COMPLETIONS.strip().splitlines():
+        name, arguments = line.split(maxsplit=1)
+        yield name, arguments
+    for line in table.PACKING.strip().splitlines():
+        name, arguments = line.split(maxsplit=1)
+        yield name, arguments.replace("COUNT", "int")
+        yield f"{name}_c", arguments.replace("COUNT", "MPI_Count")
+
+
+def called() -> Iterator[tuple[str, str]]:
+    """Names and arguments of the functions that are called only."""
+    for line in table.CALLED.strip().splitlines():
+        name, arguments = line.split(maxsplit=1)
+        yield name, arguments
+
+
+def declared(parameters: list[tuple[str, str]]) -> str:
+    """Arguments as C declares them."""
+    return ", ".join(f"{kind}{name}" for kind, name in parameters)
+
+
+def header() -> str:
+    """The text of functions.h."""
+    intercepted = [(each.symbol, declared(each.parameters())) for each in functions()] + list(by_hand())
+    lines = ["/* Generated by generate.py from table.py. */", "#ifndef ROUNDELAY_FUNCTIONS_H"]
+    lines += ["#define ROUNDELAY_FUNCTIONS_H", '#include "abi.h"', "", "/* What a call goes on to. */"]
+    lines += ["struct functions {"]
+    lines += [f"    int (*{name})({arguments});" for name, arguments in [*intercepted, *called()]]
+    lines += ["};", "extern struct functions next;", "", "/* What takes their places. */"]
+    lines += [f"int roundelay_{name}({arguments});" for name, arguments in intercepted]
+    lines += ["", "enum function {"]
+    lines += [f"    FUNCTION_{name}," for name, _ in intercepted]
+    lines += ["    FUNCTIONS", "};", "", "/* Name, wrapper. */", "#define INTERCEPTED(X) \\"]
+    lines += [" \\\n".join(f"    X({name})" for name, _ in intercepted), "#define CALLED(X) \\"]
+    lines += [" \\\n".join(f"    X({name})" for name, _ in called()), "", "#endif", ""]
+    return "\n".join(lines)
+
+
+def passes(function: Function) -> str:
+    """The condition under which a call goes on as it is."""
+    conditions = ["!thread.special"]
+    for buffer in function.buffers:
+        if buffer.kind == "W":
+            conditions.append(f"all_pass({_blocks(buffer)}, {buffer.name}, {buffer.name}_types)")
+        elif not buffer.shared:
+            conditions.append(f"passes({buffer.name}_type)")
+    return " && ".join(conditions)
+
+
+def _blocks(buffer: Buffer) -> str:
+    return {"": "1", **{name: f"{name}_of(comm)" for name in ("ranks", "sources", "destinations")}}[
+        buffer.blocks
+    ]
+
+
+def _flags(function: Function, buffer: Buffer) -> str:
+    """How a buffer is staged, as staging.h names it."""
+    if function.name in ("Bcast", "Ibcast", "Bcast_init"):
+        return "(rank_of(comm) == root ? SENDS : RECEIVES)"
+    flags = [{"S": "SENDS", "R": "RECEIVES", "B": "RECEIVES | SENDS"}[buffer.side]]
+    if function.name == "Isendrecv_replace":
+        # MPICH 5.0.2 mistakes datatypes with gaps there, and does not say how much arrived.
+        flags += ["FORCED"]
+    if buffer.keeps or function.name == "Isendrecv_replace":
+        flags += ["FILLS"]
+    if not function.collective:
+        flags += ["DESCRIBES"]
+    elif len(function.buffers) == 2 and buffer.side == "R":
+        flags += [f"({function.buffers[0].name} == MPI_IN_PLACE ? FILLS : 0)"]
+    return " | ".join(flags)
+
+
+def _condition(function: Function, buffer: Buffer) -> str:
+    """When a buffer counts; empty where it always does."""
+    if function.collective:
+        return "rank_of(comm) == root" if buffer.root else ""
+    if "message" in function.arguments:
+        return ""
+    if buffer.side == "B":
+        return "dest != MPI_PROC_NULL || source != MPI_PROC_NULL"
+    return f"{'dest' if buffer.side == 'S' else 'source'} != MPI_PROC_NULL"
+
+
+def staging(function: Function, buffer: Buffer) -> str:
+    """The statement that stages one buffer."""
+    name, flags, blocks = buffer.name, _flags(function, buffer), _blocks(buffer)
+    address = f"(void **)&{name}" if buffer.side == "S" else f"&{name}"
+    first = f"&operation, {flags}, {address}"
+    if buffer.shared:
+        call = f"stage_array({first});"
+    elif not buffer.kind:
+        count = "MPI_Count" if function.large else "int"
+        staged = f"stage_blocks({first}, {name}_count, &{name}_type, {blocks})"
+        call = f"{name}_count = ({count}){staged};"
+    else:
+        convert, types = ("stage_vector", "type") if buffer.kind == "V" else ("stage_types", "types")
+        arrays = f"{name}_counts, (const void **)&{name}_displs, &{name}_{types}"
+        call = f"{convert}({first}, {blocks}, WIDTHS({name}), {arrays});"
+    condition = _condition(function, buffer)
+    return f"if ({condition}) {{ {call} }}" if condition else call
+
+
+def wrapper(function: Function) -> str:
+    """The function that takes the place of one of MPI's."""
+    parameters = function.parameters()
+    arguments = ", ".join(name for _, name in parameters)
+    call = f"next.{function.symbol}({arguments})"
+    name = f"FUNCTION_{function.symbol}"
+    head = [f"int roundelay_{function.symbol}({declared(parameters)})", "{", f"    enter({name});"]
+    if not function.buffers:
+        return "\n".join([*head, f"    return leave({name}, {call});", "}", ""])
+    plain = passes(function)
+    if function.collective:
+        plain = f"({plain}) || is_inter(comm)"
+    message = not function.collective and any(buffer.side in "RB" for buffer in function.buffers)
+    message = message and function.name not in ("Isendrecv", "Isendrecv_replace")
+    form = function.form.upper()
+    lines = [*head, f"    if (LIKELY({plain}))", f"        return leave({name}, {call});"]
+    lines += [f"    struct operation operation = {{.form = {form}, .message = {str(message).lower()}}};"]
+    lines += [f"    {staging(function, buffer)}" for buffer in function.buffers]
+    if "status" in function.arguments:
+        lines += ["    MPI_Status own;", "    if (status == MPI_STATUS_IGNORE)", "        status = &own;"]
+    lines += [
+        "    int code = begin(&operation);",
+        "    if (code == MPI_SUCCESS) {",
+        f"        code = {call};",
+    ]
+    if function.form == "blocking":
+        status = "status" if "status" in function.arguments else "NULL"
+        lines += [f"        code = end(&operation, code, {status});"]
+    else:
+        lines += ["        code = started(&operation, code, request);"]
+    lines += ["    }", f"    return leave({name}, code);", "}", ""]
+    return "\n".join(lines)
+
+
+def wrappers() -> str:
+    """The text of wrappers.c."""
+    lines = ["/* Generated by generate.py from table.py. */", '#include "door.h"', '#include "operation.h"']
+    lines += ['#include "staging.h"', "", *(wrapper(each) for each in functions())]
+    return "\n".join(lines)
+
+
+def main(folder: Path) -> None:
+    """Write both files, each only where it changes, so that nothing is compiled in vain."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in (("functions.h", header()), ("wrappers.c", wrappers())):
+        path = folder / name
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

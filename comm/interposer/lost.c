@@ -1,0 +1,68 @@
+#include "lost.h"
+
+#include "door.h"
+#include "requests.h"
+
+enum { MOST_CLASSES = 4 };
+
+static struct {
+    PyTypeObject *type;
+    newfunc begin;
+    destructor end;
+} classes[MOST_CLASSES];
+static int class_count;
+static Py_ssize_t handle_offset;
+
+/* The class of mpi4py's that a type is or is derived from. */
+static int class_of(const PyTypeObject *type)
+{
+    for (; type != NULL; type = type->tp_base)
+        for (int i = 0; i < class_count; i++)
+            if (classes[i].type == type)
+                return i;
+    return 0;
+}
+
+static struct operation *operation_of(PyObject *object)
+{
+    if (atomic_load_explicit(&operations_under_way, memory_order_relaxed) == 0)
+        return NULL;
+    return claim(*(MPI_Request *)((char *)object + handle_offset));
+}
+
+/* An object may be made of another one: both have the same request. */
+static PyObject *begin_request(PyTypeObject *type, PyObject *arguments, PyObject *named)
+{
+    PyObject *object = classes[class_of(type)].begin(type, arguments, named);
+    struct operation *operation = object == NULL ? NULL : operation_of(object);
+    if (operation != NULL) {
+        operation->copies++;
+        unclaim(operation);
+    }
+    return object;
+}
+
+/* With its last object, an operation goes on as one whose request the program has freed. */
+static void end_request(PyObject *object)
+{
+    struct operation *operation = operation_of(object);
+    if (operation != NULL && operation->copies > 0) {
+        operation->copies--;
+        unclaim(operation);
+    } else if (operation != NULL) {
+        orphan(operation);
+    }
+    classes[class_of(Py_TYPE(object))].end(object);
+}
+
+void watch_class(PyTypeObject *type, Py_ssize_t offset)
+{
+    if (class_count == MOST_CLASSES || type->tp_dealloc == end_request)
+        return;
+    classes[class_count].type = type;
+    classes[class_count].begin = type->tp_new;
+    classes[class_count++].end = type->tp_dealloc;
+    handle_offset = offset;
+    type->tp_new = begin_request;
+    type->tp_dealloc = end_request;
+}

@@ -1,0 +1,212 @@
+/* The Python module: it puts the interposer in, and answers what tests and `roundelay info` ask. */
+#include "arrays.h"
+#include "ask.h"
+#include "door.h"
+#include "lost.h"
+#include "methods.h"
+#include "relocations.h"
+#include "requests.h"
+#include "staging.h"
+
+#include <link.h>
+
+#if defined(ROUNDELAY_MPICH)
+#define MODULE "_mpich"
+#define INITIALIZE PyInit__mpich
+#else
+#define MODULE "_openmpi"
+#define INITIALIZE PyInit__openmpi
+#endif
+
+#define REPLACED(name) {"MPI_" #name, (void *)roundelay_##name, (void **)&next.name},
+#define LOOKED_UP(name) {"MPI_" #name, NULL, (void **)&next.name},
+static const struct redirection redirections[] = {INTERCEPTED(REPLACED) CALLED(LOOKED_UP){
+    "PyObject_GetBuffer", (void *)get_buffer, (void **)&next_get_buffer}};
+
+/* The segment of a library that an address lies in. */
+static int find_segment(struct dl_phdr_info *info, size_t size, void *data)
+{
+    (void)size;
+    const uintptr_t address = *(uintptr_t *)data;
+    for (int i = 0; i < info->dlpi_phnum; i++) {
+        const uintptr_t begin = info->dlpi_addr + info->dlpi_phdr[i].p_vaddr;
+        if (info->dlpi_phdr[i].p_type == PT_LOAD && address - begin < info->dlpi_phdr[i].p_memsz) {
+            constants.library = begin;
+            constants.library_bytes = info->dlpi_phdr[i].p_memsz;
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static bool all_found(void)
+{
+#define FOUND(name) &&next.name != NULL
+    return next_get_buffer != NULL CALLED(FOUND);
+}
+
+PyDoc_STRVAR(install_text,
+             "install(file, answers, byte, null_request, main_thread)\n--\n\n"
+             "Intercept what the extension module in `file` calls; `answers` is asked about datatypes.");
+static PyObject *install(PyObject *module, PyObject *arguments)
+{
+    (void)module;
+    const char *file;
+    PyObject *asked;
+    unsigned long long byte, null_request;
+    if (!PyArg_ParseTuple(arguments, "sOKKk", &file, &asked, &byte, &null_request, &main_thread))
+        return NULL;
+    Py_XSETREF(answers, Py_NewRef(asked));
+    constants.byte = (MPI_Datatype)(intptr_t)byte;
+    constants.null_request = (MPI_Request)(intptr_t)null_request;
+#if defined(ROUNDELAY_OPENMPI)
+    uintptr_t address = (uintptr_t)byte;
+    dl_iterate_phdr(find_segment, &address);
+#else
+    (void)find_segment;
+#endif
+    const int changed = redirect(file, redirections, sizeof redirections / sizeof *redirections);
+    if (changed < 0 || !all_found()) {
+        PyErr_Format(PyExc_RuntimeError, "%s: %s", file,
+                     changed < 0 ? "is not loaded" : "lacks functions of MPI");
+        return NULL;
+    }
+    return PyLong_FromLong(changed);
+}
+
+PyDoc_STRVAR(limits_text,
+             "set_limits(messages_regular, messages_listed, packing_regular, packing_listed)\n--\n\n"
+             "Bytes up to which the MPI library's own engine moves data.");
+static PyObject *set_limits(PyObject *module, PyObject *arguments)
+{
+    (void)module;
+    long long limits[4];
+    if (!PyArg_ParseTuple(arguments, "LLLL", &limits[0], &limits[1], &limits[2], &limits[3]))
+        return NULL;
+    message_limits = (struct limits){limits[0], limits[1]};
+    packing_limits = (struct limits){limits[2], limits[3]};
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(check_text, "check_bounds()\n--\n\nRefuse datatypes that leave their buffers.");
+static PyObject *check(PyObject *module, PyObject *nothing)
+{
+    (void)module;
+    (void)nothing;
+    checks_bounds = true;
+    return Py_NewRef(Py_None);
+}
+
+PyDoc_STRVAR(kernel_text, "set_kernel(address)\n--\n\nMove data with the compiled kernel at that address.");
+static PyObject *set_kernel(PyObject *module, PyObject *address)
+{
+    (void)module;
+    pack_kernel = (kernel)(intptr_t)PyLong_AsLongLong(address);
+    return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+}
+
+PyDoc_STRVAR(forget_text, "forget(handle)\n--\n\nForget a datatype that is freed.");
+static PyObject *forget_handle(PyObject *module, PyObject *handle)
+{
+    (void)module;
+    const unsigned long long number = PyLong_AsUnsignedLongLong(handle);
+    if (PyErr_Occurred())
+        return NULL;
+    forget((MPI_Datatype)(intptr_t)number);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(watch_text,
+             "watch(class, offset)\n--\n\n"
+             "Look at the requests of a class of mpi4py's when they end, whose handle is at an offset.");
+static PyObject *watch(PyObject *module, PyObject *arguments)
+{
+    (void)module;
+    PyObject *type;
+    Py_ssize_t offset;
+    if (!PyArg_ParseTuple(arguments, "O!n", &PyType_Type, &type, &offset))
+        return NULL;
+    watch_class((PyTypeObject *)type, offset);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(attach_text,
+             "attach(request, behind, persistent)\n--\n\n"
+             "Complete a request of MPI only when `behind.advance()` says that nothing is left to do.");
+static PyObject *attach(PyObject *module, PyObject *arguments)
+{
+    (void)module;
+    unsigned long long request;
+    PyObject *behind;
+    int persistent;
+    if (!PyArg_ParseTuple(arguments, "KOp", &request, &behind, &persistent))
+        return NULL;
+    struct operation *operation = calloc(1, sizeof *operation);
+    if (operation == NULL)
+        return PyErr_NoMemory();
+    operation->form = persistent ? PERSISTENT : NONBLOCKING;
+    operation->active = !persistent;
+    operation->request = (MPI_Request)(intptr_t)request;
+    operation->behind = Py_NewRef(behind);
+    enroll(operation);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(detach_text,
+             "detach(request)\n--\n\nTake away what was attached to a request, and return it, or None.");
+static PyObject *detach(PyObject *module, PyObject *request)
+{
+    (void)module;
+    const unsigned long long handle = PyLong_AsUnsignedLongLong(request);
+    if (PyErr_Occurred())
+        return NULL;
+    struct operation *operation = claim((MPI_Request)(intptr_t)handle);
+    if (operation == NULL)
+        Py_RETURN_NONE;
+    if (operation->behind == NULL) {
+        unclaim(operation);
+        Py_RETURN_NONE;
+    }
+    PyObject *behind = operation->behind;
+    operation->behind = NULL;
+    dismiss(operation);
+    return behind;
+}
+
+PyDoc_STRVAR(counts_text,
+             "counts()\n--\n\nHow many datatypes and arrays are known, and operations are under way.");
+static PyObject *counts(PyObject *module, PyObject *nothing)
+{
+    (void)module;
+    (void)nothing;
+    int64_t known[2];
+    count_known(known);
+    return Py_BuildValue("{sLsLslsl}", "datatypes", (long long)known[0], "arrays", (long long)known[1],
+                         "operations", (long)operations_under_way, "orphans", (long)orphans);
+}
+
+static PyMethodDef functions[] = {
+    {"install", install, METH_VARARGS, install_text},
+    {"set_limits", set_limits, METH_VARARGS, limits_text},
+    {"check_bounds", check, METH_NOARGS, check_text},
+    {"set_kernel", set_kernel, METH_O, kernel_text},
+    {"forget", forget_handle, METH_O, forget_text},
+    {"watch", watch, METH_VARARGS, watch_text},
+    {"attach", attach, METH_VARARGS, attach_text},
+    {"detach", detach, METH_O, detach_text},
+    {"counts", counts, METH_NOARGS, counts_text},
+    {"method", make_method, METH_VARARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "roundelay.comm.interposer." MODULE,
+    .m_size = -1,
+    .m_methods = functions,
+};
+
+PyMODINIT_FUNC INITIALIZE(void)
+{
+    return PyModule_Create(&definition);
+}

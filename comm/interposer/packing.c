@@ -1,0 +1,62 @@
+/* MPI_Pack and MPI_Unpack by our kernels. */
+#include "door.h"
+#include "layouts.h"
+#include "staging.h"
+
+/* The program that moves `count` instances from or to `position` of `size` packed bytes; NULL where the
+ * library shall do it, or say what is wrong. */
+static struct program *program_for(MPI_Datatype datatype, int64_t count, int64_t position, int64_t size,
+                                   bool receives)
+{
+    struct known known;
+    if (passes(datatype) || count <= 0 || position < 0 || !know(datatype, &known) || known.flags & CONTIGUOUS)
+        return NULL;
+    const int64_t nbytes = count * known.size;
+    if (nbytes <= (known.flags & REGULAR ? packing_limits.regular : packing_limits.listed) ||
+        position + nbytes > size)
+        return NULL;
+    struct program *program = program_of(datatype, count);
+    if (program != NULL && receives && program->overlaps) {
+        give_back(program);
+        return NULL;
+    }
+    return program;
+}
+
+static int64_t move(bool unpack, char *packed, char *memory, struct program *program)
+{
+    const int64_t nbytes = program->nbytes;
+    run_program(unpack, packed, memory, program);
+    give_back(program);
+    return nbytes;
+}
+
+#define PACK(NAME, COUNT)                                                                          \
+    int roundelay_Pack##NAME(const void *memory, COUNT count, MPI_Datatype datatype, void *packed, \
+                             COUNT size, COUNT *position, MPI_Comm comm)                           \
+    {                                                                                              \
+        enter(FUNCTION_Pack##NAME);                                                                \
+        struct program *program = program_for(datatype, count, *position, size, false);            \
+        if (program == NULL)                                                                       \
+            return leave(FUNCTION_Pack##NAME,                                                      \
+                         next.Pack##NAME(memory, count, datatype, packed, size, position, comm));  \
+        *position += (COUNT)move(false, (char *)packed + *position, (char *)memory, program);      \
+        return leave(FUNCTION_Pack##NAME, MPI_SUCCESS);                                            \
+    }
+#define UNPACK(NAME, COUNT)                                                                                \
+    int roundelay_Unpack##NAME(const void *packed, COUNT size, COUNT *position, void *memory, COUNT count, \
+                               MPI_Datatype datatype, MPI_Comm comm)                                       \
+    {                                                                                                      \
+        enter(FUNCTION_Unpack##NAME);                                                                      \
+        struct program *program = program_for(datatype, count, *position, size, true);                     \
+        if (program == NULL)                                                                               \
+            return leave(FUNCTION_Unpack##NAME,                                                            \
+                         next.Unpack##NAME(packed, size, position, memory, count, datatype, comm));        \
+        *position += (COUNT)move(true, (char *)packed + *position, memory, program);                       \
+        return leave(FUNCTION_Unpack##NAME, MPI_SUCCESS);                                                  \
+    }
+
+PACK(, int)
+PACK(_c, MPI_Count)
+UNPACK(, int)
+UNPACK(_c, MPI_Count)

@@ -1,0 +1,85 @@
+#include "pool.h"
+
+#include <pthread.h>
+#include <stddef.h>
+#include <stdlib.h>
+
+/* Blocks are powers of two, with a header that says which. A thread keeps a few of each size. */
+enum { SMALLEST_BITS = 8, SIZES = 48, KEPT_BLOCKS = 16, ALIGNMENT = 64 };
+static const int64_t KEPT_BYTES = 32 << 20;
+
+struct block {
+    int bits;
+    struct block *next;
+    char padding[ALIGNMENT - sizeof(int) - sizeof(void *) - sizeof(int)];
+    char memory[];
+};
+
+struct pool {
+    struct block *free[SIZES];
+    int kept[SIZES];
+};
+
+static pthread_key_t key;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static _Thread_local struct pool *mine;
+
+static void drop(void *pointer)
+{
+    struct pool *pool = pointer;
+    for (int bits = 0; bits < SIZES; bits++) {
+        for (struct block *block = pool->free[bits], *next; block != NULL; block = next) {
+            next = block->next;
+            free(block);
+        }
+    }
+    free(pool);
+}
+
+static void make_key(void)
+{
+    pthread_key_create(&key, drop);
+}
+
+static struct pool *own(void)
+{
+    if (mine == NULL) {
+        pthread_once(&once, make_key);
+        mine = calloc(1, sizeof *mine);
+        pthread_setspecific(key, mine);
+    }
+    return mine;
+}
+
+char *take_block(int64_t nbytes)
+{
+    int bits = SMALLEST_BITS;
+    while (bits < SIZES - 1 && ((int64_t)1 << bits) < nbytes)
+        bits++;
+    struct pool *pool = own();
+    struct block *block = pool == NULL ? NULL : pool->free[bits];
+    if (block != NULL) {
+        pool->free[bits] = block->next;
+        pool->kept[bits]--;
+        return block->memory;
+    }
+    block = aligned_alloc(ALIGNMENT, sizeof *block + ((size_t)1 << bits));
+    if (block == NULL)
+        return NULL;
+    block->bits = bits;
+    return block->memory;
+}
+
+void give_block_back(char *memory)
+{
+    struct block *block = (struct block *)(memory - offsetof(struct block, memory));
+    const int bits = block->bits;
+    struct pool *pool = own();
+    if (pool == NULL || pool->kept[bits] >= KEPT_BLOCKS || pool->kept[bits] >= KEPT_BYTES >> bits) {
+        free(block);
+        return;
+    }
+    block->next = pool->free[bits];
+    pool->free[bits] = block;
+    pool->kept[bits]++;
+}

@@ -1,0 +1,177 @@
+#include "requests.h"
+
+#include "ask.h"
+#include "door.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <time.h>
+
+enum { BUCKETS = 1024 };
+
+atomic_long operations_under_way, orphans;
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct operation *buckets[BUCKETS];
+static struct operation *orphaned;
+
+static struct operation **bucket_of(MPI_Request request)
+{
+    return &buckets[((uint64_t)(uintptr_t)request * 0x9E3779B97F4A7C15u) >> 54];
+}
+
+void enroll(struct operation *operation)
+{
+    struct operation **bucket = bucket_of(operation->request);
+    pthread_mutex_lock(&lock);
+    operation->claimed = false;
+    operation->next = *bucket;
+    *bucket = operation;
+    pthread_mutex_unlock(&lock);
+    atomic_fetch_add(&operations_under_way, 1);
+}
+
+static void take_off(struct operation **place, const struct operation *operation)
+{
+    while (*place != operation)
+        place = &(*place)->next;
+    *place = operation->next;
+}
+
+/* Take back an operation whose request the program has lost, if another object of mpi4py's has it, too. */
+static struct operation *adopt(MPI_Request request)
+{
+    struct operation *operation = orphaned;
+    while (operation != NULL && operation->request != request)
+        operation = operation->next;
+    if (operation == NULL)
+        return NULL;
+    take_off(&orphaned, operation);
+    struct operation **bucket = bucket_of(request);
+    operation->next = *bucket;
+    *bucket = operation;
+    atomic_fetch_add(&operations_under_way, 1);
+    atomic_fetch_sub(&orphans, 1);
+    return operation;
+}
+
+/* MPICH has one handle for all sends that are complete when they start, and a handle is used again as soon as
+ * MPI has completed its request: the newest operation of a handle is its own, unless another thread has
+ * claimed that. */
+struct operation *claim(MPI_Request request)
+{
+    if (request == constants.null_request)
+        return NULL;
+    pthread_mutex_lock(&lock);
+    struct operation *operation = *bucket_of(request);
+    while (operation != NULL && (operation->request != request || operation->claimed))
+        operation = operation->next;
+    if (operation == NULL)
+        operation = adopt(request);
+    if (operation != NULL)
+        operation->claimed = true;
+    pthread_mutex_unlock(&lock);
+    return operation;
+}
+
+void unclaim(struct operation *operation)
+{
+    pthread_mutex_lock(&lock);
+    operation->claimed = false;
+    pthread_mutex_unlock(&lock);
+}
+
+void dismiss(struct operation *operation)
+{
+    pthread_mutex_lock(&lock);
+    take_off(bucket_of(operation->request), operation);
+    pthread_mutex_unlock(&lock);
+    atomic_fetch_sub(&operations_under_way, 1);
+    release(operation);
+    free(operation);
+}
+
+void orphan(struct operation *operation)
+{
+    /* mpi4py's request is about to let go of it. */
+    if (operation->borrowed != NULL && operation->owner == NULL) {
+        keep_object(operation->borrowed);
+        operation->owner = operation->borrowed;
+    }
+    pthread_mutex_lock(&lock);
+    take_off(bucket_of(operation->request), operation);
+    operation->next = orphaned;
+    orphaned = operation;
+    pthread_mutex_unlock(&lock);
+    atomic_fetch_sub(&operations_under_way, 1);
+    atomic_fetch_add(&orphans, 1);
+}
+
+/* Finish an operation that nobody waits for, if it is complete. */
+static bool settle_alone(struct operation *operation)
+{
+    MPI_Status status;
+    int done = !operation->active;
+    const int code = done ? MPI_SUCCESS : next.Test(&operation->request, &done, &status);
+    if (code == MPI_SUCCESS && !done)
+        return false;
+    /* As with a request that MPI has freed, there is nobody to tell of an error. */
+    if (code == MPI_SUCCESS && operation->active && !operation->stored)
+        store(operation, &status);
+    if (operation->form == PERSISTENT)
+        next.Request_free(&operation->request);
+    release(operation);
+    free(operation);
+    return true;
+}
+
+void settle_orphans(void)
+{
+    /* A store may call MPI, and so come here again. */
+    static _Thread_local bool settling;
+    if (settling)
+        return;
+    settling = true;
+    pthread_mutex_lock(&lock);
+    struct operation *all = orphaned;
+    orphaned = NULL;
+    pthread_mutex_unlock(&lock);
+    for (struct operation *operation = all, *following; operation != NULL; operation = following) {
+        following = operation->next;
+        if (settle_alone(operation)) {
+            atomic_fetch_sub(&orphans, 1);
+            continue;
+        }
+        pthread_mutex_lock(&lock);
+        operation->next = orphaned;
+        orphaned = operation;
+        pthread_mutex_unlock(&lock);
+    }
+    settling = false;
+}
+
+/* What MPI needs to notice that a receive is cancelled, and may still need for a collective. */
+static const time_t SECONDS_TO_END = 1;
+
+void end_operations(void)
+{
+    /* Also those that the program has not completed. */
+    for (int i = 0; i < BUCKETS; i++)
+        while (buckets[i] != NULL) {
+            buckets[i]->borrowed = NULL;
+            orphan(buckets[i]);
+        }
+    for (struct operation *operation = orphaned; operation != NULL; operation = operation->next) {
+        /* The arrays may be gone: the program has no more to do with them. */
+        operation->stored = true;
+        if (operation->message && operation->active)
+            next.Cancel(&operation->request);
+    }
+    const time_t limit = time(NULL) + SECONDS_TO_END + 1;
+    while (orphaned != NULL && time(NULL) < limit)
+        settle_orphans();
+    /* MPI completes a send that nobody has received yet while it is finalized: the memory stays. */
+    for (struct operation *operation = orphaned; operation != NULL; operation = operation->next)
+        next.Request_free(&operation->request);
+    orphaned = NULL;
+}

@@ -1,0 +1,28 @@
+/* Buffers that are staged: contiguous memory takes their place in a call. */
+#ifndef ROUNDELAY_STAGING_H
+#define ROUNDELAY_STAGING_H
+
+#include "operation.h"
+
+/* DESCRIBES: an array may be given as one instance of a datatype. A collective must have the same count on
+ * all ranks. */
+enum { SENDS = 1, RECEIVES = 2, FILLS = 4, FORCED = 8, DESCRIBES = 16 };
+/* Bytes of one count and of one displacement in the arrays of a call. */
+#define WIDTHS(name) (int)sizeof(*name##_counts), (int)sizeof(*name##_displs)
+
+/* Up to how many bytes the library's own datatype engine moves data: regular layouts, and others. */
+struct limits {
+    int64_t regular, listed;
+};
+extern struct limits message_limits, packing_limits;
+
+/* Each changes the arguments of a call to those that MPI is given. */
+int64_t stage_blocks(struct operation *operation, int flags, void **buffer, int64_t count, MPI_Datatype *type,
+                     int blocks);
+void stage_vector(struct operation *operation, int flags, void **buffer, int blocks, int count_width,
+                  int displ_width, const void *counts, const void **displs, MPI_Datatype *type);
+void stage_types(struct operation *operation, int flags, void **buffer, int blocks, int count_width,
+                 int displ_width, const void *counts, const void **displs, const MPI_Datatype **types);
+void stage_array(struct operation *operation, int flags, void **buffer);
+
+#endif

@@ -1,0 +1,169 @@
+"""The way in beneath mpi4py, what is refused there, what it keeps, and what there is without it."""
+
+import gc
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from mpi4py import MPI as PLAIN
+from numpy.testing import assert_array_equal
+
+from roundelay import MPI
+from roundelay.comm.interposer import interposer, why_not
+from tests import launch
+
+
+def run(program, **environment):
+    """Run a program in a process of its own, which must end well, and return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=launch.environment() | environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+SENDS_ITSELF_A_COLUMN = """
+import numpy as np
+column = MPI.DOUBLE.Create_vector(4000, 1, 4).Commit()
+sent, received = np.arange(16000.0).reshape(4000, 4), np.zeros((4000, 4))
+MPI.COMM_SELF.Sendrecv([sent, 1, column], 0, 0, [received, 1, column], 0, 0)
+assert (received[:, 0] == sent[:, 0]).all() and not received[:, 1:].any()
+from roundelay.comm.interposer import interposer
+print(interposer().counts()["datatypes"])
+"""
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "from roundelay import MPI",
+        "from mpi4py import MPI; import roundelay.MPI",
+        "import roundelay.MPI; from mpi4py import MPI",
+    ],
+)
+def test_any_order_of_imports(imports):
+    assert run(imports + SENDS_ITSELF_A_COLUMN) == "1"
+
+
+def test_disabled():
+    program = "from roundelay import MPI\nfrom roundelay.comm.interposer import why_not\nprint(why_not())"
+    assert run(program, ROUNDELAY_DISABLE="1") == "ROUNDELAY_DISABLE is set"
+
+
+WITHOUT = """
+import numpy as np
+import roundelay.comm.interposer as module
+module.why_not = lambda: "for this test"
+module.interposer.cache_clear()
+from roundelay import MPI
+comm = MPI.COMM_SELF
+sent, received = np.arange(24.0).reshape(4, 6), np.zeros((4, 6))
+comm.Sendrecv(sent[:, ::2], 0, 0, received[:, ::2], 0, 0)
+request = comm.Irecv(received[:, 1::2], 0, 1)
+comm.Send(buf=sent[:, 1::2], dest=0, tag=1)
+request.Wait()
+assert (received == sent).all()
+comm.Bcast(sent[:, ::2], root=0)
+try:
+    comm.Allgather(sent[:, ::2], received[:, ::2])
+except BufferError:
+    print("refused")
+"""
+
+
+def test_without_an_interposer_the_library_moves_arrays():
+    assert run(WITHOUT) == "refused"
+
+
+def test_objects_of_mpi4py_gain_with_datatypes_and_refuse_gaps():
+    comm, memory, found = PLAIN.COMM_SELF, np.arange(16000.0).reshape(4000, 4), np.zeros((4000, 4))
+    column = PLAIN.DOUBLE.Create_vector(4000, 1, 4).Commit()
+    before = interposer().counts()["datatypes"]
+    comm.Sendrecv([memory, 1, column], 0, 0, [found, 1, column], 0, 0)
+    assert interposer().counts()["datatypes"] == before + 1
+    column.Free()
+    assert interposer().counts()["datatypes"] == before
+    assert_array_equal(found[:, 0], memory[:, 0])
+    with pytest.raises(BufferError):
+        comm.Send(memory[:, 0], 0)
+
+
+@pytest.mark.parametrize("call", ["Send", "Isend", "Send_init", "Recv", "Irecv"])
+def test_a_datatype_over_an_array_with_gaps(call):
+    column = MPI.DOUBLE.Create_vector(2, 1, 2).Commit()
+    with pytest.raises(BufferError, match="takes no derived datatype"):
+        getattr(MPI.COMM_SELF, call)([np.zeros((4, 4))[:, 1], 1, column], 0)
+    column.Free()
+    assert interposer().counts()["operations"] == 0
+
+
+def test_overlapping_elements():
+    overlapping = np.lib.stride_tricks.as_strided(np.zeros(4), (3, 2), (8, 8))
+    with pytest.raises(ValueError, match=r"shape \(3, 2\) and strides \(8, 8\) has elements that overlap"):
+        MPI.COMM_SELF.Irecv(overlapping, 0)
+    assert interposer().counts()["operations"] == 0
+
+
+def test_nothing_is_kept():
+    comm = MPI.COMM_SELF
+    before = interposer().counts()
+    for length in range(1, 200):
+        datatype = MPI.DOUBLE.Create_vector(length, 2, 3).Commit()
+        memory, found = np.arange(3.0 * 3 * length), np.zeros(3 * 3 * length)
+        request = comm.Irecv([found, 3, datatype], 0)
+        comm.Send([memory, 3, datatype], 0)
+        request.Wait()
+        datatype.Free()
+    gc.collect()
+    after = interposer().counts()
+    assert after["arrays"] <= 4096
+    assert {name: after[name] for name in ("datatypes", "operations", "orphans")} == {
+        name: before[name] for name in ("datatypes", "operations", "orphans")
+    }
+
+
+def test_two_objects_of_one_request():
+    found = np.zeros((3, 2))
+    first = MPI.COMM_SELF.Irecv(found[:, 1], 0)
+    second = MPI.Request(first)
+    del first
+    gc.collect()
+    MPI.COMM_SELF.Send(np.arange(3.0), 0)
+    second.Wait()
+    assert_array_equal(found, [[0, 0], [0, 1], [0, 2]])
+
+
+def test_an_interposer_is_in_its_place():
+    assert why_not() == ""
+
+
+LEAVES_ITS_BUFFER = """
+import numpy as np
+from roundelay import MPI
+pair = MPI.DOUBLE.Create_contiguous(2).Commit()
+for call in (
+    lambda: MPI.COMM_SELF.Alltoallv([np.zeros(3), [1], [1], pair], [np.zeros(2), [1], [0], pair]),
+    lambda: MPI.COMM_SELF.Alltoallw([np.zeros(2), [1], [0], [pair]], [np.zeros(2), [1], [8], [pair]]),
+    lambda: MPI.COMM_SELF.Bcast([np.zeros(3), 4, MPI.DOUBLE]),
+    lambda: MPI.COMM_SELF.Send_init([np.zeros(3), 2, pair], 0),
+):
+    try:
+        call()
+    except ValueError as error:
+        print(str(error).partition(",")[0])
+"""
+
+
+def test_checked_bounds():
+    assert run(LEAVES_ITS_BUFFER, ROUNDELAY_CHECK="1").splitlines() == [
+        "message: 1 instances of the datatype touch bytes 16 to 32",
+        "message: 1 instances of the datatype touch bytes 8 to 24",
+        "message: 4 instances of the datatype touch bytes 0 to 32",
+        "message: 2 instances of the datatype touch bytes 0 to 32",
+    ]
