@@ -10,6 +10,8 @@ from .collectives.catalogue import OPERATIONS, algorithms
 
 # Switches that name an algorithm, and the names that they may have.
 _NAMED = {f"ROUNDELAY_{operation.upper()}": ("auto", *algorithms(operation)) for operation in OPERATIONS}
+# Of no effect once roundelay is installed (cmake/).
+_OF_THE_BUILD = "ROUNDELAY_REQUIRE_INTERPOSER"
 SWITCHES = ("ROUNDELAY_DISABLE", "ROUNDELAY_CHECK", *_NAMED, "ROUNDELAY_GPU_DIRECT", "ROUNDELAY_CACHE_DIR")
 
 
@@ -50,4 +52,4 @@ def _switch(name: str) -> str:
 
 
 def _is_misspelt(name: str) -> bool:
-    return name.startswith("ROUNDELAY_") and name not in SWITCHES
+    return name.startswith("ROUNDELAY_") and name not in (*SWITCHES, _OF_THE_BUILD)

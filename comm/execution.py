@@ -30,7 +30,7 @@ class Behind(Protocol):
 
 def attach(request: MPI.Request, behind: Behind, persistent: bool) -> None:
     """Let a request stand for something besides."""
-    interposer().attach(request.handle, behind, persistent)
+    interposer().attach(MPI._addressof(request), behind, persistent)
 
 
 class _Staged:

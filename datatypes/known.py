@@ -136,6 +136,9 @@ def known_datatype(datatype: MPI.Datatype) -> KnownDatatype | None:
 @cache
 def _keyval() -> int:
     def forget(_datatype: MPI.Datatype, _keyval: int, handle: int) -> None:
-        _known.pop(handle, None)
+        known = _known.pop(handle, None)
+        if known is not None:
+            # At once, whoever still holds it: MPI may use the handle again for the next datatype.
+            known.attributes.clear()
 
     return MPI.Datatype.Create_keyval(delete_fn=forget)

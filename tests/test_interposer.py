@@ -167,3 +167,54 @@ def test_checked_bounds():
         "message: 4 instances of the datatype touch bytes 0 to 32",
         "message: 2 instances of the datatype touch bytes 0 to 32",
     ]
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("call", ["Reduce_scatter", "Ireduce_scatter"])
+def test_calls_that_mpi4py_makes_before(comm, call):
+    """Without counts, it gathers them first, with buffers of its own."""
+    own, result = np.arange(4.0 * comm.size).reshape(-1, 2), np.zeros((2, 3))
+    expected = comm.size * own[2 * comm.rank : 2 * comm.rank + 2, 0]
+    for out, into in ((own[:, 0], result[:, 1]), (own[:, 0].copy(), result[:, 2]), (own[:, 0], np.zeros(2))):
+        request = getattr(comm, call)(out, into)
+        if request is not None:
+            request.Wait()
+        assert_array_equal(into, expected)
+    assert not result[:, 0].any()
+
+
+@pytest.mark.mpi
+def test_handles_that_requests_share(comm):
+    """MPICH has one for all sends that are complete when they start: each unpacks what is its own."""
+    found, sent = np.zeros((8, 5000, 2)), np.arange(5000.0)
+    requests = [comm.Isend(np.repeat(sent + tag, 2)[::2], comm.rank, tag) for tag in range(8)]
+    requests += [comm.Irecv(found[tag, :, 1], comm.rank, tag) for tag in range(8)]
+    while len(requests) > 1:
+        requests.pop(int(MPI.Request.Waitany(requests)))
+    requests[0].Wait()
+    assert_array_equal(found[:, :, 1], sent + np.arange(8)[:, None])
+    assert not found[:, :, 0].any()
+
+
+def test_a_request_that_an_old_object_still_has():
+    """MPI uses handles again: the end of an object whose operation is over means nothing."""
+    comm, found = MPI.COMM_SELF, np.zeros((5000, 2))
+    old = comm.Irecv(found[:, 0], 0, 1)
+    copy = MPI.Request.fromhandle(old.handle)
+    comm.Send(np.ones(5000), 0, 1)
+    old.Wait()
+    fresh = comm.Irecv(found[:, 1], 0, 2)
+    del copy
+    gc.collect()
+    comm.Send(np.full(5000, 2.0), 0, 2)
+    fresh.Wait()
+    assert_array_equal(found, [[1.0, 2.0]] * 5000)
+
+
+def test_elements_off_their_boundaries_under_a_datatype():
+    comm, pair = MPI.COMM_SELF, MPI.DOUBLE.Create_vector(2, 1, 2).Commit()
+    memory = np.ndarray((4,), float, bytearray(40), 4)
+    memory[:], found = np.arange(4.0), np.zeros(4)
+    comm.Sendrecv([memory, 1, pair], 0, 0, [found, 1, pair], 0, 0)
+    assert_array_equal(found, [0, 0, 2, 0])
+    pair.Free()

@@ -90,7 +90,8 @@ class Answers:
             array = as_numpy(thing)
         except (TypeError, ValueError, BufferError):
             return None
-        return None if array.flags.forc and array.flags.aligned else array
+        # mpi4py looks at the strides of an empty tensor, of which NumPy says that it has no gaps.
+        return None if array.size and array.flags.forc and array.flags.aligned else array
 
     def bounds_error(self, handle: int, count: int, offset: int, nbytes: int) -> ValueError | None:
         """What is wrong with instances of a datatype that begin at an offset of memory, if they leave it."""

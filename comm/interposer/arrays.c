@@ -150,11 +150,11 @@ static bool read_converted(PyObject *object, Py_buffer *view, int flags, PyObjec
 
 /* Read an object with gaps, or one that Python must convert first; -1 with the exception of `flags` where
  * neither. */
-static int read_strided(PyObject *object, Py_buffer *view, int flags)
+static int read_strided(PyObject *object, Py_buffer *view, int flags, bool is_dense_view)
 {
     const bool receives = (flags & PyBUF_WRITABLE) == PyBUF_WRITABLE;
     PyObject *kind, *error, *traceback, *stage = NULL;
-    int is_dense = 0, code = -1;
+    int is_dense = is_dense_view, code = -1;
     PyErr_Fetch(&kind, &error, &traceback);
     if ((PyObject_CheckBuffer(object) && read_with_strides(object, view, flags)) ||
         read_converted(object, view, flags, &stage, &is_dense))
@@ -182,9 +182,10 @@ int get_buffer(PyObject *object, Py_buffer *view, int flags)
             note_extent(view);
         return 0;
     }
-    if (code == 0) {
+    const bool is_dense = code == 0;
+    if (is_dense) {
         PyBuffer_Release(view);
         PyErr_SetString(PyExc_BufferError, "elements are off their boundaries");
     }
-    return read_strided(object, view, flags);
+    return read_strided(object, view, flags, is_dense);
 }

@@ -75,8 +75,11 @@ static int complete_one(MPI_Request *request, int *flag, MPI_Status *status, boo
     const int code = waits ? next.Wait(request, status) : next.Test(request, &done, status);
     if (flag != NULL)
         *flag = done;
-    if (code != MPI_SUCCESS)
+    if (code != MPI_SUCCESS && (operation->form == PERSISTENT || *request == constants.null_request))
         abandon(operation);
+    else if (code != MPI_SUCCESS)
+        /* MPI goes on with it, and with its memory. */
+        unclaim(operation);
     else if (done)
         settle(operation, status);
     else
@@ -232,7 +235,8 @@ static int complete_all(int count, MPI_Request *requests, int *flag, MPI_Status 
     if (flag != NULL)
         *flag = done;
     for (int i = 0; i < count && (code != MPI_SUCCESS || done); i++) {
-        const int error = code == MPI_SUCCESS ? MPI_SUCCESS : statuses[i].MPI_ERROR;
+        /* With any other error the statuses say nothing. */
+        const int error = code == MPI_ERR_IN_STATUS ? statuses[i].MPI_ERROR : code;
         if (code != MPI_SUCCESS && code != MPI_ERR_IN_STATUS && requests[i] != constants.null_request)
             continue;
         if (error != MPI_ERR_PENDING)

@@ -68,6 +68,17 @@ static inline bool passes(MPI_Datatype datatype)
 #endif
 }
 
+/* Whether a request is the library's own one for operations that are complete when they start: all of them
+ * have the same handle. */
+static inline bool is_shared(MPI_Request request)
+{
+#if defined(ROUNDELAY_MPICH)
+    return request >= 0;
+#else
+    return (uintptr_t)request - constants.library < constants.library_bytes;
+#endif
+}
+
 /* What a method of ours that is under way has been given besides the arguments that MPI sees. */
 struct strided;
 struct frame;

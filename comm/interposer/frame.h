@@ -14,7 +14,8 @@ struct strided {
     struct array *array;
     /* Instead, an object of Python with `load` and `store`: the memory is a stage already. */
     void *python;
-    /* Whether that is of an array without gaps, to which a derived datatype applies. */
+    /* Whether there are no gaps, but elements off their boundaries or on a GPU: a derived datatype applies.
+     */
     bool is_dense;
 };
 

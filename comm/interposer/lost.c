@@ -23,11 +23,16 @@ static int class_of(const PyTypeObject *type)
     return 0;
 }
 
+static MPI_Request *handle_of(PyObject *object)
+{
+    return (MPI_Request *)((char *)object + handle_offset);
+}
+
 static struct operation *operation_of(PyObject *object)
 {
     if (atomic_load_explicit(&operations_under_way, memory_order_relaxed) == 0)
         return NULL;
-    return claim(*(MPI_Request *)((char *)object + handle_offset));
+    return claim(*handle_of(object));
 }
 
 /* An object may be made of another one: both have the same request. */
@@ -42,15 +47,20 @@ static PyObject *begin_request(PyTypeObject *type, PyObject *arguments, PyObject
     return object;
 }
 
-/* With its last object, an operation goes on as one whose request the program has freed. */
+/* With its last object, an operation goes on as one whose request the program has freed. Other objects may
+ * have its request, too: made from a handle, or left from an earlier request that had the same one. */
 static void end_request(PyObject *object)
 {
     struct operation *operation = operation_of(object);
-    if (operation != NULL && operation->copies > 0) {
-        operation->copies--;
-        unclaim(operation);
-    } else if (operation != NULL) {
-        orphan(operation);
+    if (operation != NULL) {
+        if (operation->home == handle_of(object))
+            operation->home = NULL;
+        else if (operation->copies > 0)
+            operation->copies--;
+        if (operation->home == NULL && operation->copies == 0)
+            orphan(operation);
+        else
+            unclaim(operation);
     }
     classes[class_of(Py_TYPE(object))].end(object);
 }

@@ -130,23 +130,24 @@ static PyObject *watch(PyObject *module, PyObject *arguments)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(attach_text,
-             "attach(request, behind, persistent)\n--\n\n"
-             "Complete a request of MPI only when `behind.advance()` says that nothing is left to do.");
+PyDoc_STRVAR(attach_text, "attach(address, behind, persistent)\n--\n\n"
+                          "Complete the request of MPI at an address, in an object of mpi4py's, only when "
+                          "`behind.advance()` says that nothing is left to do.");
 static PyObject *attach(PyObject *module, PyObject *arguments)
 {
     (void)module;
-    unsigned long long request;
+    unsigned long long home;
     PyObject *behind;
     int persistent;
-    if (!PyArg_ParseTuple(arguments, "KOp", &request, &behind, &persistent))
+    if (!PyArg_ParseTuple(arguments, "KOp", &home, &behind, &persistent))
         return NULL;
     struct operation *operation = calloc(1, sizeof *operation);
     if (operation == NULL)
         return PyErr_NoMemory();
     operation->form = persistent ? PERSISTENT : NONBLOCKING;
     operation->active = !persistent;
-    operation->request = (MPI_Request)(intptr_t)request;
+    operation->home = (MPI_Request *)(uintptr_t)home;
+    operation->request = *operation->home;
     operation->behind = Py_NewRef(behind);
     enroll(operation);
     Py_RETURN_NONE;

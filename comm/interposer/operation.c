@@ -120,8 +120,9 @@ static void load_all(struct operation *operation)
 
 int begin(struct operation *operation)
 {
-    thread.sent = thread.received = NULL;
-    thread.special = false;
+    /* What is left is for another call of the same method. */
+    const bool owns = thread.frame != NULL && thread.frame->owner != NULL;
+    thread.special = thread.sent != NULL || thread.received != NULL || owns || checks_bounds;
     if (operation->refused) {
         release(operation);
         return MPI_ERR_BUFFER;
@@ -145,6 +146,14 @@ int started(struct operation *operation, int code, MPI_Request *request)
         operation->owner = thread.frame->owner;
         thread.frame->owner = NULL;
     }
+    if (code == MPI_SUCCESS && operation->form == NONBLOCKING && is_shared(*request)) {
+        /* Complete, and not to be told from others by its request: another thread's could find it, and this
+         * one would not wait until its data is in place. A message with it has brought nothing. */
+        if (!operation->message)
+            store(operation, NULL);
+        release(operation);
+        return MPI_SUCCESS;
+    }
     const bool keeps = is_staged(operation) || operation->owner != NULL || operation->arrays[0] != NULL;
     struct operation *kept = code == MPI_SUCCESS && keeps ? malloc(sizeof *kept) : NULL;
     if (kept == NULL) {
@@ -152,6 +161,7 @@ int started(struct operation *operation, int code, MPI_Request *request)
         return code == MPI_SUCCESS && keeps ? MPI_ERR_NO_MEM : code;
     }
     operation->request = *request;
+    operation->home = request;
     operation->active = operation->form == NONBLOCKING;
     *kept = *operation;
     enroll(kept);

@@ -36,7 +36,9 @@ struct operation {
     bool refused;
     bool active, stored, claimed;
     MPI_Request request;
-    /* How many objects of mpi4py's have the request besides the first one. */
+    /* Where MPI wrote the request, in an object of mpi4py's; NULL once that is gone. */
+    MPI_Request *home;
+    /* How many objects of mpi4py's were made of that one. */
     int copies;
     struct stage send, receive;
     /* Arrays in the place of the program's. */

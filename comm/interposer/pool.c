@@ -27,6 +27,8 @@ static _Thread_local struct pool *mine;
 static void drop(void *pointer)
 {
     struct pool *pool = pointer;
+    /* Other destructors of the thread may still give blocks back: into a new pool. */
+    mine = NULL;
     for (int bits = 0; bits < SIZES; bits++) {
         for (struct block *block = pool->free[bits], *next; block != NULL; block = next) {
             next = block->next;

@@ -44,12 +44,16 @@ static bool library_moves(int64_t nbytes, bool regular)
     return nbytes <= (regular ? message_limits.regular : message_limits.listed);
 }
 
-/* The array with gaps that mpi4py was given for this side of the call, if there was one. */
-static struct strided *strided_of(int flags)
+/* The array with gaps that mpi4py was given for this side of the call, if there was one. mpi4py may make
+ * other calls before that which it was given it for: they have other buffers. */
+static struct strided *strided_of(int flags, const char *buffer)
 {
-    if (flags & RECEIVES)
-        return thread.received;
-    return thread.sent;
+    struct strided **place = flags & RECEIVES ? &thread.received : &thread.sent;
+    struct strided *strided = *place;
+    if (strided == NULL || buffer < strided->begin || buffer > strided->begin + strided->nbytes)
+        return NULL;
+    *place = NULL;
+    return strided;
 }
 
 /* An array takes one element after another: a datatype with gaps over it has no meaning. */
@@ -119,7 +123,7 @@ static int64_t stage_whole(struct operation *operation, int flags, struct stride
 
 void stage_array(struct operation *operation, int flags, void **buffer)
 {
-    struct strided *strided = *buffer == MPI_IN_PLACE ? NULL : strided_of(flags);
+    struct strided *strided = *buffer == MPI_IN_PLACE ? NULL : strided_of(flags, *buffer);
     if (strided != NULL)
         stage_strided(operation, flags | (flags & RECEIVES ? FILLS : 0), strided, buffer);
 }
@@ -133,7 +137,7 @@ static bool is_run(const struct known *known, int64_t count)
 int64_t stage_blocks(struct operation *operation, int flags, void **buffer, int64_t count, MPI_Datatype *type,
                      int blocks)
 {
-    struct strided *strided = *buffer == MPI_IN_PLACE ? NULL : strided_of(flags);
+    struct strided *strided = *buffer == MPI_IN_PLACE ? NULL : strided_of(flags, *buffer);
     if (is_refused(operation, strided, *type))
         return count;
     if (UNLIKELY(checks_bounds))
@@ -217,6 +221,13 @@ static bool stage_places(struct operation *operation, int flags, void **buffer, 
     return true;
 }
 
+/* Whether packed data may begin there: what is packed once for each of several ranks may be longer than the
+ * program's memory, and longer than its displacements can say. */
+static bool fits(int64_t start, int width)
+{
+    return width != sizeof(int) || start <= INT32_MAX;
+}
+
 /* An array in the place of one of the program's, which lives as long as the operation. */
 static void *substitute(struct operation *operation, size_t nbytes)
 {
@@ -230,7 +241,7 @@ static void *substitute(struct operation *operation, size_t nbytes)
 void stage_vector(struct operation *operation, int flags, void **buffer, int blocks, int count_width,
                   int displ_width, const void *counts, const void **displs, MPI_Datatype *type)
 {
-    struct strided *strided = *buffer == MPI_IN_PLACE ? NULL : strided_of(flags);
+    struct strided *strided = *buffer == MPI_IN_PLACE ? NULL : strided_of(flags, *buffer);
     if (is_refused(operation, strided, *type))
         return;
     for (int i = 0; UNLIKELY(checks_bounds) && *buffer != MPI_IN_PLACE && i < blocks; i++) {
@@ -254,14 +265,16 @@ void stage_vector(struct operation *operation, int flags, void **buffer, int blo
         free(place);
         return;
     }
+    bool reachable = true;
     int64_t start = 0;
     for (int i = 0; i < blocks; i++) {
         const int64_t count = number_at(counts, count_width, i);
+        reachable = reachable && fits(start, displ_width);
         place[i] = (struct place){*type, known, count, number_at(*displs, displ_width, i) * known.extent};
         put_number(starts, displ_width, i, start);
         start += count;
     }
-    if (stage_places(operation, flags, buffer, place, blocks)) {
+    if (reachable && stage_places(operation, flags, buffer, place, blocks)) {
         *type = known.dense;
         *displs = starts;
     }
@@ -273,7 +286,7 @@ void stage_types(struct operation *operation, int flags, void **buffer, int bloc
 {
     if (*buffer == MPI_IN_PLACE)
         return;
-    struct strided *strided = strided_of(flags);
+    struct strided *strided = strided_of(flags, *buffer);
     for (int i = 0; UNLIKELY(checks_bounds) && i < blocks; i++)
         check_bounds(operation, (char *)*buffer + number_at(*displs, displ_width, i),
                      number_at(counts, count_width, i), (*types)[i]);
@@ -302,7 +315,8 @@ void stage_types(struct operation *operation, int flags, void **buffer, int bloc
         dense[i] = place[i].type;
         if (count == 0)
             continue;
-        readable = know(place[i].type, &place[i].known) && place[i].known.dense != 0;
+        readable =
+            fits(start, displ_width) && know(place[i].type, &place[i].known) && place[i].known.dense != 0;
         dense[i] = place[i].known.dense;
         start += count * place[i].known.size;
     }
