@@ -14,6 +14,7 @@ import numpy as np
 
 from ..comm.collective import staged
 from ..comm.communicators import Intracomm
+from ..comm.execution import can_attach
 from ..comm.settings import checks_bounds
 from ..comm.substitute import named_like
 from ..datatypes.plain import MPI
@@ -385,7 +386,7 @@ def _iallreduce_method() -> Callable[..., Any]:
     def method(comm: Any, *arguments: Any, **named: Any) -> Any:
         # It must not wait for other ranks.
         service = known_service(comm)
-        is_ours = service is not None and service.can_send
+        is_ours = service is not None and service.can_send and can_attach()
         return (ours if is_ours else before)(comm, *arguments, **named)
 
     return method
@@ -396,7 +397,8 @@ def _allreduce_init_method() -> Callable[..., Any]:
 
     @named_like(before)
     def method(comm: Any, *arguments: Any, **named: Any) -> Any:
-        return (before if service_of(comm).leaves("allreduce") else ours)(comm, *arguments, **named)
+        is_ours = can_attach() and not service_of(comm).leaves("allreduce")
+        return (ours if is_ours else before)(comm, *arguments, **named)
 
     return method
 

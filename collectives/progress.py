@@ -11,7 +11,6 @@ from collections import deque
 from threading import Event, Lock, Thread
 from time import sleep
 
-from ..comm.interposer import interposer
 from ..datatypes.plain import MPI
 from .execute import Execution
 from .interrupts import SignalsDeferred
@@ -33,6 +32,7 @@ class Running:
         self._execution = execution
         self._lock = Lock()
         self._done = False
+        self._error: BaseException | None = None
 
     def advance(self) -> bool:
         """Go on as far as messages have arrived, unless another thread is at it; tell whether it is done."""
@@ -42,9 +42,17 @@ class Running:
                 if self._lock.acquire(blocking=False):
                     try:
                         self._done = self._execution.advance()
+                    except BaseException as error:
+                        # Whoever waits is told, and nobody sends a second time what has been sent.
+                        self._error, self._done = error, True
                     finally:
                         self._lock.release()
         return self._done
+
+    def check(self) -> None:
+        """Raise what went wrong, if anything did."""
+        if self._error is not None:
+            raise self._error
 
 
 _running: deque[Running] = deque()
@@ -52,8 +60,8 @@ _wanted, _ended = Event(), Event()
 
 
 def is_possible() -> bool:
-    """Whether MPI allows a thread to advance what is under way, and its requests can wait for that."""
-    return bool(MPI.Query_thread() == MPI.THREAD_MULTIPLE) and interposer() is not None
+    """Whether MPI allows a thread to advance what is under way."""
+    return bool(MPI.Query_thread() == MPI.THREAD_MULTIPLE)
 
 
 def begin(execution: Execution) -> Running:

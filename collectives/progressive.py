@@ -121,6 +121,8 @@ class ProgressiveAllreduce:
         while waiting:
             waiting = [running for running in waiting if not running.advance()]
             sched_yield()
+        for running in self._running.values():
+            running.check()
         for stage in self._stages:
             if stage is not None:
                 stage.store()

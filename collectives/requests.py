@@ -27,7 +27,9 @@ class _Scheduled:
         return self._under_way is None or self._under_way.advance()
 
     def finish(self) -> None:
-        """Nothing is left to do."""
+        """Raise what went wrong, if anything did."""
+        if self._under_way is not None:
+            self._under_way.check()
 
 
 def start(begin: Callable[[], Execution], buffers: object) -> MPI.Request:

@@ -25,7 +25,12 @@ class Behind(Protocol):
         """Go on; tell whether nothing is left to do."""
 
     def finish(self) -> None:
-        """Do what follows once MPI has completed the request."""
+        """Do what follows once MPI has completed the request; an exception here becomes one of MPI's."""
+
+
+def can_attach() -> bool:
+    """Whether a request can stand for something besides."""
+    return interposer() is not None
 
 
 def attach(request: MPI.Request, behind: Behind, persistent: bool) -> None:

@@ -68,7 +68,8 @@ static PyObject *ask(PyObject *object, const char *method, PyObject *arguments)
 {
     PyObject *function = arguments == NULL ? NULL : PyObject_GetAttrString(object, method), *answer = NULL;
     asking++;
-    for (int i = 0; function != NULL && answer == NULL && i < ATTEMPTS; i++) {
+    const int attempts = PyThread_get_thread_ident() == main_thread ? ATTEMPTS : 1;
+    for (int i = 0; function != NULL && answer == NULL && i < attempts; i++) {
         answer = PyObject_CallObject(function, arguments);
         if (answer == NULL)
             keep_late();
@@ -227,9 +228,13 @@ bool ask_start(void *behind)
     return call(behind, "start", -1, NULL);
 }
 
-void ask_finish(void *behind)
+bool ask_finish(void *behind)
 {
-    call(behind, "finish", -1, NULL);
+    PyGILState_STATE state = PyGILState_Ensure();
+    PyObject *answer = PyObject_CallMethod(behind, "finish", NULL);
+    const bool well = answer != NULL;
+    end_question(answer, state);
+    return well;
 }
 
 void keep_object(void *object)

@@ -30,7 +30,8 @@ bool ask_store(void *stage, int64_t received);
 /* Whether an operation that Python runs has nothing left to do. */
 bool ask_advance(void *behind);
 bool ask_start(void *behind);
-void ask_finish(void *behind);
+/* False where it has gone wrong, which is shown. */
+bool ask_finish(void *behind);
 /* Keep a Python object. */
 void keep_object(void *object);
 /* Let go of a Python object, with the GIL or without it. */

@@ -27,20 +27,21 @@ static bool is_idle(void)
            atomic_load_explicit(&orphans, memory_order_relaxed) == 0;
 }
 
-/* Complete an operation whose request is complete. */
-static void settle(struct operation *operation, const MPI_Status *status)
+/* Complete an operation whose request is complete; an error where what Python ran behind it has gone wrong.
+ */
+static int settle(struct operation *operation, const MPI_Status *status)
 {
+    bool well = true;
     if (operation->active && !operation->stored) {
-        if (operation->behind != NULL)
-            ask_finish(operation->behind);
+        well = operation->behind == NULL || ask_finish(operation->behind);
         store(operation, status);
     }
     operation->active = false;
-    if (operation->form == PERSISTENT) {
+    if (operation->form == PERSISTENT)
         unclaim(operation);
-        return;
-    }
-    dismiss(operation);
+    else
+        dismiss(operation);
+    return well ? MPI_SUCCESS : MPI_ERR_OTHER;
 }
 
 /* After an error: forget what was received. */
@@ -81,7 +82,7 @@ static int complete_one(MPI_Request *request, int *flag, MPI_Status *status, boo
         /* MPI goes on with it, and with its memory. */
         unclaim(operation);
     else if (done)
-        settle(operation, status);
+        return settle(operation, status);
     else
         unclaim(operation);
     return code;
@@ -171,16 +172,22 @@ static void let_go(struct batch *batch)
     free(batch->memory);
 }
 
-static void settle_at(struct batch *batch, int i, const MPI_Status *status, bool well)
+static int settle_at(struct batch *batch, int i, const MPI_Status *status, bool well)
 {
     struct operation *operation = batch->operations[i];
     batch->operations[i] = NULL;
-    if (operation == NULL)
-        return;
-    if (well)
-        settle(operation, status);
-    else
+    if (operation != NULL && well)
+        return settle(operation, status);
+    if (operation != NULL)
         abandon(operation);
+    return MPI_SUCCESS;
+}
+
+/* Keep the first error. */
+static void note(int *outcome, int code)
+{
+    if (*outcome == MPI_SUCCESS)
+        *outcome = code;
 }
 
 /* Advance all operations that Python runs, side by side because ranks may wait for them in different orders;
@@ -232,6 +239,7 @@ static int complete_all(int count, MPI_Request *requests, int *flag, MPI_Status 
     int done = 1;
     const int code =
         waits ? next.Waitall(count, requests, statuses) : next.Testall(count, requests, &done, statuses);
+    int outcome = code;
     if (flag != NULL)
         *flag = done;
     for (int i = 0; i < count && (code != MPI_SUCCESS || done); i++) {
@@ -240,10 +248,10 @@ static int complete_all(int count, MPI_Request *requests, int *flag, MPI_Status 
         if (code != MPI_SUCCESS && code != MPI_ERR_IN_STATUS && requests[i] != constants.null_request)
             continue;
         if (error != MPI_ERR_PENDING)
-            settle_at(&batch, i, &statuses[i], error == MPI_SUCCESS);
+            note(&outcome, settle_at(&batch, i, &statuses[i], error == MPI_SUCCESS));
     }
     let_go(&batch);
-    return code;
+    return outcome;
 }
 
 int roundelay_Waitall(int count, MPI_Request *requests, MPI_Status *statuses)
@@ -287,7 +295,7 @@ static int complete_any(int count, MPI_Request *requests, int *index, int *flag,
         *flag = done;
     if (*index != MPI_UNDEFINED && (code != MPI_SUCCESS || done)) {
         reveal(&batch, requests, *index);
-        settle_at(&batch, *index, status, code == MPI_SUCCESS);
+        note(&code, settle_at(&batch, *index, status, code == MPI_SUCCESS));
     }
     let_go(&batch);
     return code;
@@ -325,13 +333,14 @@ static int complete_some(int count, MPI_Request *requests, int *found, int *indi
             break;
         sched_yield();
     }
+    int outcome = code;
     for (int i = 0; i < (*found == MPI_UNDEFINED ? 0 : *found); i++) {
         const int error = code == MPI_SUCCESS ? MPI_SUCCESS : statuses[i].MPI_ERROR;
         reveal(&batch, requests, indices[i]);
-        settle_at(&batch, indices[i], &statuses[i], error == MPI_SUCCESS);
+        note(&outcome, settle_at(&batch, indices[i], &statuses[i], error == MPI_SUCCESS));
     }
     let_go(&batch);
-    return code;
+    return outcome;
 }
 
 int roundelay_Waitsome(int count, MPI_Request *requests, int *found, int *indices, MPI_Status *statuses)

@@ -92,6 +92,15 @@ struct thread {
 };
 extern _Thread_local struct thread thread;
 
+/* Whether a method of ours has something to do with the call. What MPI calls back is no part of it: there
+ * mpi4py refuses arrays with gaps where it always does. */
+static inline bool is_special(void)
+{
+    if (!thread.special)
+        thread.frame = NULL;
+    return thread.special;
+}
+
 /* What MPI says of a communicator. */
 int rank_of(MPI_Comm comm);
 int ranks_of(MPI_Comm comm);

@@ -170,7 +170,7 @@ def header() -> str:
 
 def passes(function: Function) -> str:
     """The condition under which a call goes on as it is."""
-    conditions = ["!thread.special"]
+    conditions = ["!is_special()"]
     for buffer in function.buffers:
         if buffer.kind == "W":
             conditions.append(f"all_pass({_blocks(buffer)}, {buffer.name}, {buffer.name}_types)")

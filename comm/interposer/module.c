@@ -141,13 +141,26 @@ static PyObject *attach(PyObject *module, PyObject *arguments)
     int persistent;
     if (!PyArg_ParseTuple(arguments, "KOp", &home, &behind, &persistent))
         return NULL;
-    struct operation *operation = calloc(1, sizeof *operation);
+    MPI_Request *place = (MPI_Request *)(uintptr_t)home;
+    if (!persistent && is_shared(*place)) {
+        /* Complete already. */
+        PyObject *answer = PyObject_CallMethod(behind, "finish", NULL);
+        Py_XDECREF(answer);
+        return answer == NULL ? NULL : Py_NewRef(Py_None);
+    }
+    struct operation *operation = claim(*place);
+    if (operation != NULL) {
+        operation->behind = Py_NewRef(behind);
+        unclaim(operation);
+        Py_RETURN_NONE;
+    }
+    operation = calloc(1, sizeof *operation);
     if (operation == NULL)
         return PyErr_NoMemory();
     operation->form = persistent ? PERSISTENT : NONBLOCKING;
     operation->active = !persistent;
-    operation->home = (MPI_Request *)(uintptr_t)home;
-    operation->request = *operation->home;
+    operation->home = place;
+    operation->request = *place;
     operation->behind = Py_NewRef(behind);
     enroll(operation);
     Py_RETURN_NONE;
@@ -164,14 +177,10 @@ static PyObject *detach(PyObject *module, PyObject *request)
     struct operation *operation = claim((MPI_Request)(intptr_t)handle);
     if (operation == NULL)
         Py_RETURN_NONE;
-    if (operation->behind == NULL) {
-        unclaim(operation);
-        Py_RETURN_NONE;
-    }
     PyObject *behind = operation->behind;
     operation->behind = NULL;
-    dismiss(operation);
-    return behind;
+    unclaim(operation);
+    return behind == NULL ? Py_NewRef(Py_None) : behind;
 }
 
 PyDoc_STRVAR(counts_text,

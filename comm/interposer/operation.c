@@ -123,6 +123,8 @@ int begin(struct operation *operation)
     /* What is left is for another call of the same method. */
     const bool owns = thread.frame != NULL && thread.frame->owner != NULL;
     thread.special = thread.sent != NULL || thread.received != NULL || owns || checks_bounds;
+    if (!thread.special)
+        thread.frame = NULL;
     if (operation->refused) {
         release(operation);
         return MPI_ERR_BUFFER;
