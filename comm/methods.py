@@ -43,6 +43,8 @@ NAMES: dict[Any, tuple[str, ...]] = {
 }
 
 
+# What MPI calls those of a matched message.
+_OF_MESSAGES = {"Recv": "Mrecv", "Irecv": "Imrecv"}
 # Those whose buffers are one count of a datatype.
 _WHOLE = frozenset((*_POINT_TO_POINT, *_forms(("Bcast",))))
 
@@ -54,6 +56,8 @@ def take_arrays_with_gaps(ours: Any, plain: Any) -> None:
         base = getattr(plain, name)
         if module is not None:
             # Of the plain class, whose objects a program may call them with.
-            setattr(ours, name, module.method(plain, name, base, name in _WITHOUT_BUFFERS))
+            function = _OF_MESSAGES[name] if plain is MPI.Message else name
+            method = module.method(plain, name, function, base, name in _WITHOUT_BUFFERS)
+            setattr(ours, name, method)
         elif name in _WHOLE:
             setattr(ours, name, describing(base))

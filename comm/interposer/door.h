@@ -3,6 +3,7 @@
 #define ROUNDELAY_DOOR_H
 
 #include "abi.h"
+#include "frame.h"
 #include "functions.h"
 
 #include <stdatomic.h>
@@ -80,8 +81,6 @@ static inline bool is_shared(MPI_Request request)
 }
 
 /* What a method of ours that is under way has been given besides the arguments that MPI sees. */
-struct strided;
-struct frame;
 struct thread {
     /* Set while mpi4py may be given arrays with gaps. */
     struct frame *frame;
@@ -92,10 +91,14 @@ struct thread {
 };
 extern _Thread_local struct thread thread;
 
-/* Whether a method of ours has something to do with the call. What MPI calls back is no part of it: there
- * mpi4py refuses arrays with gaps where it always does. */
-static inline bool is_special(void)
+/* Whether a method of ours has given the call more than its arguments. mpi4py may make other calls before it;
+ * and what MPI calls back is no part of the method, so that mpi4py refuses arrays with gaps there as it
+ * always does. */
+static inline bool is_special(enum function function)
 {
+    struct frame *frame = thread.frame;
+    if (frame == NULL || (frame->function != function && frame->large != function))
+        return false;
     if (!thread.special)
         thread.frame = NULL;
     return thread.special;

@@ -3,6 +3,7 @@
 #ifndef ROUNDELAY_FRAME_H
 #define ROUNDELAY_FRAME_H
 
+#include "functions.h"
 #include "layouts.h"
 
 /* An array with gaps, as contiguous memory that begins at the same address. */
@@ -26,6 +27,8 @@ struct extent {
 };
 
 struct frame {
+    /* The function of MPI that the method is for, and its form with large counts. */
+    enum function function, large;
     struct strided sent, received;
     /* All of it, where it is checked that datatypes stay inside. */
     struct extent extents[2];

@@ -170,7 +170,7 @@ def header() -> str:
 
 def passes(function: Function) -> str:
     """The condition under which a call goes on as it is."""
-    conditions = ["!is_special()"]
+    conditions = ["!special"]
     for buffer in function.buffers:
         if buffer.kind == "W":
             conditions.append(f"all_pass({_blocks(buffer)}, {buffer.name}, {buffer.name}_types)")
@@ -247,8 +247,10 @@ def wrapper(function: Function) -> str:
     message = not function.collective and any(buffer.side in "RB" for buffer in function.buffers)
     message = message and function.name not in ("Isendrecv", "Isendrecv_replace")
     form = function.form.upper()
-    lines = [*head, f"    if (LIKELY({plain}))", f"        return leave({name}, {call});"]
-    lines += [f"    struct operation operation = {{.form = {form}, .message = {str(message).lower()}}};"]
+    lines = [*head, f"    const bool special = is_special({name});"]
+    lines += [f"    if (LIKELY({plain}))", f"        return leave({name}, {call});"]
+    facts = f".form = {form}, .special = special, .message = {str(message).lower()}"
+    lines += [f"    struct operation operation = {{{facts}}};"]
     lines += [f"    {staging(function, buffer)}" for buffer in function.buffers]
     if "status" in function.arguments:
         lines += ["    MPI_Status own;", "    if (status == MPI_STATUS_IGNORE)", "        status = &own;"]

@@ -10,6 +10,7 @@ enum { MOST_METHODS = 128, FEW_ARGUMENTS = 14 };
 struct method {
     PyMethodDef definition;
     PyObject *base;
+    enum function function, large;
     bool keeps;
 };
 
@@ -50,7 +51,7 @@ static PyObject *call_base(const struct method *method, PyObject *self, PyObject
 static PyObject *run(const struct method *method, PyObject *self, PyObject *const *arguments,
                      Py_ssize_t count, PyObject *names)
 {
-    struct frame frame = {0};
+    struct frame frame = {.function = method->function, .large = method->large};
     /* A function that MPI calls back may call a method of ours. */
     const struct thread outer = thread;
     thread = (struct thread){.frame = &frame, .special = checks_bounds};
@@ -92,25 +93,43 @@ static PyObject *run(const struct method *method, PyObject *self, PyObject *cons
 ALL(FUNCTION)
 static PyObject *(*const functions[])(PyObject *, PyObject *const *, Py_ssize_t, PyObject *) = {ALL(ENTRY)};
 
+#define NAMED(name) [FUNCTION_##name] = #name,
+static const char *const names_of_functions[FUNCTIONS] = {INTERCEPTED(NAMED)};
+
+/* The function of MPI with a name and a suffix; FUNCTIONS if there is none. */
+static enum function function_named(const char *name, const char *suffix)
+{
+    const size_t length = strlen(name);
+    int i = 0;
+    while (i < FUNCTIONS && (strncmp(names_of_functions[i], name, length) != 0 ||
+                             strcmp(names_of_functions[i] + length, suffix) != 0))
+        i++;
+    return i;
+}
+
 PyObject *make_method(PyObject *module, PyObject *arguments)
 {
     (void)module;
     PyTypeObject *type;
-    const char *name;
+    const char *name, *function;
     PyObject *base;
     int keeps;
-    if (!PyArg_ParseTuple(arguments, "O!sOp", &PyType_Type, &type, &name, &base, &keeps))
+    if (!PyArg_ParseTuple(arguments, "O!ssOp", &PyType_Type, &type, &name, &function, &base, &keeps))
         return NULL;
     if (method_count >= (int)(sizeof functions / sizeof *functions)) {
         PyErr_SetString(PyExc_RuntimeError, "methods: too many");
         return NULL;
     }
+    if (function_named(function, "") == FUNCTIONS)
+        return PyErr_Format(PyExc_ValueError, "%s: expected a function of the table", function);
     PyObject *text = PyObject_GetAttrString(base, "__doc__");
     if (text == NULL)
         return NULL;
     struct method *method = &methods[method_count];
     method->base = Py_NewRef(base);
     method->keeps = keeps;
+    method->function = function_named(function, "");
+    method->large = function_named(function, "_c");
     /* Method, name and text live as long as the process, as the classes do. */
     method->definition = (PyMethodDef){
         .ml_name = strdup(name),

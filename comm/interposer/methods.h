@@ -5,8 +5,9 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-/* method(class, name, base, keeps): a method of `class` that calls `base`; with `keeps`, a nonblocking
- * operation keeps the arguments, which mpi4py's request does not. */
+/* method(class, name, function, base, keeps): a method of `class` that calls `base`, and that calls a
+ * function of MPI; with `keeps`, a nonblocking operation keeps the arguments, which mpi4py's request does
+ * not. */
 PyObject *make_method(PyObject *module, PyObject *arguments);
 
 #endif

@@ -120,11 +120,11 @@ static void load_all(struct operation *operation)
 
 int begin(struct operation *operation)
 {
-    /* What is left is for another call of the same method. */
-    const bool owns = thread.frame != NULL && thread.frame->owner != NULL;
-    thread.special = thread.sent != NULL || thread.received != NULL || owns || checks_bounds;
-    if (!thread.special)
-        thread.frame = NULL;
+    if (operation->special) {
+        operation->owner = thread.frame->owner;
+        thread.frame->owner = NULL;
+        thread = (struct thread){0};
+    }
     if (operation->refused) {
         release(operation);
         return MPI_ERR_BUFFER;
@@ -144,10 +144,6 @@ int end(struct operation *operation, int code, const MPI_Status *status)
 
 int started(struct operation *operation, int code, MPI_Request *request)
 {
-    if (thread.frame != NULL) {
-        operation->owner = thread.frame->owner;
-        thread.frame->owner = NULL;
-    }
     if (code == MPI_SUCCESS && operation->form == NONBLOCKING && is_shared(*request)) {
         /* Complete, and not to be told from others by its request: another thread's could find it, and this
          * one would not wait until its data is in place. A message with it has brought nothing. */

@@ -28,6 +28,8 @@ enum form { BLOCKING, NONBLOCKING, PERSISTENT };
 
 struct operation {
     enum form form;
+    /* Whether a method of ours has given the call more than its arguments. */
+    bool special;
     /* Whether the status says how many bytes were received. */
     bool message;
     /* Whether MPI may write parts of what it receives into, and is to leave the rest as it was. */

@@ -44,16 +44,12 @@ static bool library_moves(int64_t nbytes, bool regular)
     return nbytes <= (regular ? message_limits.regular : message_limits.listed);
 }
 
-/* The array with gaps that mpi4py was given for this side of the call, if there was one. mpi4py may make
- * other calls before that which it was given it for: they have other buffers. */
-static struct strided *strided_of(int flags, const char *buffer)
+/* The array with gaps that mpi4py was given for this side of the call, if there was one. */
+static struct strided *strided_of(const struct operation *operation, int flags)
 {
-    struct strided **place = flags & RECEIVES ? &thread.received : &thread.sent;
-    struct strided *strided = *place;
-    if (strided == NULL || buffer < strided->begin || buffer > strided->begin + strided->nbytes)
+    if (!operation->special)
         return NULL;
-    *place = NULL;
-    return strided;
+    return flags & RECEIVES ? thread.received : thread.sent;
 }
 
 /* An array takes one element after another: a datatype with gaps over it has no meaning. */
@@ -77,7 +73,7 @@ static int64_t number_at(const void *array, int width, int i)
 /* Refuse instances of a datatype that leave the memory that mpi4py was given. */
 static void check_bounds(struct operation *operation, const char *buffer, int64_t count, MPI_Datatype type)
 {
-    struct frame *frame = thread.frame;
+    struct frame *frame = operation->special ? thread.frame : NULL;
     for (int i = 0; frame != NULL && count > 0 && i < frame->extent_count; i++) {
         const struct extent *extent = &frame->extents[i];
         if (buffer < extent->begin || buffer > extent->begin + extent->nbytes || frame->error != NULL)
@@ -123,7 +119,7 @@ static int64_t stage_whole(struct operation *operation, int flags, struct stride
 
 void stage_array(struct operation *operation, int flags, void **buffer)
 {
-    struct strided *strided = *buffer == MPI_IN_PLACE ? NULL : strided_of(flags, *buffer);
+    struct strided *strided = *buffer == MPI_IN_PLACE ? NULL : strided_of(operation, flags);
     if (strided != NULL)
         stage_strided(operation, flags | (flags & RECEIVES ? FILLS : 0), strided, buffer);
 }
@@ -137,7 +133,7 @@ static bool is_run(const struct known *known, int64_t count)
 int64_t stage_blocks(struct operation *operation, int flags, void **buffer, int64_t count, MPI_Datatype *type,
                      int blocks)
 {
-    struct strided *strided = *buffer == MPI_IN_PLACE ? NULL : strided_of(flags, *buffer);
+    struct strided *strided = *buffer == MPI_IN_PLACE ? NULL : strided_of(operation, flags);
     if (is_refused(operation, strided, *type))
         return count;
     if (UNLIKELY(checks_bounds))
@@ -241,7 +237,7 @@ static void *substitute(struct operation *operation, size_t nbytes)
 void stage_vector(struct operation *operation, int flags, void **buffer, int blocks, int count_width,
                   int displ_width, const void *counts, const void **displs, MPI_Datatype *type)
 {
-    struct strided *strided = *buffer == MPI_IN_PLACE ? NULL : strided_of(flags, *buffer);
+    struct strided *strided = *buffer == MPI_IN_PLACE ? NULL : strided_of(operation, flags);
     if (is_refused(operation, strided, *type))
         return;
     for (int i = 0; UNLIKELY(checks_bounds) && *buffer != MPI_IN_PLACE && i < blocks; i++) {
@@ -286,7 +282,7 @@ void stage_types(struct operation *operation, int flags, void **buffer, int bloc
 {
     if (*buffer == MPI_IN_PLACE)
         return;
-    struct strided *strided = strided_of(flags, *buffer);
+    struct strided *strided = strided_of(operation, flags);
     for (int i = 0; UNLIKELY(checks_bounds) && i < blocks; i++)
         check_bounds(operation, (char *)*buffer + number_at(*displs, displ_width, i),
                      number_at(counts, count_width, i), (*types)[i]);
