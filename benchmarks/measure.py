@@ -5,13 +5,16 @@ from __future__ import annotations
 import platform
 import random
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from mpi4py import MPI
+
+from roundelay.comm.interposer import library_alone
 
 SAMPLE_SECONDS = 200e-6
 
@@ -29,25 +32,38 @@ def repetitions(call: Callable[[], Any]) -> int:
         count = max(count + 1, int(count * 1.2 * SAMPLE_SECONDS / max(spent, 1e-7)))
 
 
-def time_in_turn(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+def time_in_turn(
+    calls: Mapping[str, Callable[[], Any]], rounds: int, alone: Collection[str] = ()
+) -> dict[str, list[float]]:
     """Seconds a call of each alternative, `rounds` samples of each, taken in turn and in changing order.
+
+    Those named in `alone` are mpi4py's own, and call the MPI library itself.
 
     Each sample begins with a call that is not timed, so that it finds the caches as it leaves them itself,
     and not as the alternative before it did.
     """
-    counts = {name: repetitions(call) for name, call in calls.items()}
+    counts = {}
+    for name, call in calls.items():
+        with by_library(name in alone):
+            counts[name] = repetitions(call)
     samples: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
     order = random.Random(0)
     for _ in range(rounds):
         for name in order.sample(names, len(names)):
             call, count = calls[name], counts[name]
-            call()
-            start = perf_counter()
-            for _ in range(count):
+            with by_library(name in alone):
                 call()
-            samples[name].append((perf_counter() - start) / count)
+                start = perf_counter()
+                for _ in range(count):
+                    call()
+                samples[name].append((perf_counter() - start) / count)
     return samples
+
+
+def by_library(alone: bool) -> AbstractContextManager[None]:
+    """Let mpi4py call the MPI library itself, if it is to be measured `alone`."""
+    return library_alone() if alone else nullcontext()
 
 
 def ratio(samples: Mapping[str, list[float]], slower: str, faster: str) -> float:

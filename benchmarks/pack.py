@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.ddtbench import Case, cases
-from benchmarks.measure import library_key, ratio, time_in_turn
+from benchmarks.measure import by_library, library_key, ratio, time_in_turn
 from benchmarks.results import results_folder, write_json
 from roundelay import MPI, Layout
 from roundelay.datatypes.movers import PACK, UNPACK, mover
@@ -80,7 +80,7 @@ def measure(case: Case, direction: str, rounds: int) -> dict[str, Any]:
         "memcpy": lambda: np.copyto(setting.packed, setting.contiguous),
     }
     check(calls, setting, arena, packs, f"{case.name} {case.row} {direction}")
-    samples = time_in_turn(calls, rounds)
+    samples = time_in_turn(calls, rounds, alone=("library",))
     offsets, lengths = layout.runs()
     ours.Free()
     plain.Free()
@@ -174,7 +174,8 @@ def check(calls: dict[str, Callable[[], Any]], setting: Setting, arena: Bytes, p
     for name in ("library", "ours", "drop-in", "numpy"):
         setting.packed[:] = 0 if packs else message
         arena[:] = before
-        calls[name]()
+        with by_library(name == "library"):
+            calls[name]()
         moved[name] = setting.packed.copy() if packs else arena.copy()
     arena[:] = before
     for name in ("ours", "drop-in", "numpy"):

@@ -11,7 +11,7 @@ of the time. Each row checks its bytes, and those between them, before it is tim
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from mpi4py import MPI as PLAIN
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import library_key, ratio
+from benchmarks.measure import by_library, library_key, ratio
 from benchmarks.results import results_folder, write_json
 from roundelay import MPI
 from roundelay.terminal import track
@@ -141,7 +141,7 @@ def measure(shape: Shape, rounds: int) -> dict[str, Any]:
     if shape.kind == "vector":
         ways["array"] = message_way(MPI.COMM_WORLD, out[::2], into[::2])
     check(setting, ways)
-    samples = time_in_step(ways, rounds)
+    samples = time_in_step(ways, rounds, alone=("library", "hand", "contiguous"))
     ours.Free()
     plain.Free()
     row = {
@@ -172,18 +172,24 @@ def check(setting: Setting, ways: Mapping[str, Way]) -> None:
             raise click.ClickException(f"{setting.shape}: {name} moves other bytes than were sent")
 
 
-def time_in_step(ways: Mapping[str, Way], rounds: int) -> dict[str, list[float]]:
+def time_in_step(ways: Mapping[str, Way], rounds: int, alone: Collection[str] = ()) -> dict[str, list[float]]:
     """Seconds an iteration of each way takes, as rank 0 sees it.
+
+    Those named in `alone` are mpi4py's own, and call the MPI library itself.
 
     `rounds` samples of each, taken in turn and in changing order; both ranks begin each one together.
     """
-    counts = {name: _iterations(way) for name, way in ways.items()}
+    counts = {}
+    for name, way in ways.items():
+        with by_library(name in alone):
+            counts[name] = _iterations(way)
     samples: dict[str, list[float]] = {name: [] for name in ways}
     names = list(ways)
     for turn in range(rounds):
         shift = turn % len(names)
         for name in names[shift:] + names[:shift]:
-            samples[name].append(_sample(ways[name], counts[name]) / counts[name])
+            with by_library(name in alone):
+                samples[name].append(_sample(ways[name], counts[name]) / counts[name])
     return samples
 
 

@@ -10,7 +10,7 @@ from mpi4py import MPI as PLAIN
 from numpy.testing import assert_array_equal
 
 from roundelay import MPI
-from roundelay.comm.interposer import interposer, why_not
+from roundelay.comm.interposer import interposer, library_alone, why_not
 from tests import launch
 
 
@@ -139,8 +139,19 @@ def test_two_objects_of_one_request():
     assert_array_equal(found, [[0, 0], [0, 1], [0, 2]])
 
 
-def test_an_interposer_is_in_its_place():
+def test_an_interposer_is_in_its_place_but_for_comparisons():
     assert why_not() == ""
+    column, memory = MPI.DOUBLE.Create_vector(4000, 1, 4).Commit(), np.arange(16000.0)
+    before, packed = interposer().counts()["datatypes"], np.zeros(4000)
+    with library_alone():
+        column.Pack(memory[:15997], packed, 0, MPI.COMM_SELF)
+        with pytest.raises(BufferError):
+            MPI.COMM_SELF.Send(memory[::2], 0)
+    assert interposer().counts()["datatypes"] == before
+    column.Pack(memory[:15997], packed, 0, MPI.COMM_SELF)
+    assert interposer().counts()["datatypes"] == before + 1
+    assert_array_equal(packed, memory[::4])
+    column.Free()
 
 
 LEAVES_ITS_BUFFER = """

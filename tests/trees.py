@@ -26,6 +26,7 @@ from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
 import roundelay
+from roundelay.comm.interposer import library_alone
 
 Tree = tuple[Any, ...]
 Bytes = NDArray[np.uint8]
@@ -283,7 +284,7 @@ def arena(datatype: PLAIN.Datatype, count: int, seed: int = 0) -> tuple[Bytes, i
 def oracle_pack(datatype: PLAIN.Datatype, count: int, memory: Bytes, origin: int) -> Bytes:
     """Pack with the MPI library."""
     packed = np.zeros(count * datatype.Get_size(), np.uint8)
-    with _whole(datatype, count) as (whole, nbytes):
+    with _whole(datatype, count) as (whole, nbytes), library_alone():
         source = PLAIN.buffer.fromaddress(memory.ctypes.data + origin, nbytes)
         position = PLAIN.Datatype.Pack(whole, source, packed, 0, PLAIN.COMM_SELF)
     assert position == len(packed)
@@ -292,7 +293,7 @@ def oracle_pack(datatype: PLAIN.Datatype, count: int, memory: Bytes, origin: int
 
 def oracle_unpack(datatype: PLAIN.Datatype, count: int, packed: Bytes, memory: Bytes, origin: int) -> None:
     """Unpack with the MPI library, in place."""
-    with _whole(datatype, count) as (whole, nbytes):
+    with _whole(datatype, count) as (whole, nbytes), library_alone():
         target = PLAIN.buffer.fromaddress(memory.ctypes.data + origin, nbytes)
         position = PLAIN.Datatype.Unpack(whole, packed, 0, target, PLAIN.COMM_SELF)
     assert position == len(packed)

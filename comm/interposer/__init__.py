@@ -8,6 +8,8 @@ about a datatype or an array it asks Python once (`answers`).
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -47,6 +49,23 @@ def why_not() -> str:
     except ImportError as error:
         return f"it was not built ({error})"
     return ""
+
+
+@contextmanager
+def library_alone() -> Iterator[None]:
+    """Let mpi4py call the MPI library itself: what plain mpi4py does, in a process that has roundelay.
+
+    For comparisons; no operation of roundelay's may be under way.
+    """
+    module = interposer()
+    if module is None:
+        yield
+        return
+    module.insert(False)
+    try:
+        yield
+    finally:
+        module.insert(True)
 
 
 def _install() -> Any:

@@ -105,6 +105,15 @@ static PyObject *set_kernel(PyObject *module, PyObject *address)
     return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
 }
 
+PyDoc_STRVAR(insert_text, "insert(inserted)\n--\n\n"
+                          "Step aside, so that mpi4py calls the MPI library itself, or come back.");
+static PyObject *insert(PyObject *module, PyObject *inserted)
+{
+    (void)module;
+    use_replacements(PyObject_IsTrue(inserted) > 0);
+    return Py_NewRef(Py_None);
+}
+
 PyDoc_STRVAR(forget_text, "forget(handle)\n--\n\nForget a datatype that is freed.");
 static PyObject *forget_handle(PyObject *module, PyObject *handle)
 {
@@ -196,17 +205,12 @@ static PyObject *counts(PyObject *module, PyObject *nothing)
 }
 
 static PyMethodDef functions[] = {
-    {"install", install, METH_VARARGS, install_text},
-    {"set_limits", set_limits, METH_VARARGS, limits_text},
-    {"check_bounds", check, METH_NOARGS, check_text},
-    {"set_kernel", set_kernel, METH_O, kernel_text},
-    {"forget", forget_handle, METH_O, forget_text},
-    {"watch", watch, METH_VARARGS, watch_text},
-    {"attach", attach, METH_VARARGS, attach_text},
-    {"detach", detach, METH_O, detach_text},
-    {"counts", counts, METH_NOARGS, counts_text},
-    {"method", make_method, METH_VARARGS, NULL},
-    {NULL, NULL, 0, NULL},
+    {"install", install, METH_VARARGS, install_text}, {"set_limits", set_limits, METH_VARARGS, limits_text},
+    {"check_bounds", check, METH_NOARGS, check_text}, {"set_kernel", set_kernel, METH_O, kernel_text},
+    {"insert", insert, METH_O, insert_text},          {"forget", forget_handle, METH_O, forget_text},
+    {"watch", watch, METH_VARARGS, watch_text},       {"attach", attach, METH_VARARGS, attach_text},
+    {"detach", detach, METH_O, detach_text},          {"counts", counts, METH_NOARGS, counts_text},
+    {"method", make_method, METH_VARARGS, NULL},      {NULL, NULL, 0, NULL},
 };
 
 static struct PyModuleDef definition = {

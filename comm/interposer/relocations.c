@@ -3,7 +3,6 @@
 
 #include <elf.h>
 #include <link.h>
-#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -16,6 +15,14 @@ enum { FUNCTION_SLOT = R_AARCH64_JUMP_SLOT, DATA_SLOT = R_AARCH64_GLOB_DAT, POIN
 #else
 #error "expected x86-64 or AArch64"
 #endif
+
+/* What was replaced, and the pages that are read-only otherwise. */
+enum { MOST_SLOTS = 1024 };
+static struct {
+    void **place, *original, *replacement;
+} slots[MOST_SLOTS];
+static int slot_count;
+static uintptr_t guarded, guarded_bytes;
 
 struct search {
     const char *file;
@@ -54,25 +61,41 @@ static void redirect_table(struct search *search, ElfW(Addr) base, const ElfW(Re
         if (found == NULL || *slot == NULL || *slot == found->replacement)
             continue;
         *found->original = *slot;
-        if (found->replacement != NULL) {
-            *slot = found->replacement;
-            search->changed++;
-        }
+        if (found->replacement == NULL || slot_count == MOST_SLOTS)
+            continue;
+        slots[slot_count].place = slot;
+        slots[slot_count].original = *slot;
+        slots[slot_count++].replacement = found->replacement;
+        *slot = found->replacement;
+        search->changed++;
     }
 }
 
-/* Make what is read-only after relocation writable, or read-only again. */
-static void protect(const struct dl_phdr_info *info, int protection)
+/* Find what is read-only after relocation. */
+static void find_guarded(const struct dl_phdr_info *info)
 {
     const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
     for (int i = 0; i < info->dlpi_phnum; i++) {
         const ElfW(Phdr) *header = &info->dlpi_phdr[i];
         if (header->p_type != PT_GNU_RELRO)
             continue;
-        const uintptr_t begin = (info->dlpi_addr + header->p_vaddr) & ~(page - 1);
-        const uintptr_t end = (info->dlpi_addr + header->p_vaddr + header->p_memsz) & ~(page - 1);
-        mprotect((void *)begin, end - begin, protection);
+        guarded = (info->dlpi_addr + header->p_vaddr) & ~(page - 1);
+        guarded_bytes = ((info->dlpi_addr + header->p_vaddr + header->p_memsz) & ~(page - 1)) - guarded;
     }
+}
+
+static void guard(int protection)
+{
+    if (guarded_bytes > 0)
+        mprotect((void *)guarded, guarded_bytes, protection);
+}
+
+void use_replacements(bool replaced)
+{
+    guard(PROT_READ | PROT_WRITE);
+    for (int i = 0; i < slot_count; i++)
+        *slots[i].place = replaced ? slots[i].replacement : slots[i].original;
+    guard(PROT_READ);
 }
 
 static int look(struct dl_phdr_info *info, size_t size, void *data)
@@ -116,12 +139,13 @@ static int look(struct dl_phdr_info *info, size_t size, void *data)
             break;
         }
     }
-    protect(info, PROT_READ | PROT_WRITE);
+    find_guarded(info);
+    guard(PROT_READ | PROT_WRITE);
     search->changed = 0;
     for (int i = 0; i < 2; i++)
         if (tables[i] != NULL)
             redirect_table(search, info->dlpi_addr, tables[i], sizes[i], symbols, strings);
-    protect(info, PROT_READ);
+    guard(PROT_READ);
     return 1;
 }
 

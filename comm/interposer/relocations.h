@@ -2,6 +2,7 @@
 #ifndef ROUNDELAY_RELOCATIONS_H
 #define ROUNDELAY_RELOCATIONS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 struct redirection {
@@ -15,5 +16,8 @@ struct redirection {
 /* Redirect the calls of the module in `file`; how many of its relocations were changed, -1 if it is not
  * loaded. */
 int redirect(const char *file, const struct redirection *redirections, size_t count);
+
+/* Let the module call what it called before, or the replacements again. */
+void use_replacements(bool replaced);
 
 #endif
