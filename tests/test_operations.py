@@ -405,5 +405,6 @@ def test_arrays_live_until_completion(comm):
                     weakref.finalize(buffer, gone.append, 1)
                 requests.append(comm.Iallreduce(*map(wrap, buffers)))
                 del buffers, buffer
-        assert not gone
+        # Of a single rank they are complete when they start.
+        assert not gone or comm.size == 1
         MPI.Request.Waitall(requests)
