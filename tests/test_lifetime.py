@@ -62,7 +62,8 @@ def test_a_buffer_lives_as_long_as_its_request(comm, form, shape):
     request = begin(comm, form, buffer)
     del memory, buffer
     gc.collect()
-    assert alive() is not None
+    # A scan of a single rank may be complete when it starts.
+    assert alive() is not None or (form == "Iscan" and comm.size == 1)
     end(comm, form, count)
     request.Wait()
     if form.endswith("_init"):
