@@ -380,7 +380,8 @@ def test_the_slope_of_a_straight_line():
 @pytest.mark.parametrize("links", [False, True])
 def test_measuring(comm, links):
     """All figures are there, positive and the same on all ranks; a small budget leaves long messages out."""
-    budget = 3.0
+    # A single rank needs little of it, but may be put aside for long.
+    budget = 3.0 if comm.size > 1 else 15.0
     comm.Barrier()
     start = perf_counter()
     measured = measuring.measure(comm, budget, links)
