@@ -41,8 +41,7 @@ def assemble(module: str) -> dict[str, Any]:
     for name, value in names.items():
         if isinstance(value, type) and value in ours_of:
             names[name] = ours_of[value]
-        elif type(value) in ours_of and not isinstance(value, MPI.Message):
-            # Receiving would use up what stands for a constant message.
+        elif type(value) in ours_of:
             names[name] = _constant(ours_of[type(value)], value, name)
     belong_to(module)
     return names

@@ -86,6 +86,21 @@ for _plain in NAMES:
     take_arrays_with_gaps(_OURS[_plain], _plain)
 
 
+def _of_original(base: Any) -> Any:
+    """A method of messages that takes mpi4py's constant for ours, which receiving would use up."""
+
+    @named_like(base)
+    def method(self: Any, *arguments: Any, **named: Any) -> Any:
+        constant = getattr(self, "constant", None)
+        return base(self if constant is None else constant, *arguments, **named)
+
+    return method
+
+
+for _name in ("Recv", "Irecv", "recv", "irecv"):
+    setattr(Message, _name, _of_original(getattr(Message, _name)))
+
+
 def promote(thing: Any) -> Any:
     """Return an object of our class for one of mpi4py's, and any other object as it is.
 
