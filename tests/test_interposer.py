@@ -229,3 +229,16 @@ def test_elements_off_their_boundaries_under_a_datatype():
     comm.Sendrecv([memory, 1, pair], 0, 0, [found, 1, pair], 0, 0)
     assert_array_equal(found, [0, 0, 2, 0])
     pair.Free()
+
+
+@pytest.mark.parametrize("dtype", ["O", [("Other", "i4"), ("any", "O")]])
+def test_references_to_objects_are_never_copied(dtype):
+    array = np.zeros(6, dtype)[::2]
+    with pytest.raises(BufferError):
+        MPI.COMM_SELF.Send([array, MPI.BYTE], 0)
+    with pytest.raises(KeyError):
+        MPI.COMM_SELF.Send(array, 0)
+    numbers = np.zeros(6, [("Other", "i4"), ("O", "i4")])[::2]
+    found = np.ones_like(numbers)
+    MPI.COMM_SELF.Sendrecv([numbers, MPI.BYTE], 0, 0, [found, MPI.BYTE], 0, 0)
+    assert (found == numbers).all()

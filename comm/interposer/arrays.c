@@ -112,6 +112,19 @@ void clear_strided(struct strided *strided)
     *strided = (struct strided){0};
 }
 
+/* Whether elements of a format hold references to objects of Python: names of fields stand between colons. */
+static bool has_objects(const char *format)
+{
+    bool is_name = false;
+    for (; format != NULL && *format != '\0'; format++) {
+        if (*format == ':')
+            is_name = !is_name;
+        else if (*format == 'O' && !is_name)
+            return true;
+    }
+    return false;
+}
+
 /* Read an object that may have gaps, without an exception. */
 static bool read_with_strides(PyObject *object, Py_buffer *view, int flags)
 {
@@ -124,6 +137,12 @@ static bool read_with_strides(PyObject *object, Py_buffer *view, int flags)
     }
     if (!read)
         PyErr_Clear();
+    /* Where mpi4py finds the datatype, it refuses references; where the program names one, they would be
+     * copied. */
+    if (read && !(flags & PyBUF_FORMAT) && has_objects(view->format)) {
+        PyBuffer_Release(view);
+        return false;
+    }
     return read;
 }
 
