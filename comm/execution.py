@@ -95,6 +95,6 @@ def run_prepared(call: Callable[[], Any], loads: Sequence[Stage], stores: Sequen
 def _wrap(
     request: MPI.Request, loads: Sequence[Stage], stores: Sequence[Stage], keeps: Any, persistent: bool
 ) -> MPI.Request:
-    inner = interposer().detach(request.handle)
+    inner = interposer().detach(MPI._addressof(request))
     attach(request, _Staged(inner, loads, stores, keeps), persistent)
     return request

@@ -250,3 +250,21 @@ def test_references_to_objects_are_never_copied(dtype):
     found = np.ones_like(numbers)
     MPI.COMM_SELF.Sendrecv([numbers, MPI.BYTE], 0, 0, [found, MPI.BYTE], 0, 0)
     assert (found == numbers).all()
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("way", ["free", "drop"])
+def test_a_schedule_whose_request_the_program_loses(comm, way):
+    """It goes on to its end, and what it has reduced comes into the array with gaps."""
+    comm.Set_info(MPI.Info.Create({"roundelay_allreduce": "ring"}))
+    comm.Allreduce(np.ones(1), np.zeros(1))
+    result = np.zeros((50000, 2))
+    request = comm.Iallreduce(np.full(50000, comm.rank + 1.0), result[:, 1])
+    if way == "free":
+        request.Free()
+    del request
+    while not comm.allreduce(bool(result[-1, 1]), MPI.LAND):
+        comm.Barrier()
+    assert_array_equal(result[:, 1], comm.size * (comm.size + 1) / 2)
+    assert not result[:, 0].any()
+    assert counted("orphans") == 0

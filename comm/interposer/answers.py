@@ -16,7 +16,7 @@ from ..choice import is_misread
 from ..densetype import dense_type
 from ..described import array_datatype
 from ..device import is_on_gpu, stage_gpu
-from ..strided import overlap_error
+from ..refusals import bounds_error, overlap_error
 
 # As layouts.h has them.
 _CONTIGUOUS, _ONE_RUN, _REGULAR, _MISREAD, _PREDEFINED = 1, 2, 4, 8, 16
@@ -65,14 +65,9 @@ class Answers:
             raise BufferError("message: an array with gaps, and no Numba to move it")
         layout = strided_layout(shape, strides, itemsize, order="K")
         element = MPI._typedict.get(code)
-        usable = element is not None and element.Get_size() == itemsize
+        handle = 0 if element is None or element.Get_size() != itemsize else element.handle
         flags = _REGULAR + _MISREAD * is_misread(strides, itemsize, code)
-        return (
-            Program(layout).words,
-            overlaps(layout),
-            flags,
-            element.handle if element is not None and usable else 0,
-        )
+        return Program(layout).words, overlaps(layout), flags, handle
 
     def described(self, shape: Sequence[int], strides: Sequence[int], itemsize: int, element: int) -> int:
         """A committed datatype of an array from its first element, which the interposer frees."""
@@ -96,15 +91,7 @@ class Answers:
     def bounds_error(self, handle: int, count: int, offset: int, nbytes: int) -> ValueError | None:
         """What is wrong with instances of a datatype that begin at an offset of memory, if they leave it."""
         known = known_datatype(MPI.Datatype.fromhandle(handle))
-        if known is None or known.layout is None:
-            return None
-        low, high = (offset + bound for bound in known.layout.repeat(count).bounds())
-        if low >= 0 and high <= nbytes:
-            return None
-        return ValueError(
-            f"message: {count} instances of the datatype touch bytes {low} to {high}, "
-            f"outside their buffer of {nbytes} bytes (ROUNDELAY_CHECK is set)"
-        )
+        return None if known is None else bounds_error(known, count, offset, nbytes)
 
     def overlap_error(self, array: Any) -> ValueError:
         """What is wrong with a receive array whose elements share memory."""

@@ -167,8 +167,8 @@ static bool read_converted(PyObject *object, Py_buffer *view, int flags, PyObjec
     return read;
 }
 
-/* Read an object with gaps, or one that Python must convert first; -1 with the exception of `flags` where
- * neither. */
+/* Read an object with gaps, or one that Python must convert first; -1 with the exception that there is where
+ * it is neither. */
 static int read_strided(PyObject *object, Py_buffer *view, int flags, bool is_dense_view)
 {
     const bool receives = (flags & PyBUF_WRITABLE) == PyBUF_WRITABLE;

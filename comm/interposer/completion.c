@@ -27,15 +27,10 @@ static bool is_idle(void)
            atomic_load_explicit(&orphans, memory_order_relaxed) == 0;
 }
 
-/* Complete an operation whose request is complete; an error where what Python ran behind it has gone wrong.
- */
+/* Complete an operation whose request is complete. */
 static int settle(struct operation *operation, const MPI_Status *status)
 {
-    bool well = true;
-    if (operation->active && !operation->stored) {
-        well = operation->behind == NULL || ask_finish(operation->behind);
-        store(operation, status);
-    }
+    const bool well = unpack(operation, status);
     operation->active = false;
     if (operation->form == PERSISTENT)
         unclaim(operation);
@@ -49,11 +44,6 @@ static void abandon(struct operation *operation)
 {
     operation->stored = true;
     settle(operation, NULL);
-}
-
-static bool advance(struct operation *operation)
-{
-    return operation->behind == NULL || !operation->active || ask_advance(operation->behind);
 }
 
 static int complete_one(MPI_Request *request, int *flag, MPI_Status *status, bool waits)
@@ -103,16 +93,6 @@ int roundelay_Test(MPI_Request *request, int *flag, MPI_Status *status)
 }
 
 /* The request stays: what it received is unpacked now, and not once more when the program completes it. */
-static void settle_for_now(struct operation *operation, const MPI_Status *status)
-{
-    if (operation->active && !operation->stored) {
-        if (operation->behind != NULL)
-            ask_finish(operation->behind);
-        store(operation, status);
-        operation->stored = true;
-    }
-}
-
 int roundelay_Request_get_status(MPI_Request request, int *flag, MPI_Status *status)
 {
     enter(FUNCTION_Request_get_status);
@@ -127,7 +107,7 @@ int roundelay_Request_get_status(MPI_Request request, int *flag, MPI_Status *sta
     if (advance(operation)) {
         code = next.Request_get_status(request, flag, status);
         if (code == MPI_SUCCESS && *flag)
-            settle_for_now(operation, status);
+            unpack(operation, status);
     }
     unclaim(operation);
     return leave(FUNCTION_Request_get_status, code);
@@ -172,6 +152,12 @@ static void let_go(struct batch *batch)
     free(batch->memory);
 }
 
+static void unpack_at(const struct batch *batch, int i, const MPI_Status *status)
+{
+    if (batch->operations[i] != NULL)
+        unpack(batch->operations[i], status);
+}
+
 static int settle_at(struct batch *batch, int i, const MPI_Status *status, bool well)
 {
     struct operation *operation = batch->operations[i];
@@ -190,19 +176,19 @@ static void note(int *outcome, int code)
         *outcome = code;
 }
 
+static bool is_unfinished(struct operation *operation)
+{
+    return operation != NULL && !advance(operation);
+}
+
 /* Advance all operations that Python runs, side by side because ranks may wait for them in different orders;
  * how many have something left to do. */
-static int unfinished(struct batch *batch)
+static int unfinished(const struct batch *batch)
 {
     int left = 0;
     for (int i = 0; i < batch->count; i++)
-        left += batch->operations[i] != NULL && !advance(batch->operations[i]);
+        left += is_unfinished(batch->operations[i]);
     return left;
-}
-
-static bool is_unfinished(const struct operation *operation)
-{
-    return operation != NULL && !advance((struct operation *)operation);
 }
 
 /* Requests with null ones in the places of those that have something left to do. */
@@ -371,8 +357,7 @@ int roundelay_Request_get_status_all(int count, const MPI_Request *requests, int
     if (unfinished(&batch) == 0) {
         code = next.Request_get_status_all(count, requests, flag, statuses);
         for (int i = 0; code == MPI_SUCCESS && *flag && i < count; i++)
-            if (batch.operations[i] != NULL)
-                settle_for_now(batch.operations[i], &statuses[i]);
+            unpack_at(&batch, i, &statuses[i]);
     }
     let_go(&batch);
     return leave(FUNCTION_Request_get_status_all, code);
@@ -393,8 +378,8 @@ int roundelay_Request_get_status_any(int count, const MPI_Request *requests, int
     const int code = next.Request_get_status_any(count, batch.hidden, index, flag, status);
     if (code == MPI_SUCCESS && *flag && *index == MPI_UNDEFINED && hidden > 0)
         *flag = 0;
-    if (code == MPI_SUCCESS && *flag && *index != MPI_UNDEFINED && batch.operations[*index] != NULL)
-        settle_for_now(batch.operations[*index], status);
+    if (code == MPI_SUCCESS && *flag && *index != MPI_UNDEFINED)
+        unpack_at(&batch, *index, status);
     let_go(&batch);
     return leave(FUNCTION_Request_get_status_any, code);
 }
@@ -412,8 +397,7 @@ int roundelay_Request_get_status_some(int count, const MPI_Request *requests, in
     if (code == MPI_SUCCESS && *found == MPI_UNDEFINED && hidden > 0)
         *found = 0;
     for (int i = 0; code == MPI_SUCCESS && *found != MPI_UNDEFINED && i < *found; i++)
-        if (batch.operations[indices[i]] != NULL)
-            settle_for_now(batch.operations[indices[i]], &statuses[i]);
+        unpack_at(&batch, indices[i], &statuses[i]);
     let_go(&batch);
     return leave(FUNCTION_Request_get_status_some, code);
 }
@@ -477,5 +461,5 @@ int roundelay_Finalize(void)
 {
     enter(FUNCTION_Finalize);
     end_operations();
-    return next.Finalize();
+    return leave(FUNCTION_Finalize, next.Finalize());
 }

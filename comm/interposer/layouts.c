@@ -2,12 +2,13 @@
 
 #include "ask.h"
 #include "door.h"
+#include "hash.h"
 
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { DATATYPE_BUCKETS = 1024, ARRAY_BUCKETS = 1024, ARRAYS_IN_BUCKET = 4, PROGRAMS_KEPT = 16 };
+enum { ARRAYS_IN_BUCKET = 4, PROGRAMS_KEPT = 16 };
 
 struct entry {
     MPI_Datatype datatype;
@@ -19,16 +20,15 @@ struct entry {
 
 /* Never held while Python is asked. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static struct entry *datatypes[DATATYPE_BUCKETS];
-static struct array *arrays[ARRAY_BUCKETS];
+static struct entry *datatypes[BUCKETS];
+static struct array *arrays[BUCKETS];
 static int64_t datatype_count, array_count;
 
 kernel pack_kernel;
 
 static struct entry **bucket_of(MPI_Datatype datatype)
 {
-    const uint64_t hash = (uint64_t)(uintptr_t)datatype * 0x9E3779B97F4A7C15u;
-    return &datatypes[hash >> 54];
+    return &datatypes[bucket_number((uintptr_t)datatype)];
 }
 
 static struct entry *find(MPI_Datatype datatype)
@@ -100,7 +100,7 @@ static void keep(struct entry *entry, struct program *program)
     }
 }
 
-struct program *program_of(MPI_Datatype datatype, int64_t count)
+static struct program *find_program(MPI_Datatype datatype, int64_t count)
 {
     pthread_mutex_lock(&lock);
     struct entry *entry = find(datatype);
@@ -117,6 +117,15 @@ struct program *program_of(MPI_Datatype datatype, int64_t count)
         keep(entry, program);
     pthread_mutex_unlock(&lock);
     return program;
+}
+
+struct program *program_of(MPI_Datatype datatype, int64_t count, bool receives)
+{
+    struct program *program = find_program(datatype, count);
+    if (program == NULL || !receives || !program->overlaps)
+        return program;
+    give_back(program);
+    return NULL;
 }
 
 void give_back(struct program *program)
@@ -149,7 +158,7 @@ void forget(MPI_Datatype datatype)
 static uint64_t hash_numbers(uint64_t hash, const int64_t *numbers, int count)
 {
     for (int i = 0; i < count; i++)
-        hash = (hash ^ (uint64_t)numbers[i]) * 0x9E3779B97F4A7C15u;
+        hash = (hash ^ (uint64_t)numbers[i]) * SPREAD;
     return hash;
 }
 
@@ -180,7 +189,7 @@ struct array *array_of(int ndim, const int64_t *shape, const int64_t *strides, i
         format = "V";
     uint64_t hash = hash_numbers((uint64_t)ndim, shape, ndim);
     hash = hash_numbers(hash, strides, ndim) ^ (uint64_t)itemsize;
-    struct array **bucket = &arrays[(hash * 0x9E3779B97F4A7C15u) >> 54];
+    struct array **bucket = &arrays[bucket_number(hash)];
     pthread_mutex_lock(&lock);
     struct array *array = recall_array(bucket, ndim, shape, strides, itemsize, format);
     pthread_mutex_unlock(&lock);

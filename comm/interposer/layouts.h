@@ -33,8 +33,9 @@ struct known {
 
 /* Find what is known of a datatype. False where only the MPI library can read it. */
 bool know(MPI_Datatype datatype, struct known *known);
-/* The program for `count` instances of a known datatype, which the caller gives back; NULL on any failure. */
-struct program *program_of(MPI_Datatype datatype, int64_t count);
+/* The program for `count` instances of a known datatype, which the caller gives back; NULL on any failure,
+ * and where it `receives` into bytes that it touches twice. */
+struct program *program_of(MPI_Datatype datatype, int64_t count, bool receives);
 void give_back(struct program *program);
 void forget(MPI_Datatype datatype);
 

@@ -120,7 +120,8 @@ PyObject *make_method(PyObject *module, PyObject *arguments)
         PyErr_SetString(PyExc_RuntimeError, "methods: too many");
         return NULL;
     }
-    if (function_named(function, "") == FUNCTIONS)
+    const enum function plain = function_named(function, "");
+    if (plain == FUNCTIONS)
         return PyErr_Format(PyExc_ValueError, "%s: expected a function of the table", function);
     PyObject *text = PyObject_GetAttrString(base, "__doc__");
     if (text == NULL)
@@ -128,7 +129,7 @@ PyObject *make_method(PyObject *module, PyObject *arguments)
     struct method *method = &methods[method_count];
     method->base = Py_NewRef(base);
     method->keeps = keeps;
-    method->function = function_named(function, "");
+    method->function = plain;
     method->large = function_named(function, "_c");
     /* Method, name and text live as long as the process, as the classes do. */
     method->definition = (PyMethodDef){

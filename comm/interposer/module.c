@@ -23,6 +23,7 @@
 static const struct redirection redirections[] = {INTERCEPTED(REPLACED) CALLED(LOOKED_UP){
     "PyObject_GetBuffer", (void *)get_buffer, (void **)&next_get_buffer}};
 
+#if defined(ROUNDELAY_OPENMPI)
 /* The segment of a library that an address lies in. */
 static int find_segment(struct dl_phdr_info *info, size_t size, void *data)
 {
@@ -38,6 +39,7 @@ static int find_segment(struct dl_phdr_info *info, size_t size, void *data)
     }
     return 0;
 }
+#endif
 
 static bool all_found(void)
 {
@@ -62,8 +64,6 @@ static PyObject *install(PyObject *module, PyObject *arguments)
 #if defined(ROUNDELAY_OPENMPI)
     uintptr_t address = (uintptr_t)byte;
     dl_iterate_phdr(find_segment, &address);
-#else
-    (void)find_segment;
 #endif
     const int changed = redirect(file, redirections, sizeof redirections / sizeof *redirections);
     if (changed < 0 || !all_found()) {
@@ -176,14 +176,14 @@ static PyObject *attach(PyObject *module, PyObject *arguments)
 }
 
 PyDoc_STRVAR(detach_text,
-             "detach(request)\n--\n\nTake away what was attached to a request, and return it, or None.");
-static PyObject *detach(PyObject *module, PyObject *request)
+             "detach(address)\n--\n\nTake away what was attached to a request, and return it, or None.");
+static PyObject *detach(PyObject *module, PyObject *address)
 {
     (void)module;
-    const unsigned long long handle = PyLong_AsUnsignedLongLong(request);
+    const MPI_Request *place = PyLong_AsVoidPtr(address);
     if (PyErr_Occurred())
         return NULL;
-    struct operation *operation = claim((MPI_Request)(intptr_t)handle);
+    struct operation *operation = claim(*place);
     if (operation == NULL)
         Py_RETURN_NONE;
     PyObject *behind = operation->behind;

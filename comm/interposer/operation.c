@@ -57,7 +57,7 @@ static int64_t received_bytes(const struct operation *operation, const MPI_Statu
     return received < all ? received : all;
 }
 
-void store(struct operation *operation, const MPI_Status *status)
+static void store(struct operation *operation, const MPI_Status *status)
 {
     struct stage *stage = &operation->receive;
     if (stage->block == NULL && stage->python == NULL)
@@ -170,4 +170,20 @@ void reload(struct operation *operation)
 {
     load_all(operation);
     operation->stored = false;
+}
+
+bool advance(struct operation *operation)
+{
+    return operation->behind == NULL || !operation->active || ask_advance(operation->behind);
+}
+
+bool unpack(struct operation *operation, const MPI_Status *status)
+{
+    bool well = true;
+    if (operation->active && !operation->stored) {
+        well = operation->behind == NULL || ask_finish(operation->behind);
+        store(operation, status);
+        operation->stored = true;
+    }
+    return well;
 }

@@ -62,8 +62,12 @@ int started(struct operation *operation, int code, MPI_Request *request);
 /* Pack what a persistent operation sends, before it starts. */
 void reload(struct operation *operation);
 
-/* Unpack what was received, and give everything back. */
-void store(struct operation *operation, const MPI_Status *status);
+/* Go on with what Python runs behind an operation; whether nothing of that is left to do. */
+bool advance(struct operation *operation);
+/* Unpack what a complete operation has received, unless that is done; false where what Python ran behind it
+ * has gone wrong. */
+bool unpack(struct operation *operation, const MPI_Status *status);
+/* Give everything back. */
 void release(struct operation *operation);
 bool is_staged(const struct operation *operation);
 

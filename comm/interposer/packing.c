@@ -12,15 +12,9 @@ static struct program *program_for(MPI_Datatype datatype, int64_t count, int64_t
     if (passes(datatype) || count <= 0 || position < 0 || !know(datatype, &known) || known.flags & CONTIGUOUS)
         return NULL;
     const int64_t nbytes = count * known.size;
-    if (nbytes <= (known.flags & REGULAR ? packing_limits.regular : packing_limits.listed) ||
-        position + nbytes > size)
+    if (is_left(&packing_limits, nbytes, known.flags & REGULAR) || position + nbytes > size)
         return NULL;
-    struct program *program = program_of(datatype, count);
-    if (program != NULL && receives && program->overlaps) {
-        give_back(program);
-        return NULL;
-    }
-    return program;
+    return program_of(datatype, count, receives);
 }
 
 static int64_t move(bool unpack, char *packed, char *memory, struct program *program)

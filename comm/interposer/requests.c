@@ -2,12 +2,11 @@
 
 #include "ask.h"
 #include "door.h"
+#include "hash.h"
 
 #include <pthread.h>
 #include <stdlib.h>
 #include <time.h>
-
-enum { BUCKETS = 1024 };
 
 atomic_long operations_under_way, orphans;
 
@@ -17,18 +16,13 @@ static struct operation *orphaned;
 
 static struct operation **bucket_of(MPI_Request request)
 {
-    return &buckets[((uint64_t)(uintptr_t)request * 0x9E3779B97F4A7C15u) >> 54];
+    return &buckets[bucket_number((uintptr_t)request)];
 }
 
-void enroll(struct operation *operation)
+static void put_on(struct operation **list, struct operation *operation)
 {
-    struct operation **bucket = bucket_of(operation->request);
-    pthread_mutex_lock(&lock);
-    operation->claimed = false;
-    operation->next = *bucket;
-    *bucket = operation;
-    pthread_mutex_unlock(&lock);
-    atomic_fetch_add(&operations_under_way, 1);
+    operation->next = *list;
+    *list = operation;
 }
 
 static void take_off(struct operation **place, const struct operation *operation)
@@ -36,6 +30,15 @@ static void take_off(struct operation **place, const struct operation *operation
     while (*place != operation)
         place = &(*place)->next;
     *place = operation->next;
+}
+
+void enroll(struct operation *operation)
+{
+    pthread_mutex_lock(&lock);
+    operation->claimed = false;
+    put_on(bucket_of(operation->request), operation);
+    pthread_mutex_unlock(&lock);
+    atomic_fetch_add(&operations_under_way, 1);
 }
 
 /* Take back an operation whose request the program has lost, if another object of mpi4py's has it, too. */
@@ -47,9 +50,7 @@ static struct operation *adopt(MPI_Request request)
     if (operation == NULL)
         return NULL;
     take_off(&orphaned, operation);
-    struct operation **bucket = bucket_of(request);
-    operation->next = *bucket;
-    *bucket = operation;
+    put_on(bucket_of(request), operation);
     atomic_fetch_add(&operations_under_way, 1);
     atomic_fetch_sub(&orphans, 1);
     return operation;
@@ -100,8 +101,7 @@ void orphan(struct operation *operation)
     }
     pthread_mutex_lock(&lock);
     take_off(bucket_of(operation->request), operation);
-    operation->next = orphaned;
-    orphaned = operation;
+    put_on(&orphaned, operation);
     pthread_mutex_unlock(&lock);
     atomic_fetch_sub(&operations_under_way, 1);
     atomic_fetch_add(&orphans, 1);
@@ -111,13 +111,16 @@ void orphan(struct operation *operation)
 static bool settle_alone(struct operation *operation)
 {
     MPI_Status status;
+    /* At the end nothing is waited for that Python runs. */
+    if (!operation->stored && !advance(operation))
+        return false;
     int done = !operation->active;
     const int code = done ? MPI_SUCCESS : next.Test(&operation->request, &done, &status);
     if (code == MPI_SUCCESS && !done)
         return false;
     /* As with a request that MPI has freed, there is nobody to tell of an error. */
-    if (code == MPI_SUCCESS && operation->active && !operation->stored)
-        store(operation, &status);
+    if (code == MPI_SUCCESS)
+        unpack(operation, &status);
     if (operation->form == PERSISTENT)
         next.Request_free(&operation->request);
     release(operation);
@@ -143,15 +146,15 @@ void settle_orphans(void)
             continue;
         }
         pthread_mutex_lock(&lock);
-        operation->next = orphaned;
-        orphaned = operation;
+        put_on(&orphaned, operation);
         pthread_mutex_unlock(&lock);
     }
     settling = false;
 }
 
-/* What MPI needs to notice that a receive is cancelled, and may still need for a collective. */
-static const time_t SECONDS_TO_END = 1;
+/* What MPI needs to notice that a receive is cancelled, and may still need for a collective; one second, at
+ * least. */
+static const time_t SECONDS_TO_END = 2;
 
 void end_operations(void)
 {
@@ -167,7 +170,7 @@ void end_operations(void)
         if (operation->message && operation->active)
             next.Cancel(&operation->request);
     }
-    const time_t limit = time(NULL) + SECONDS_TO_END + 1;
+    const time_t limit = time(NULL) + SECONDS_TO_END;
     while (orphaned != NULL && time(NULL) < limit)
         settle_orphans();
     /* MPI completes a send that nobody has received yet while it is finalized: the memory stays. */

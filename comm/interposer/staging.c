@@ -39,15 +39,16 @@ static bool allocate(struct operation *operation, struct stage *stage, int64_t n
     return stage->block != NULL;
 }
 
-static bool library_moves(int64_t nbytes, bool regular)
+/* The flags of a buffer of which MPI may write any part. */
+static int partly(int flags)
 {
-    return nbytes <= (regular ? message_limits.regular : message_limits.listed);
+    return flags & RECEIVES ? flags | FILLS : flags;
 }
 
 /* The array with gaps that mpi4py was given for this side of the call, if there was one. */
-static struct strided *strided_of(const struct operation *operation, int flags)
+static struct strided *strided_of(const struct operation *operation, int flags, const void *buffer)
 {
-    if (!operation->special)
+    if (!operation->special || buffer == MPI_IN_PLACE)
         return NULL;
     return flags & RECEIVES ? thread.received : thread.sent;
 }
@@ -110,18 +111,17 @@ static int64_t stage_whole(struct operation *operation, int flags, struct stride
     const bool covers = array != NULL && *buffer == strided->begin && *type == array->element &&
                         count * blocks * array->itemsize == array->nbytes;
     if (covers && flags & DESCRIBES && !(flags & FORCED) && !(array->flags & MISREAD) &&
-        library_moves(array->nbytes, true) && describe(array, type))
+        is_left(&message_limits, array->nbytes, true) && describe(array, type))
         return 1;
-    /* MPI may write any part of it. */
-    stage_strided(operation, covers ? flags : flags | (flags & RECEIVES ? FILLS : 0), strided, buffer);
+    stage_strided(operation, covers ? flags : partly(flags), strided, buffer);
     return count;
 }
 
 void stage_array(struct operation *operation, int flags, void **buffer)
 {
-    struct strided *strided = *buffer == MPI_IN_PLACE ? NULL : strided_of(operation, flags);
+    struct strided *strided = strided_of(operation, flags, *buffer);
     if (strided != NULL)
-        stage_strided(operation, flags | (flags & RECEIVES ? FILLS : 0), strided, buffer);
+        stage_strided(operation, partly(flags), strided, buffer);
 }
 
 /* Whether a number of instances is one run of bytes, or none. */
@@ -133,7 +133,7 @@ static bool is_run(const struct known *known, int64_t count)
 int64_t stage_blocks(struct operation *operation, int flags, void **buffer, int64_t count, MPI_Datatype *type,
                      int blocks)
 {
-    struct strided *strided = *buffer == MPI_IN_PLACE ? NULL : strided_of(operation, flags);
+    struct strided *strided = strided_of(operation, flags, *buffer);
     if (is_refused(operation, strided, *type))
         return count;
     if (UNLIKELY(checks_bounds))
@@ -144,12 +144,11 @@ int64_t stage_blocks(struct operation *operation, int flags, void **buffer, int6
     struct known known;
     if (passes(*type) || *buffer == MPI_IN_PLACE || total <= 0 || !know(*type, &known) ||
         is_run(&known, total) || known.dense == 0 ||
-        (!(flags & FORCED) && library_moves(total * known.size, known.flags & REGULAR)))
+        (!(flags & FORCED) && is_left(&message_limits, total * known.size, known.flags & REGULAR)))
         return count;
-    struct program *program = program_of(*type, total);
+    struct program *program = program_of(*type, total, flags & RECEIVES);
     struct stage *stage = side_of(operation, flags);
-    if (program == NULL || (flags & RECEIVES && program->overlaps) ||
-        !allocate(operation, stage, total * known.size)) {
+    if (program == NULL || !allocate(operation, stage, total * known.size)) {
         give_back(program);
         return count;
     }
@@ -188,7 +187,7 @@ static bool stage_places(struct operation *operation, int flags, void **buffer, 
         dense = dense && is_run(&place[i].known, place[i].count);
     }
     /* With one rank, Open MPI 5.0's Alltoallw takes displacements for extents and writes elsewhere. */
-    if (dense || (count > 1 && library_moves(nbytes, regular)))
+    if (dense || (count > 1 && is_left(&message_limits, nbytes, regular)))
         return false;
     struct part *parts = calloc((size_t)count, sizeof *parts);
     if (parts == NULL)
@@ -199,8 +198,8 @@ static bool stage_places(struct operation *operation, int flags, void **buffer, 
     for (int i = 0; i < count && well; i++) {
         if (place[i].count == 0)
             continue;
-        struct program *program = program_of(place[i].type, place[i].count);
-        well = program != NULL && !(flags & RECEIVES && program->overlaps);
+        struct program *program = program_of(place[i].type, place[i].count, flags & RECEIVES);
+        well = program != NULL;
         parts[used++] = (struct part){program, (char *)*buffer + place[i].offset, offset};
         offset += place[i].count * place[i].known.size;
     }
@@ -237,7 +236,7 @@ static void *substitute(struct operation *operation, size_t nbytes)
 void stage_vector(struct operation *operation, int flags, void **buffer, int blocks, int count_width,
                   int displ_width, const void *counts, const void **displs, MPI_Datatype *type)
 {
-    struct strided *strided = *buffer == MPI_IN_PLACE ? NULL : strided_of(operation, flags);
+    struct strided *strided = strided_of(operation, flags, *buffer);
     if (is_refused(operation, strided, *type))
         return;
     for (int i = 0; UNLIKELY(checks_bounds) && *buffer != MPI_IN_PLACE && i < blocks; i++) {
@@ -247,7 +246,7 @@ void stage_vector(struct operation *operation, int flags, void **buffer, int blo
         check_bounds(operation, place, number_at(counts, count_width, i), *type);
     }
     if (strided != NULL) {
-        stage_strided(operation, flags | (flags & RECEIVES ? FILLS : 0), strided, buffer);
+        stage_strided(operation, partly(flags), strided, buffer);
         return;
     }
     struct known known;
@@ -282,7 +281,7 @@ void stage_types(struct operation *operation, int flags, void **buffer, int bloc
 {
     if (*buffer == MPI_IN_PLACE)
         return;
-    struct strided *strided = strided_of(operation, flags);
+    struct strided *strided = strided_of(operation, flags, *buffer);
     for (int i = 0; UNLIKELY(checks_bounds) && i < blocks; i++)
         check_bounds(operation, (char *)*buffer + number_at(*displs, displ_width, i),
                      number_at(counts, count_width, i), (*types)[i]);
@@ -290,7 +289,7 @@ void stage_types(struct operation *operation, int flags, void **buffer, int bloc
         if (is_refused(operation, strided, (*types)[i]))
             return;
     if (strided != NULL) {
-        stage_strided(operation, flags | (flags & RECEIVES ? FILLS : 0), strided, buffer);
+        stage_strided(operation, partly(flags), strided, buffer);
         return;
     }
     struct place *place = calloc((size_t)blocks, sizeof *place);

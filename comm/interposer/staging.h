@@ -16,6 +16,11 @@ struct limits {
 };
 extern struct limits message_limits, packing_limits;
 
+static inline bool is_left(const struct limits *limits, int64_t nbytes, bool regular)
+{
+    return nbytes <= (regular ? limits->regular : limits->listed);
+}
+
 /* Each changes the arguments of a call to those that MPI is given. */
 int64_t stage_blocks(struct operation *operation, int flags, void **buffer, int64_t count, MPI_Datatype *type,
                      int blocks);
