@@ -16,9 +16,10 @@ import numpy as np
 from ..datatypes.arrays import memory_order, strided_layout
 from ..datatypes.layout import overlaps
 from ..datatypes.plain import MPI
+from .refusals import overlap_error
 from .settings import hands_over_gpu_memory
 from .staging import Stage
-from .strided import has_derived_datatype, overlap_error
+from .strided import has_derived_datatype
 
 # What libraries with support for GPUs have functions of, that tell whether it is there and enabled.
 _QUERIES = ("MPIX_Query_cuda_support", "MPIX_Query_rocm_support")

@@ -22,6 +22,7 @@ from ..datatypes.movers import has_mover
 from ..datatypes.plain import MPI
 from .densetype import dense_type
 from .device import is_on_gpu, stage_gpu
+from .refusals import bounds_error
 from .settings import checks_bounds
 from .staging import HostStage, Stage
 from .strided import stage_array
@@ -256,12 +257,8 @@ def _stage(buffer: Sequence[Any], memory: Memory, places: list[_Place]) -> Stage
 
 
 def _check_bounds(memory: Memory, place: _Place) -> None:
-    if place.known.layout is None:
+    if memory.nbytes is None:
         return
-    low, high = place.known.layout.repeat(place.count).bounds()
-    low, high = low + place.offset, high + place.offset
-    if memory.nbytes is not None and (low < 0 or high > memory.nbytes):
-        raise ValueError(
-            f"message: {place.count} instances of the datatype touch bytes {low} to {high}, "
-            f"outside their buffer of {memory.nbytes} bytes (ROUNDELAY_CHECK is set)"
-        )
+    error = bounds_error(place.known, place.count, place.offset, memory.nbytes)
+    if error is not None:
+        raise error

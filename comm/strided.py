@@ -16,6 +16,7 @@ from ..datatypes.layout import overlaps
 from ..datatypes.movers import has_mover
 from ..datatypes.plain import MPI
 from ..datatypes.program import Program
+from .refusals import overlap_error
 from .staging import HostStage, Stage
 
 # What mpi4py raises for an array that it cannot read.
@@ -57,14 +58,6 @@ def stage_array(buffer: Any, receiving: bool) -> Stage | None:
         stage, dense = HostStage((), 0, array), np.empty(0, array.dtype)
     stage.spec = [dense, *buffer[1:]] if listed else dense
     return stage
-
-
-def overlap_error(array: Any) -> ValueError:
-    """What is wrong with a receive array whose elements share memory, on the host or on a GPU."""
-    return ValueError(
-        f"message: receive array of shape {array.shape} and strides {array.strides} has elements that "
-        "overlap; a receive buffer needs its own memory for each element"
-    )
 
 
 def has_derived_datatype(buffer: Any) -> bool:

@@ -111,11 +111,6 @@ class KnownDatatype:
 _known: dict[int, KnownDatatype] = {}
 
 
-def recall(datatype: MPI.Datatype) -> KnownDatatype | None:
-    """Facts about a datatype that `known_datatype` was asked for before."""
-    return _known.get(datatype.handle)
-
-
 def known_datatype(datatype: MPI.Datatype) -> KnownDatatype | None:
     """Facts about a datatype; None for a null handle, of which the MPI library shall complain.
 

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from roundelay import MPI
+from roundelay.comm.interposer import interposer
 
 LENGTH = 3000
+# As layouts.c has it.
+ARRAYS_KEPT = 4096
 pytestmark = [pytest.mark.mpi, pytest.mark.usefixtures("engine")]
 
 # How a buffer lies in memory.
@@ -74,15 +77,15 @@ def test_a_buffer_lives_as_long_as_its_request(comm, form, shape):
     assert alive() is None
 
 
-def test_datatypes_of_the_layer_live_as_long_as_a_request(comm, monkeypatch):
+def test_datatypes_of_the_layer_live_as_long_as_a_request(comm):
     """More layouts than are remembered come in between."""
-    monkeypatch.setattr("roundelay.comm.strided._FACTS_KEPT", 4, raising=False)
     right, left = (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size
     received = np.full((40, 8), -1.0)
     request = comm.Recv_init(received[:, 1], left, 0)
     request.Start()
-    for i in range(20):
+    for i in range(ARRAYS_KEPT + 100):
         comm.Sendrecv(np.zeros((2, 2 + i))[:, 0], comm.rank, 1, np.zeros((2, 2 + i))[:, 0], comm.rank, 1)
+    assert interposer().counts()["arrays"] <= ARRAYS_KEPT
     for round_ in range(3):
         if round_:
             request.Start()
