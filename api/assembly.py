@@ -16,7 +16,7 @@ OURS = communicators.CLASSES
 
 def _take_info(comm: Any, info: MPI.Info) -> None:
     # What runs collectives is loaded when it is asked for.
-    from .collectives.calls import take_names
+    from .collectives.engine import take_names
 
     take_names(comm, info)
 
@@ -34,7 +34,7 @@ def assemble(module: str) -> dict[str, Any]:
     if is_disabled():
         return names
     if any(name.startswith("ROUNDELAY_") for name in os.environ):
-        from .collectives.calls import take_environment
+        from .collectives.engine import take_environment
 
         take_environment()
     ours_of = {ours.plain: ours for ours in OURS}

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..datatypes.plain import MPI
 from .array_views import buffer_of_arrays, mark_written
-from .calls import SERVED
+from .engine import call_as_asked
 from .processes import AUTO
 
 
@@ -57,7 +57,7 @@ def allreduce(
     >>> bool((total == MPI.COMM_WORLD.size).all())
     True
     """
-    _serve("Allreduce", comm, (sendbuf, recvbuf), recvbuf, op, algorithm, reproducible)
+    _serve("Allreduce", comm, (sendbuf, recvbuf, op), recvbuf, algorithm, reproducible)
 
 
 def reduce(
@@ -83,7 +83,7 @@ def reduce(
     >>> total is None or bool((total == MPI.COMM_WORLD.size).all())
     True
     """
-    _serve("Reduce", comm, (sendbuf, recvbuf), recvbuf, op, root, algorithm, reproducible)
+    _serve("Reduce", comm, (sendbuf, recvbuf, op, root), recvbuf, algorithm, reproducible)
 
 
 def reduce_scatter_block(
@@ -108,7 +108,7 @@ def reduce_scatter_block(
     >>> bool((part == MPI.COMM_WORLD.size).all())
     True
     """
-    _serve("Reduce_scatter_block", comm, (sendbuf, recvbuf), recvbuf, op, algorithm, reproducible)
+    _serve("Reduce_scatter_block", comm, (sendbuf, recvbuf, op), recvbuf, algorithm, reproducible)
 
 
 def reduce_scatter(
@@ -135,7 +135,7 @@ def reduce_scatter(
     >>> bool((part == MPI.COMM_WORLD.size).all())
     True
     """
-    _serve("Reduce_scatter", comm, (sendbuf, recvbuf), recvbuf, recvcounts, op, algorithm, reproducible)
+    _serve("Reduce_scatter", comm, (sendbuf, recvbuf, recvcounts, op), recvbuf, algorithm, reproducible)
 
 
 def allgather(comm: MPI.Intracomm, sendbuf: Any, recvbuf: Any, algorithm: str = AUTO) -> None:
@@ -212,9 +212,16 @@ def bcast(comm: MPI.Intracomm, buf: Any, root: int = 0, algorithm: str = AUTO) -
     >>> bool((array == 0).all())
     True
     """
-    _serve("Bcast", comm, (buf,), None if comm.rank == root else buf, root, algorithm)
+    _serve("Bcast", comm, (buf, root), None if comm.rank == root else buf, algorithm)
 
 
-def _serve(form: str, comm: MPI.Intracomm, buffers: tuple[Any, ...], written: Any, *options: Any) -> None:
-    SERVED[form](comm, *map(buffer_of_arrays, buffers), *options)
+def _serve(
+    method: str,
+    comm: MPI.Intracomm,
+    arguments: tuple[Any, ...],
+    written: Any,
+    algorithm: str,
+    same: bool = False,
+) -> None:
+    call_as_asked(method, comm, tuple(map(buffer_of_arrays, arguments)), (algorithm, same))
     mark_written(written)

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..comm import pool
-from ..comm.device import as_cupy
+from ..datatypes.plain import MPI
+from . import pool
 
 Array = NDArray[Any]
 
@@ -106,10 +106,18 @@ def is_writable(array: Any) -> bool:
     return bool(getattr(array.flags, "writeable", True))
 
 
-def device_array(buffer: Any, receiving: bool) -> Any:
-    """The flat CuPy array of an array on a device without gaps, of any library; None for anything else.
+def memory_at(address: int, nbytes: int, array: Any = None) -> Array:
+    """The bytes at an address, of the array that lies there where that is on a device."""
+    if array is None or isinstance(array, np.ndarray):
+        return _on_host(address, nbytes)
+    flat = array.reshape(-1).view(np.uint8)
+    begin = address - int(array.__cuda_array_interface__["data"][0])
+    part: Array = flat[begin : begin + nbytes]
+    return part
 
-    Without CuPy there is none: nothing could be reduced.
-    """
-    array = as_cupy(buffer, receiving)
-    return None if array is None or not array.flags.c_contiguous else array.reshape(-1)
+
+def _on_host(address: int, nbytes: int) -> Array:
+    if not nbytes:
+        return np.zeros(0, np.uint8)
+    # What is sent is never written: whether it may be is mpi4py's to say.
+    return np.frombuffer(MPI.buffer.fromaddress(address, nbytes), np.uint8)  # type: ignore[call-overload, no-any-return]

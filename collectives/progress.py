@@ -11,9 +11,9 @@ from collections import deque
 from threading import Event, Lock, Thread
 from time import sleep
 
+from ..comm.interrupts import SignalsDeferred
 from ..datatypes.plain import MPI
 from .execute import Execution
-from .interrupts import SignalsDeferred
 
 # The program's own calls advance a schedule as well; the thread is for when there are none.
 _PAUSE_S = 100e-6

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from ..comm.device import stage_gpu
 from ..datatypes.plain import MPI
 from .array_views import mark_written, writable_array
-from .calls import execution_in_place
 from .consent import agree_on
+from .engine import execution_in_place
 from .execute import even_bounds
 from .memory import memory_of
 from .processes import AUTO
@@ -87,7 +87,7 @@ class ProgressiveAllreduce:
         self._bounds = even_bounds(array.size, segments)
         parts = [array[self.part(segment)] for segment in range(segments)]
         self._stages = [stage_gpu(part, receiving=True) for part in parts]
-        parts = [stage.spec if stage else part for stage, part in zip(self._stages, parts, strict=True)]
+        parts = [stage.dense if stage else part for stage, part in zip(self._stages, parts, strict=True)]
         self._executions = [execution_in_place(comm, part, op, algorithm) for part in parts]
         self._running: dict[int, Running] = {}
 

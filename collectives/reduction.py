@@ -117,14 +117,18 @@ def local_reduction(op: MPI.Op, datatype: MPI.Datatype) -> Reduction:
     return Reduction(fold, item, op.is_commutative)
 
 
-def datatype_reduction(op: MPI.Op, datatype: MPI.Datatype) -> Reduction:
+def datatype_reduction(op: MPI.Op, handle: int) -> Reduction | None:
     """Reduce elements of a predefined datatype, through NumPy if it has both it and the operation.
 
-    Raises what MPI raises when the operation does not take the datatype.
+    None for a derived datatype, of whose elements only the program knows what they are. Raises what MPI
+    raises when the operation does not take the datatype.
     """
-    dtype = _dtypes().get(datatype.handle)
+    dtype = _dtypes().get(handle)
     found = None if dtype is None else array_reduction(op, dtype)
-    return local_reduction(op, datatype) if found is None else found
+    if found is None:
+        datatype = MPI.Datatype.fromhandle(handle)
+        return local_reduction(op, datatype) if datatype.is_predefined else None
+    return found
 
 
 def operation_name(op: MPI.Op) -> str:

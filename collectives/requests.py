@@ -4,50 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..comm.execution import attach
 from ..datatypes.plain import MPI
 from . import progress
 from .execute import Execution
 from .progress import Running
 
 
-class _Scheduled:
-    """A schedule behind a request, and the buffers that live until it is done."""
+class Scheduled:
+    """A schedule behind a request of MPI, which the interposer completes when nothing is left to do here.
 
-    def __init__(self, begin: Callable[[], Execution], buffers: object) -> None:
-        self._begin, self._buffers = begin, buffers
+    Parameters
+    ----------
+    begin : callable
+        Makes an execution of it.
+    """
+
+    def __init__(self, begin: Callable[[], Execution]) -> None:
+        self._begin = begin
         self._under_way: Running | None = None
 
     def start(self) -> None:
-        """Start the schedule."""
+        """Begin, or begin again."""
         self._under_way = progress.begin(self._begin())
 
     def advance(self) -> bool:
-        """Go on as far as messages have arrived."""
+        """Go on as far as messages have arrived; tell whether nothing is left to do."""
         return self._under_way is None or self._under_way.advance()
 
     def finish(self) -> None:
-        """Raise what went wrong, if anything did."""
+        """Raise what went wrong, if anything did, which the program gets as an exception of MPI's."""
         if self._under_way is not None:
             self._under_way.check()
 
 
-def start(begin: Callable[[], Execution], buffers: object) -> MPI.Request:
-    """Start a schedule; `begin` makes its execution, and the program's `buffers` live until it is done."""
+def start(begin: Callable[[], Execution]) -> tuple[int, Scheduled]:
+    """Start a schedule; return a request of MPI, which is complete already, and what is behind it."""
     # Of its own: MPI may have one request for all messages to nobody.
     request = MPI.Grequest.Start(None, None, None)
     request.Complete()
-    scheduled = _Scheduled(begin, buffers)
-    attach(request, scheduled, persistent=False)
+    scheduled = Scheduled(begin)
     scheduled.start()
-    return MPI.Request(request)
+    return request.handle, scheduled
 
 
-def prepare(begin: Callable[[], Execution], buffers: object) -> MPI.Prequest:
-    """Prepare a schedule that can be started again and again; `begin` makes each execution."""
+def prepare(begin: Callable[[], Execution]) -> tuple[int, Scheduled]:
+    """Prepare a schedule to be started again and again; return a request, and what is behind it."""
     request = MPI.COMM_SELF.Send_init(_NOTHING, MPI.PROC_NULL)
-    attach(request, _Scheduled(begin, buffers), persistent=True)
-    return request
+    return request.handle, Scheduled(begin)
 
 
 _NOTHING = [None, 0, MPI.BYTE]

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..comm.elements import elements
+from ..comm.interposer import interposer
 from ..comm.settings import checks_bounds
 from ..datatypes.plain import MPI
 from .catalogue import NATIVE
@@ -37,7 +37,6 @@ from .watched import Watched
 
 # None stands for the library's own.
 Choice = Watched[Chosen | None]
-_READY_KEPT = 4096
 _SIGNATURE = (
     "(operation, bytes, root, algorithm, keeps order, reproducible, in the background, count, datatype, op)"
 )
@@ -55,8 +54,6 @@ class Service:
     rank, ranks : int
     names : dict
         For each operation the algorithm that is asked for: by the communicator's info, else the environment.
-    ready : dict
-        What is left to the library for arrays like some that were there before.
     kept : dict
         What other modules keep for the communicator.
     """
@@ -70,7 +67,6 @@ class Service:
         self._left: dict[str, bool] = {}
         self._choices: dict[Wanted, Choice] = {}
         self._compared: set[Hashable] = set()
-        self.ready: dict[Hashable, Choice] = {}
         self.kept: dict[str, Any] = {}
         self._private: dict[str, MPI.Intracomm] = {}
         # Asked before one of these is freed: whether nothing is under way on it.
@@ -89,7 +85,13 @@ class Service:
         self.names[operation] = name
         self._processes = None
         self._left.clear()
-        self.ready.clear()
+        self._forget_choices()
+
+    def _forget_choices(self) -> None:
+        """Let the interposer ask about the next call of any kind."""
+        module = interposer()
+        if module is not None:
+            module.forget_choices(self._plain.handle)
 
     def leaves(self, operation: str) -> bool:
         """Whether all calls of an operation are left to the library that name no algorithm; collective."""
@@ -186,18 +188,6 @@ class Service:
             return name
         return NATIVE
 
-    def remember(self, arrays: Hashable, choice: Choice) -> None:
-        """Keep what runs calls with arrays of some kind."""
-        if len(self.ready) >= _READY_KEPT:
-            self.ready.clear()
-        self.ready[arrays] = choice
-
-    def counts_of_all(self, recvbuf: Any) -> list[int]:
-        """Elements that each rank receives; collective."""
-        received = elements(recvbuf, receiving=True)
-        counts: list[int] = self._plain.allgather(-1 if received is None else received.count)
-        return counts
-
     @property
     def can_send(self) -> bool:
         """Whether schedules can be run without finding out anything first."""
@@ -248,7 +238,7 @@ class Service:
     def mark_broken(self, error: BaseException) -> None:
         """Refuse what comes after an error in the middle of a schedule: ranks may be at different places."""
         self._broken_by = repr(error)
-        self.ready.clear()
+        self._forget_choices()
         if self._tags is not None:
             self._tags.retire()
 
@@ -264,6 +254,7 @@ class Service:
     def free(self) -> None:
         """Free what was made for the communicator alone; what is under way keeps its tags."""
         self.kept.clear()
+        self._forget_choices()
         for purpose, comm in self._private.items():
             # What is under way could come to a communicator that is made when this one is freed.
             if self.is_over.get(purpose, lambda: True)():

@@ -8,7 +8,7 @@ Every rank counts the same calls and is told the same times, so that all change 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from math import inf
+from ctypes import addressof, c_int64
 from statistics import median
 from time import perf_counter
 from typing import Generic, TypeVar
@@ -35,6 +35,7 @@ TURNS = 7
 SLOW = 2.0
 # By how much another candidate must be faster than the one that has the calls.
 MARGIN = 1.05
+_FOR_EVER = 1 << 62
 # Looks until candidates are tried again, after a change: what was slow may have recovered.
 RETRY = 16
 
@@ -47,7 +48,7 @@ class Watched(Generic[Candidate]):
     comm : mpi4py.MPI.Intracomm
         Plain communicator on which nobody else calls collectives meanwhile.
     current : object
-        What runs them first.
+        What runs them first. None runs by itself, and its calls may be counted elsewhere.
     expected : float, optional
         Seconds that it should take. Without them, it is not watched.
     period : int
@@ -75,29 +76,56 @@ class Watched(Generic[Candidate]):
     ) -> None:
         self._comm = comm
         self.current = current
-        # Calls until one is timed.
-        self.left = inf
-        if expected is not None:
-            self._course = self._watch(expected, period, candidates)
+        # Calls until one is timed, as long as `current` stays; where it is None, the interposer counts.
+        self._left, self._left_to_none = c_int64(), c_int64()
+        self._set_left(_FOR_EVER)
+        self._course = None if expected is None else self._watch(expected, period, candidates)
+        if self._course is not None:
             next(self._course)
+
+    def _set_left(self, calls: int) -> None:
+        is_none = self.current is None
+        self._left.value, self._left_to_none.value = (0, calls) if is_none else (calls, 0)
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether it may change."""
+        return self._course is not None
+
+    @property
+    def left(self) -> int:
+        """Calls until one is timed, as long as `current` stays."""
+        return self._left.value + self._left_to_none.value
+
+    @property
+    def address_of_left(self) -> int:
+        """The address of an int64 of how many calls are left to None without asking here."""
+        return addressof(self._left_to_none)
+
+    def begin(self) -> Callable[[], None] | None:
+        """Count a call of all ranks, which `current` runs; return what to call after it if it is timed."""
+        left = self._left_to_none if self.current is None else self._left
+        if left.value > 0:
+            left.value -= 1
+            return None
+        assert self._course is not None
+        self._comm.Barrier()
+        start, watch = perf_counter(), self._course.send
+        return lambda: watch(perf_counter() - start)
 
     def run(self, call: Callable[[Candidate], object]) -> None:
         """Run a call of all ranks by the current candidate."""
-        if self.left > 0:
-            self.left -= 1
-            call(self.current)
-            return
-        self._comm.Barrier()
-        start = perf_counter()
+        end = self.begin()
         call(self.current)
-        self._course.send(perf_counter() - start)
+        if end is not None:
+            end()
 
     def _watch(
         self, expected: float, period: int, candidates: Callable[[], Sequence[Candidate]]
     ) -> _Course[None]:
         first, off, patience, looks, far = self.current, 0, PATIENCE, 0, FAR_AT_FIRST
         while True:
-            self.left = SOON if off else period
+            self._set_left(SOON if off else period)
             seconds = median((yield from self._turn([self.current] * SAMPLES)))
             off = off + 1 if _is_far(seconds, expected, far) else 0
             looks += 1

@@ -18,8 +18,6 @@ from ..datatypes.layout import overlaps
 from ..datatypes.plain import MPI
 from .refusals import overlap_error
 from .settings import hands_over_gpu_memory
-from .staging import Stage
-from .strided import has_derived_datatype
 
 # What libraries with support for GPUs have functions of, that tell whether it is there and enabled.
 _QUERIES = ("MPIX_Query_cuda_support", "MPIX_Query_rocm_support")
@@ -65,24 +63,34 @@ def as_cupy(buffer: Any, receiving: bool) -> Any:
     return cupy.asarray(buffer)
 
 
-class GpuStage(Stage):
-    """Contiguous memory in place of an array on a GPU.
+def gpu_buffer(array: Any) -> Any:
+    """An object with a buffer at the address of an array on a GPU, which only MPI may read."""
+    place, readonly = array.__cuda_array_interface__["data"]
+    return MPI.buffer.fromaddress(place, array.nbytes, readonly=readonly)
+
+
+class GpuStage:
+    """Contiguous memory that MPI is given in place of an array on a GPU.
 
     Parameters
     ----------
     array : cupy.ndarray
-    owner : object
-    partial : bool
-        As those of a stage.
+        In the order of its memory.
     on_host : bool
         Where the contiguous memory is.
+
+    Attributes
+    ----------
+    dense : array
+        It, of NumPy or CuPy.
+    is_dense : bool
+        Whether the array has no gaps.
     """
 
-    __slots__ = ("_array", "dense", "is_dense")
-
-    def __init__(self, array: Any, owner: Any, partial: bool, on_host: bool) -> None:
+    def __init__(self, array: Any, on_host: bool) -> None:
         import cupy
 
+        memory: Any
         if on_host:
             # Pages that stay where they are: copies to and from others are several times slower.
             pages = cupy.cuda.alloc_pinned_memory(max(array.nbytes, 1))
@@ -90,18 +98,15 @@ class GpuStage(Stage):
         else:
             with cupy.cuda.Device(array.device.id):
                 memory = cupy.empty(array.nbytes, np.uint8)
-        super().__init__(memory, array.nbytes, owner, partial)
         self._array = array
+        self._memory = memory
         self.is_dense = bool(array.flags.forc)
         self.dense: Any = memory.view(array.dtype).reshape(array.shape)
 
     @property
     def buffer(self) -> Any:
         """The stage as an object with a buffer, also where its address is one of the GPU."""
-        if isinstance(self.dense, np.ndarray):
-            return self.dense
-        place = self.dense.__cuda_array_interface__["data"][0]
-        return MPI.buffer.fromaddress(place, self.nbytes, readonly=False)
+        return self._memory if isinstance(self.dense, np.ndarray) else gpu_buffer(self.dense)
 
     def load(self) -> None:
         """Copy the array to the stage, after what the current stream has begun."""
@@ -114,6 +119,17 @@ class GpuStage(Stage):
                 self.dense[...] = self._array
             cupy.cuda.get_current_stream().synchronize()
 
+    def store(self, received: int | None = None) -> None:
+        """Copy the stage to the array; with `received`, only so many bytes of it."""
+        if received == 0:
+            return
+        if received is not None and received < self._memory.nbytes:
+            # A message ends anywhere: fill up with what the array holds already.
+            message = self._memory[:received].copy()
+            self.load()
+            self._memory[:received] = message
+        self._unpack()
+
     def _unpack(self) -> None:
         import cupy
 
@@ -125,33 +141,22 @@ class GpuStage(Stage):
             # Until then the stage is read.
             cupy.cuda.get_current_stream().synchronize()
 
-    def release(self) -> None:
-        """Leave the memory to CuPy's pools, which find out themselves when it is not used any more."""
-
 
 @lru_cache(maxsize=4096)
 def _overlaps(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> bool:
     return overlaps(strided_layout(shape, strides, itemsize))
 
 
-def stage_gpu(buffer: Any, receiving: bool) -> GpuStage | None:
-    """Stage for the array on a GPU in a buffer argument; None where mpi4py shall have or refuse it.
+def stage_gpu(thing: Any, receiving: bool) -> GpuStage | None:
+    """Stage for an array on a GPU; None where mpi4py shall have or refuse it.
 
     Raises `ValueError` for a receive array whose elements overlap.
     """
-    listed = isinstance(buffer, list | tuple)
-    array = as_cupy(buffer[0] if listed else buffer, receiving)
-    if array is None:
+    array = as_cupy(thing, receiving)
+    if array is None or (array.flags.forc and library_reads_gpu()):
         return None
-    dense = bool(array.flags.forc)
-    if dense and library_reads_gpu():
-        return None
-    if not dense:
-        if listed and has_derived_datatype(buffer):
-            return None
-        if receiving and _overlaps(array.shape, array.strides, array.itemsize):
-            raise overlap_error(array)
-    array = array.transpose(memory_order(array.shape, array.strides))
-    stage = GpuStage(array, buffer, partial=listed, on_host=not library_reads_gpu())
-    stage.spec = [stage.dense, *buffer[1:]] if listed else stage.dense
-    return stage
+    if receiving and not array.flags.forc and _overlaps(array.shape, array.strides, array.itemsize):
+        raise overlap_error(array)
+    return GpuStage(
+        array.transpose(memory_order(array.shape, array.strides)), on_host=not library_reads_gpu()
+    )

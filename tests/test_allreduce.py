@@ -298,7 +298,7 @@ def test_ranks_that_disagree(comm, what):
 @pytest.mark.parametrize("name", ["auto", "ring"])
 def test_disagreement_later(comm, monkeypatch, name):
     """With ROUNDELAY_CHECK every call is compared, also of sizes that were reduced before."""
-    for module in ("calls", "service"):
+    for module in ("engine", "service"):
         monkeypatch.setattr(f"roundelay.collectives.{module}.checks_bounds", lambda: True)
     comm.Set_info(MPI.Info.Create({"roundelay_allreduce": name}))
     for count in (100, 101):

@@ -275,11 +275,11 @@ def test_a_collective_that_cannot_end():
     """The communicator says so at the next call; others are as they were."""
     job(
         """
-        import roundelay.collectives.calls as calls
+        import roundelay.collectives.engine as engine
         comm, result = world.Dup(), np.zeros(4)
         comm.Set_name("halo")
         def fail(*_, **__): raise MemoryError("no room")
-        run, calls.Execution.run = calls.Execution.run, fail
+        run, engine.Execution.run = engine.Execution.run, fail
         for kind in (MemoryError, RuntimeError):
             try:
                 comm.Allreduce(np.ones(4), result)
@@ -287,7 +287,7 @@ def test_a_collective_that_cannot_end():
                 assert kind is MemoryError or "communicator halo of 2 ranks: broken by" in str(error), error
             else:
                 raise SystemExit("not refused")
-        calls.Execution.run = run
+        engine.Execution.run = run
         other = world.Dup()
         other.Allreduce(np.ones(4), result)
         assert (result == world.size).all()

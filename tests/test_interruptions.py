@@ -284,7 +284,7 @@ def test_a_collective_of_the_library(comm, name):
         else:
             begun = Signal(0, lambda: None)
             assert begun.during(lambda memory=memory: COLLECTIVES[name](comm, sent, memory[:, 0]))
-            # On a busy machine the signal may come before the call, which no other rank ends without this one.
+            # The signal may come before the call, which no other rank ends without this one.
             if (memory[:, 0] == -1).all():
                 COLLECTIVES[name](comm, sent, memory[:, 0])
         assert_array_equal(memory[:, 0], expected)

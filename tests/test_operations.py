@@ -14,6 +14,7 @@ from roundelay import MPI
 from roundelay.collectives.catalogue import OPERATIONS
 from roundelay.collectives.figures import Table
 from roundelay.collectives.service import service_of
+from roundelay.comm.interposer import interposer
 
 pytestmark = pytest.mark.mpi
 
@@ -241,6 +242,7 @@ def test_methods_called_with_names(comm, monkeypatch, way):
             trials={operation: {str(comm.size): {"star": slow}} for operation in OPERATIONS},
         )
         monkeypatch.setattr(processes, "table", table)
+    known = interposer().counts()["choices"]
     for operation in OPERATIONS:
         comm.Set_info(MPI.Info.Create({f"roundelay_{operation}": "star" if way == "star" else "auto"}))
     left = comm.size == 1 or way == "nothing measured"
@@ -260,8 +262,7 @@ def test_methods_called_with_names(comm, monkeypatch, way):
         comm.Reduce(sendbuf=mine, recvbuf=part, op=MPI.MAX, root=0)
         assert part[0] == (comm.size - 1 if comm.rank == 0 else comm.size * comm.rank)
     if way == "library" and comm.size > 1:
-        assert len(service.ready) == 7
-        assert all(choice.current is None for choice in service.ready.values())
+        assert interposer().counts()["choices"] - known == 7
 
 
 def test_methods_with_gaps(comm):

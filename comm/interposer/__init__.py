@@ -71,7 +71,10 @@ def library_alone() -> Iterator[None]:
 def _install() -> Any:
     module = import_module(f"{__name__}.{_family()}")
     thread = threading.main_thread().ident
-    module.install(MPI.__file__, Answers(module), MPI.BYTE.handle, MPI.REQUEST_NULL.handle, thread)
+    # Not every library has the numbers of half precision.
+    lacking = "" if MPI._typedict.get("e") else "e"
+    handles = MPI.BYTE.handle, MPI.REQUEST_NULL.handle
+    module.install(MPI.__file__, Answers(module), *handles, thread, lacking)
     module.set_limits(*limits())
     if checks_bounds():
         module.check_bounds()

@@ -7,6 +7,7 @@
 #include <string.h>
 
 int (*next_get_buffer)(PyObject *, Py_buffer *, int);
+char lacking_formats[8];
 
 enum { MOST_DIMENSIONS = 64, WIDEST_ALIGNMENT = 8 };
 
@@ -91,6 +92,8 @@ static int accept(Py_buffer *view, bool receives, PyObject *stage, bool is_dense
         note_extent(view);
     if (view->len == 0)
         return 0;
+    if (stage == NULL && frame->engages && PyBuffer_IsContiguous(view, 'A') && is_aligned(view))
+        return 0;
     struct array *array = stage == NULL ? array_behind(view, receives) : NULL;
     if (stage == NULL && array == NULL) {
         PyBuffer_Release(view);
@@ -125,6 +128,13 @@ static bool has_objects(const char *format)
     return false;
 }
 
+/* Whether MPI has no type for elements of a format that ours reduce. */
+static bool lacks_type(const Py_buffer *view, int flags)
+{
+    return thread.frame->reduces && flags & PyBUF_FORMAT && view->format != NULL && view->format[0] != '\0' &&
+           view->format[1] == '\0' && strchr(lacking_formats, view->format[0]) != NULL;
+}
+
 /* Read an object that may have gaps, without an exception. */
 static bool read_with_strides(PyObject *object, Py_buffer *view, int flags)
 {
@@ -139,30 +149,41 @@ static bool read_with_strides(PyObject *object, Py_buffer *view, int flags)
         PyErr_Clear();
     /* Where mpi4py finds the datatype, it refuses references; where the program names one, they would be
      * copied. */
-    if (read && !(flags & PyBUF_FORMAT) && has_objects(view->format)) {
+    if (read && ((!(flags & PyBUF_FORMAT) && has_objects(view->format)) || lacks_type(view, flags))) {
         PyBuffer_Release(view);
         return false;
     }
     return read;
 }
 
-/* Read what Python makes of an object that is not read by the buffer protocol, such as an array on a GPU:
- * nothing, an array, or memory that is a stage, with the format of its elements. False with or without an
- * exception. */
-static bool read_converted(PyObject *object, Py_buffer *view, int flags, PyObject **stage, int *is_dense)
+/* What Python makes of an object that is not read by the buffer protocol. */
+struct converted {
+    /* Of memory that is a stage: the object with `load` and `store`. */
+    PyObject *stage;
+    int is_dense;
+};
+
+/* Read what Python makes of an object, such as an array on a GPU: memory, the format of its elements where it
+ * does not say that itself, and the array where the engine needs it. False with or without an exception. */
+static bool read_converted(PyObject *object, Py_buffer *view, int flags, struct converted *converted)
 {
+    struct frame *frame = thread.frame;
     const bool receives = (flags & PyBUF_WRITABLE) == PyBUF_WRITABLE;
-    PyObject *answer = PyObject_CallMethod(answers, "array_like", "Oi", object, receives), *memory = answer;
+    PyObject *answer =
+        PyObject_CallMethod(answers, "array_like", "Oiii", object, receives, frame->engages, frame->reduces);
     if (answer == NULL)
         return false;
+    PyObject *memory, *stage, *array;
     const char *format = NULL;
-    bool read = answer != Py_None;
-    if (PyTuple_Check(answer))
-        read = PyArg_ParseTuple(answer, "OOsp", &memory, stage, &format, is_dense);
-    read = read && read_with_strides(memory, view, flags);
+    bool read = answer != Py_None &&
+                PyArg_ParseTuple(answer, "OOzpO", &memory, &stage, &format, &converted->is_dense, &array) &&
+                read_with_strides(memory, view, flags);
     if (read && format != NULL)
         view->format = (char *)format;
-    Py_XINCREF(*stage);
+    if (read && stage != Py_None)
+        converted->stage = Py_NewRef(stage);
+    if (read && array != Py_None)
+        Py_XSETREF(*(PyObject **)(receives ? &frame->received_array : &frame->sent_array), Py_NewRef(array));
     Py_DECREF(answer);
     return read;
 }
@@ -172,15 +193,16 @@ static bool read_converted(PyObject *object, Py_buffer *view, int flags, PyObjec
 static int read_strided(PyObject *object, Py_buffer *view, int flags, bool is_dense_view)
 {
     const bool receives = (flags & PyBUF_WRITABLE) == PyBUF_WRITABLE;
-    PyObject *kind, *error, *traceback, *stage = NULL;
-    int is_dense = is_dense_view, code = -1;
+    PyObject *kind, *error, *traceback;
+    struct converted converted = {.is_dense = is_dense_view};
+    int code = -1;
     PyErr_Fetch(&kind, &error, &traceback);
     if ((PyObject_CheckBuffer(object) && read_with_strides(object, view, flags)) ||
-        read_converted(object, view, flags, &stage, &is_dense))
-        code = accept(view, receives, stage, is_dense);
+        read_converted(object, view, flags, &converted))
+        code = accept(view, receives, converted.stage, converted.is_dense);
     if (PyErr_Occurred())
         keep_error(thread.frame);
-    Py_XDECREF(stage);
+    Py_XDECREF(converted.stage);
     if (code == 0) {
         Py_XDECREF(kind);
         Py_XDECREF(error);
@@ -196,7 +218,8 @@ int get_buffer(PyObject *object, Py_buffer *view, int flags)
     const int code = next_get_buffer(object, view, flags);
     if (thread.frame == NULL || (flags & PyBUF_ANY_CONTIGUOUS) != PyBUF_ANY_CONTIGUOUS)
         return code;
-    if (code == 0 && LIKELY(is_aligned(view))) {
+    const bool lacking = code == 0 && UNLIKELY(lacks_type(view, flags));
+    if (code == 0 && LIKELY(is_aligned(view)) && !lacking) {
         if (checks_bounds)
             note_extent(view);
         return 0;
@@ -204,7 +227,7 @@ int get_buffer(PyObject *object, Py_buffer *view, int flags)
     const bool is_dense = code == 0;
     if (is_dense) {
         PyBuffer_Release(view);
-        PyErr_SetString(PyExc_BufferError, "elements are off their boundaries");
+        PyErr_SetString(PyExc_BufferError, "elements that MPI has no type for, or off their boundaries");
     }
-    return read_strided(object, view, flags, is_dense);
+    return read_strided(object, view, flags, is_dense && !lacking);
 }

@@ -48,6 +48,14 @@ static void keep_late(void)
     PyErr_WriteUnraisable(answers);
 }
 
+PyObject *raise_later(PyObject *module, PyObject *error)
+{
+    (void)module;
+    PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+    keep_late();
+    Py_RETURN_NONE;
+}
+
 static int raise_pending(void *error)
 {
     PyErr_SetObject((PyObject *)Py_TYPE((PyObject *)error), error);

@@ -25,6 +25,9 @@ struct array *ask_array(int ndim, const int64_t *shape, const int64_t *strides, 
  * NULL. */
 void *ask_bounds(MPI_Datatype datatype, int64_t count, int64_t offset, int64_t nbytes);
 
+/* Keep an exception, which Python must not raise yet, until MPI's function has returned. */
+PyObject *raise_later(PyObject *module, PyObject *error);
+
 bool ask_load(void *stage);
 bool ask_store(void *stage, int64_t received);
 /* Whether an operation that Python runs has nothing left to do. */

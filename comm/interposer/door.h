@@ -91,13 +91,25 @@ struct thread {
 };
 extern _Thread_local struct thread thread;
 
+/* Whether the frame of this thread is for a function. */
+static inline bool is_framed(enum function function)
+{
+    const struct frame *frame = thread.frame;
+    return frame != NULL && (frame->function == function || frame->large == function);
+}
+
+/* The frame of a call that an algorithm of ours may run; NULL for others. */
+static inline struct frame *engaged_frame(enum function function)
+{
+    return is_framed(function) && UNLIKELY(thread.frame->engages) ? thread.frame : NULL;
+}
+
 /* Whether a method of ours has given the call more than its arguments. mpi4py may make other calls before it;
  * and what MPI calls back is no part of the method, so that mpi4py refuses arrays with gaps there as it
  * always does. */
 static inline bool is_special(enum function function)
 {
-    struct frame *frame = thread.frame;
-    if (frame == NULL || (frame->function != function && frame->large != function))
+    if (!is_framed(function))
         return false;
     if (!thread.special)
         thread.frame = NULL;

@@ -38,6 +38,16 @@ struct frame {
     void *error;
     /* A Python object that a nonblocking operation keeps until it is complete. */
     void *owner;
+    /* Whether an algorithm of ours may run the call, and whether it reduces elements. */
+    bool engages, reduces;
+    /* What the program wants of it, as Python knows it; NULL for what the communicator wants. */
+    void *wanted;
+    /* Whether the call has come as far as MPI. */
+    bool reached;
+    /* The arrays of Python that are sent and received into, where an address and a datatype of MPI do not say
+     * what they are: on a GPU, or of elements that MPI has no type for, of which mpi4py was told that they
+     * are integers as wide. */
+    void *sent_array, *received_array;
 };
 
 /* Needs the GIL. */

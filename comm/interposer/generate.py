@@ -63,6 +63,11 @@ class Function:
         return f"{self.name}_c" if self.large else self.name
 
     @property
+    def is_chosen(self) -> bool:
+        """Whether an algorithm of roundelay's may run it."""
+        return self.name in table.CHOSEN.split()
+
+    @property
     def buffers(self) -> list[Buffer]:
         """The arguments that are buffers."""
         return [each for each in self.arguments if isinstance(each, Buffer)]
@@ -185,9 +190,9 @@ def _blocks(buffer: Buffer) -> str:
 
 def _flags(function: Function, buffer: Buffer) -> str:
     """How a buffer is staged, as staging.h names it."""
-    if function.name in ("Bcast", "Ibcast", "Bcast_init"):
-        return "(rank_of(comm) == root ? SENDS : RECEIVES)"
     flags = [{"S": "SENDS", "R": "RECEIVES", "B": "RECEIVES | SENDS"}[buffer.side]]
+    if function.collective and buffer.side == "B":
+        flags = ["(rank_of(comm) == root ? SENDS : RECEIVES)"]
     if function.name == "Isendrecv_replace":
         # MPICH 5.0.2 mistakes datatypes with gaps there, and does not say how much arrived.
         flags += ["FORCED"]
@@ -197,6 +202,9 @@ def _flags(function: Function, buffer: Buffer) -> str:
         flags += ["DESCRIBES"]
     elif len(function.buffers) == 2 and buffer.side == "R":
         flags += [f"({function.buffers[0].name} == MPI_IN_PLACE ? FILLS : 0)"]
+    if function.is_chosen:
+        # What ranks call must not depend on the datatypes that each of them has.
+        flags += ["(ours ? FORCED : 0)"]
     return " | ".join(flags)
 
 
@@ -230,6 +238,52 @@ def staging(function: Function, buffer: Buffer) -> str:
     return f"if ({condition}) {{ {call} }}" if condition else call
 
 
+def _collective(function: Function) -> list[str]:
+    """The statements that decide whether an algorithm of ours runs a call, and describe it."""
+    arguments, last = function.arguments, function.buffers[-1]
+    facts = [f".function = FUNCTION_{function.symbol}", f".form = {function.form.upper()}", ".comm = comm"]
+    facts += [f".{name} = {name}" for name in ("op", "root") if name in arguments]
+    if "counts" in arguments:
+        facts += [".counts = {counts, sizeof *counts}"]
+    elif last.kind:
+        facts += [f".counts = {{{last.name}_counts, sizeof *{last.name}_counts}}"]
+        facts += [f".displs = {{{last.name}_displs, sizeof *{last.name}_displs}}"]
+    else:
+        facts += [f".count = {'count' if last.shared else f'{last.name}_count'}"]
+    facts += [f".type = {'datatype' if last.shared else f'{last.name}_type'}"]
+    return [
+        f"    struct frame *frame = engaged_frame(FUNCTION_{function.symbol});",
+        f"    struct collective collective = {{{', '.join(facts)}}};",
+        "    const bool ours = UNLIKELY(frame != NULL) && is_ours(frame, &collective);",
+    ]
+
+
+def _run_collective(function: Function, call: str) -> list[str]:
+    """The statements that run a call by an algorithm of ours, or by the library."""
+    first, last = function.buffers[0], function.buffers[-1]
+    lines = [
+        f"            collective.sent = {first.name};",
+        f"            collective.received = {last.name};",
+    ]
+    types = ["datatype" if each.shared else f"{each.name}_type" for each in (first, last)]
+    lines += [f"            collective.sent_type = {types[0]};"]
+    lines += [f"            collective.received_type = {types[1]};"]
+    if not first.shared:
+        lines += [f"            collective.sent_count = {first.name}_count;"]
+    if last.kind:
+        lines += [f"            collective.displs.numbers = {last.name}_displs;"]
+    request = "NULL" if function.form == "blocking" else "request"
+    return [
+        "        code = LEFT;",
+        "        if (UNLIKELY(ours)) {",
+        *lines,
+        f"            code = run_ours(&operation, &collective, {request});",
+        "        }",
+        "        if (LIKELY(code == LEFT))",
+        f"            code = after_library(&collective, {call});",
+    ]
+
+
 def wrapper(function: Function) -> str:
     """The function that takes the place of one of MPI's."""
     parameters = function.parameters()
@@ -240,12 +294,15 @@ def wrapper(function: Function) -> str:
     if not function.buffers:
         return "\n".join([*head, f"    return leave({name}, {call});", "}", ""])
     plain = passes(function)
+    if function.is_chosen:
+        plain += " && !ours"
     if function.collective:
         plain = f"({plain}) || is_inter(comm)"
     message = not function.collective and any(buffer.side in "RB" for buffer in function.buffers)
     message = message and function.name not in ("Isendrecv", "Isendrecv_replace")
     form = function.form.upper()
-    lines = [*head, f"    const bool special = is_special({name});"]
+    lines = [*head, *(_collective(function) if function.is_chosen else [])]
+    lines += [f"    const bool special = is_special({name});"]
     lines += [f"    if (LIKELY({plain}))", f"        return leave({name}, {call});"]
     facts = f".form = {form}, .special = special, .message = {str(message).lower()}"
     lines += [f"    struct operation operation = {{{facts}}};"]
@@ -255,7 +312,7 @@ def wrapper(function: Function) -> str:
     lines += [
         "    int code = begin(&operation);",
         "    if (code == MPI_SUCCESS) {",
-        f"        code = {call};",
+        *(_run_collective(function, call) if function.is_chosen else [f"        code = {call};"]),
     ]
     if function.form == "blocking":
         status = "status" if "status" in function.arguments else "NULL"
@@ -268,8 +325,9 @@ def wrapper(function: Function) -> str:
 
 def wrappers() -> str:
     """The text of wrappers.c."""
-    lines = ["/* Generated by generate.py from table.py. */", '#include "door.h"', '#include "operation.h"']
-    lines += ['#include "staging.h"', "", *(wrapper(each) for each in functions())]
+    lines = ["/* Generated by generate.py from table.py. */"]
+    lines += [f'#include "{each}.h"' for each in ("collectives", "door", "operation", "staging")]
+    lines += ["", *(wrapper(each) for each in functions())]
     return "\n".join(lines)
 
 

@@ -1,5 +1,6 @@
 #include "methods.h"
 
+#include "collectives.h"
 #include "door.h"
 #include "frame.h"
 
@@ -11,11 +12,21 @@ struct method {
     PyMethodDef definition;
     PyObject *base;
     enum function function, large;
-    bool keeps;
+    bool keeps, reduces;
+    /* Whether a program has asked for an algorithm of ours. */
+    bool engages;
 };
 
 static struct method methods[MOST_METHODS];
 static int method_count;
+
+#define NAMED(name) [FUNCTION_##name] = #name,
+static const char *const names_of_functions[FUNCTIONS] = {INTERCEPTED(NAMED)};
+
+const char *name_of(enum function function)
+{
+    return names_of_functions[function];
+}
 
 /* Say what is wrong with the arguments where that is not what MPI or mpi4py made of it. */
 static void restate(struct frame *frame)
@@ -29,8 +40,25 @@ static void restate(struct frame *frame)
         PyErr_SetString(PyExc_BufferError, frame->refusal);
 }
 
-static PyObject *call_base(const struct method *method, PyObject *self, PyObject *const *arguments,
-                           Py_ssize_t count, PyObject *names)
+/* Let the engine say on all ranks that this one's arguments were refused before the others could know. */
+static void tell_others(const struct frame *frame, PyObject *self)
+{
+    PyObject *kind, *error, *traceback;
+    PyErr_Fetch(&kind, &error, &traceback);
+    PyObject *answer = PyObject_CallMethod(engine, "refused", "sOO", name_of(frame->function), self,
+                                           frame->wanted == NULL ? Py_None : frame->wanted);
+    if (answer == NULL) {
+        Py_XDECREF(kind);
+        Py_XDECREF(error);
+        Py_XDECREF(traceback);
+        return;
+    }
+    Py_DECREF(answer);
+    PyErr_Restore(kind, error, traceback);
+}
+
+static PyObject *call_base(PyObject *base, PyObject *self, PyObject *const *arguments, Py_ssize_t count,
+                           PyObject *names)
 {
     const Py_ssize_t all = count + (names == NULL ? 0 : PyTuple_GET_SIZE(names));
     PyObject *few[FEW_ARGUMENTS + 2], **stack = few;
@@ -41,39 +69,60 @@ static PyObject *call_base(const struct method *method, PyObject *self, PyObject
     }
     stack[1] = self;
     memcpy(stack + 2, arguments, (size_t)all * sizeof *stack);
-    PyObject *result = PyObject_Vectorcall(method->base, stack + 1,
-                                           (size_t)(count + 1) | PY_VECTORCALL_ARGUMENTS_OFFSET, names);
+    PyObject *result =
+        PyObject_Vectorcall(base, stack + 1, (size_t)(count + 1) | PY_VECTORCALL_ARGUMENTS_OFFSET, names);
     if (stack != few)
         PyMem_Free(stack);
+    return result;
+}
+
+/* Call a method of mpi4py's within a frame. */
+static PyObject *run_framed(struct frame *frame, PyObject *base, PyObject *self, PyObject *const *arguments,
+                            Py_ssize_t count, PyObject *names)
+{
+    /* A function that MPI calls back may call a method of ours. */
+    const struct thread outer = thread;
+    thread = (struct thread){.frame = frame, .special = checks_bounds || frame->owner != NULL};
+    PyObject *result = call_base(base, self, arguments, count, names);
+    thread = outer;
+    /* The call may have been refused before MPI. */
+    if (UNLIKELY(late != NULL) && asking == 0)
+        raise_late();
+    if (UNLIKELY(frame->sent.begin != NULL))
+        clear_strided(&frame->sent);
+    if (UNLIKELY(frame->received.begin != NULL))
+        clear_strided(&frame->received);
+    if (UNLIKELY(result == NULL)) {
+        restate(frame);
+        if (frame->engages && !frame->reached)
+            tell_others(frame, self);
+    }
+    Py_XDECREF((PyObject *)frame->error);
+    Py_XDECREF((PyObject *)frame->owner);
+    if (UNLIKELY(frame->engages)) {
+        Py_XDECREF((PyObject *)frame->sent_array);
+        Py_XDECREF((PyObject *)frame->received_array);
+    }
     return result;
 }
 
 static PyObject *run(const struct method *method, PyObject *self, PyObject *const *arguments,
                      Py_ssize_t count, PyObject *names)
 {
-    struct frame frame = {.function = method->function, .large = method->large};
-    /* A function that MPI calls back may call a method of ours. */
-    const struct thread outer = thread;
-    thread = (struct thread){.frame = &frame, .special = checks_bounds};
+    struct frame frame = {
+        .function = method->function,
+        .large = method->large,
+        .engages = method->engages,
+        .reduces = method->engages && method->reduces,
+    };
     if (UNLIKELY(method->keeps)) {
         const Py_ssize_t all = count + (names == NULL ? 0 : PyTuple_GET_SIZE(names));
         PyObject *owner = PyTuple_New(all);
         for (Py_ssize_t i = 0; owner != NULL && i < all; i++)
             PyTuple_SET_ITEM(owner, i, Py_NewRef(arguments[i]));
         frame.owner = owner;
-        thread.special = true;
     }
-    PyObject *result = call_base(method, self, arguments, count, names);
-    thread = outer;
-    if (UNLIKELY(frame.sent.begin != NULL))
-        clear_strided(&frame.sent);
-    if (UNLIKELY(frame.received.begin != NULL))
-        clear_strided(&frame.received);
-    if (UNLIKELY(result == NULL))
-        restate(&frame);
-    Py_XDECREF((PyObject *)frame.error);
-    Py_XDECREF((PyObject *)frame.owner);
-    return result;
+    return run_framed(&frame, method->base, self, arguments, count, names);
 }
 
 /* A method descriptor calls a C function that is not told which method it is: one for each. */
@@ -93,9 +142,6 @@ static PyObject *run(const struct method *method, PyObject *self, PyObject *cons
 ALL(FUNCTION)
 static PyObject *(*const functions[])(PyObject *, PyObject *const *, Py_ssize_t, PyObject *) = {ALL(ENTRY)};
 
-#define NAMED(name) [FUNCTION_##name] = #name,
-static const char *const names_of_functions[FUNCTIONS] = {INTERCEPTED(NAMED)};
-
 /* The function of MPI with a name and a suffix; FUNCTIONS if there is none. */
 static enum function function_named(const char *name, const char *suffix)
 {
@@ -113,8 +159,9 @@ PyObject *make_method(PyObject *module, PyObject *arguments)
     PyTypeObject *type;
     const char *name, *function;
     PyObject *base;
-    int keeps;
-    if (!PyArg_ParseTuple(arguments, "O!ssOp", &PyType_Type, &type, &name, &function, &base, &keeps))
+    int keeps, reduces;
+    if (!PyArg_ParseTuple(arguments, "O!ssOpp", &PyType_Type, &type, &name, &function, &base, &keeps,
+                          &reduces))
         return NULL;
     if (method_count >= (int)(sizeof functions / sizeof *functions)) {
         PyErr_SetString(PyExc_RuntimeError, "methods: too many");
@@ -129,6 +176,7 @@ PyObject *make_method(PyObject *module, PyObject *arguments)
     struct method *method = &methods[method_count];
     method->base = Py_NewRef(base);
     method->keeps = keeps;
+    method->reduces = reduces;
     method->function = plain;
     method->large = function_named(function, "_c");
     /* Method, name and text live as long as the process, as the classes do. */
@@ -141,4 +189,41 @@ PyObject *make_method(PyObject *module, PyObject *arguments)
     Py_DECREF(text);
     method_count++;
     return PyDescr_NewMethod(type, &method->definition);
+}
+
+static struct method *method_named(const char *name)
+{
+    const enum function function = function_named(name, "");
+    int i = 0;
+    while (i < method_count && methods[i].function != function)
+        i++;
+    return i < method_count ? &methods[i] : NULL;
+}
+
+PyObject *engage(PyObject *module, PyObject *name)
+{
+    (void)module;
+    const char *text = PyUnicode_AsUTF8(name);
+    struct method *method = text == NULL ? NULL : method_named(text);
+    if (method == NULL)
+        return PyErr_Format(PyExc_ValueError, "%R: expected a method of ours", name);
+    method->engages = true;
+    Py_RETURN_NONE;
+}
+
+PyObject *call_as_wanted(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
+{
+    (void)module;
+    const char *name = count < 3 ? NULL : PyUnicode_AsUTF8(arguments[0]);
+    const struct method *method = name == NULL ? NULL : method_named(name);
+    if (method == NULL)
+        return PyErr_Format(PyExc_TypeError, "expected a method of ours, what is wanted, and arguments");
+    struct frame frame = {
+        .function = method->function,
+        .large = method->large,
+        .engages = true,
+        .reduces = method->reduces,
+        .wanted = arguments[1],
+    };
+    return run_framed(&frame, method->base, arguments[2], arguments + 3, count - 3, NULL);
 }

@@ -1,6 +1,7 @@
 /* The Python module: it puts the interposer in, and answers what tests and `roundelay info` ask. */
 #include "arrays.h"
 #include "ask.h"
+#include "collectives.h"
 #include "door.h"
 #include "lost.h"
 #include "methods.h"
@@ -9,6 +10,7 @@
 #include "staging.h"
 
 #include <link.h>
+#include <stdio.h>
 
 #if defined(ROUNDELAY_MPICH)
 #define MODULE "_mpich"
@@ -47,18 +49,21 @@ static bool all_found(void)
     return next_get_buffer != NULL CALLED(FOUND);
 }
 
-PyDoc_STRVAR(install_text,
-             "install(file, answers, byte, null_request, main_thread)\n--\n\n"
-             "Intercept what the extension module in `file` calls; `answers` is asked about datatypes.");
+PyDoc_STRVAR(
+    install_text,
+    "install(file, answers, byte, null_request, main_thread, lacking)\n--\n\n"
+    "Intercept what the extension module in `file` calls; `answers` is asked about datatypes. MPI has "
+    "no types for elements of the formats `lacking`.");
 static PyObject *install(PyObject *module, PyObject *arguments)
 {
     (void)module;
-    const char *file;
+    const char *file, *lacking;
     PyObject *asked;
     unsigned long long byte, null_request;
-    if (!PyArg_ParseTuple(arguments, "sOKKk", &file, &asked, &byte, &null_request, &main_thread))
+    if (!PyArg_ParseTuple(arguments, "sOKKks", &file, &asked, &byte, &null_request, &main_thread, &lacking))
         return NULL;
     Py_XSETREF(answers, Py_NewRef(asked));
+    snprintf(lacking_formats, sizeof lacking_formats, "%s", lacking);
     constants.byte = (MPI_Datatype)(intptr_t)byte;
     constants.null_request = (MPI_Request)(intptr_t)null_request;
 #if defined(ROUNDELAY_OPENMPI)
@@ -139,78 +144,56 @@ static PyObject *watch(PyObject *module, PyObject *arguments)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(attach_text, "attach(address, behind, persistent)\n--\n\n"
-                          "Complete the request of MPI at an address, in an object of mpi4py's, only when "
-                          "`behind.advance()` says that nothing is left to do.");
-static PyObject *attach(PyObject *module, PyObject *arguments)
+PyDoc_STRVAR(engine_text, "set_engine(engine)\n--\n\nLet the engine decide what runs collectives.");
+static PyObject *set_engine(PyObject *module, PyObject *object)
 {
     (void)module;
-    unsigned long long home;
-    PyObject *behind;
-    int persistent;
-    if (!PyArg_ParseTuple(arguments, "KOp", &home, &behind, &persistent))
-        return NULL;
-    MPI_Request *place = (MPI_Request *)(uintptr_t)home;
-    if (!persistent && is_shared(*place)) {
-        /* Complete already. */
-        PyObject *answer = PyObject_CallMethod(behind, "finish", NULL);
-        Py_XDECREF(answer);
-        return answer == NULL ? NULL : Py_NewRef(Py_None);
-    }
-    struct operation *operation = claim(*place);
-    if (operation != NULL) {
-        operation->behind = Py_NewRef(behind);
-        unclaim(operation);
-        Py_RETURN_NONE;
-    }
-    operation = calloc(1, sizeof *operation);
-    if (operation == NULL)
-        return PyErr_NoMemory();
-    operation->form = persistent ? PERSISTENT : NONBLOCKING;
-    operation->active = !persistent;
-    operation->home = place;
-    operation->request = *place;
-    operation->behind = Py_NewRef(behind);
-    enroll(operation);
+    Py_XSETREF(*(PyObject **)&engine, Py_NewRef(object));
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(detach_text,
-             "detach(address)\n--\n\nTake away what was attached to a request, and return it, or None.");
-static PyObject *detach(PyObject *module, PyObject *address)
+PyDoc_STRVAR(choices_text, "forget_choices(handle)\n--\n\n"
+                           "Ask the engine anew about the collectives of a communicator.");
+static PyObject *forget_choices_of(PyObject *module, PyObject *handle)
 {
     (void)module;
-    const MPI_Request *place = PyLong_AsVoidPtr(address);
+    const unsigned long long number = PyLong_AsUnsignedLongLong(handle);
     if (PyErr_Occurred())
         return NULL;
-    struct operation *operation = claim(*place);
-    if (operation == NULL)
-        Py_RETURN_NONE;
-    PyObject *behind = operation->behind;
-    operation->behind = NULL;
-    unclaim(operation);
-    return behind == NULL ? Py_NewRef(Py_None) : behind;
+    forget_choices((MPI_Comm)(intptr_t)number);
+    Py_RETURN_NONE;
 }
 
 PyDoc_STRVAR(counts_text,
-             "counts()\n--\n\nHow many datatypes and arrays are known, and operations are under way.");
+             "counts()\n--\n\nHow many datatypes and arrays are known, operations under way, and collectives "
+             "left to the library.");
 static PyObject *counts(PyObject *module, PyObject *nothing)
 {
     (void)module;
     (void)nothing;
     int64_t known[2];
     count_known(known);
-    return Py_BuildValue("{sLsLslsl}", "datatypes", (long long)known[0], "arrays", (long long)known[1],
-                         "operations", (long)operations_under_way, "orphans", (long)orphans);
+    return Py_BuildValue("{sLsLslslsi}", "datatypes", (long long)known[0], "arrays", (long long)known[1],
+                         "operations", (long)operations_under_way, "orphans", (long)orphans, "choices",
+                         count_choices());
 }
 
 static PyMethodDef functions[] = {
-    {"install", install, METH_VARARGS, install_text}, {"set_limits", set_limits, METH_VARARGS, limits_text},
-    {"check_bounds", check, METH_NOARGS, check_text}, {"set_kernel", set_kernel, METH_O, kernel_text},
-    {"insert", insert, METH_O, insert_text},          {"forget", forget_handle, METH_O, forget_text},
-    {"watch", watch, METH_VARARGS, watch_text},       {"attach", attach, METH_VARARGS, attach_text},
-    {"detach", detach, METH_O, detach_text},          {"counts", counts, METH_NOARGS, counts_text},
-    {"method", make_method, METH_VARARGS, NULL},      {NULL, NULL, 0, NULL},
+    {"install", install, METH_VARARGS, install_text},
+    {"set_limits", set_limits, METH_VARARGS, limits_text},
+    {"check_bounds", check, METH_NOARGS, check_text},
+    {"set_kernel", set_kernel, METH_O, kernel_text},
+    {"insert", insert, METH_O, insert_text},
+    {"forget", forget_handle, METH_O, forget_text},
+    {"watch", watch, METH_VARARGS, watch_text},
+    {"counts", counts, METH_NOARGS, counts_text},
+    {"method", make_method, METH_VARARGS, NULL},
+    {"set_engine", set_engine, METH_O, engine_text},
+    {"raise_later", raise_later, METH_O, NULL},
+    {"engage", engage, METH_O, NULL},
+    {"forget_choices", forget_choices_of, METH_O, choices_text},
+    {"call", (PyCFunction)(void (*)(void))call_as_wanted, METH_FASTCALL, NULL},
+    {NULL, NULL, 0, NULL},
 };
 
 static struct PyModuleDef definition = {

@@ -152,7 +152,8 @@ int started(struct operation *operation, int code, MPI_Request *request)
         release(operation);
         return MPI_SUCCESS;
     }
-    const bool keeps = is_staged(operation) || operation->owner != NULL || operation->arrays[0] != NULL;
+    const bool keeps = is_staged(operation) || operation->owner != NULL || operation->behind != NULL ||
+                       operation->arrays[0] != NULL;
     struct operation *kept = code == MPI_SUCCESS && keeps ? malloc(sizeof *kept) : NULL;
     if (kept == NULL) {
         release(operation);

@@ -187,7 +187,7 @@ static bool stage_places(struct operation *operation, int flags, void **buffer, 
         dense = dense && is_run(&place[i].known, place[i].count);
     }
     /* With one rank, Open MPI 5.0's Alltoallw takes displacements for extents and writes elsewhere. */
-    if (dense || (count > 1 && is_left(&message_limits, nbytes, regular)))
+    if (dense || (count > 1 && !(flags & FORCED) && is_left(&message_limits, nbytes, regular)))
         return false;
     struct part *parts = calloc((size_t)count, sizeof *parts);
     if (parts == NULL)

@@ -63,6 +63,11 @@ Neighbor_alltoallv SV*destinations:sendbuf RV!*sources:recvbuf comm
 Neighbor_alltoallw SW*destinations:sendbuf RW!*sources:recvbuf comm
 """
 
+# Those of which roundelay has algorithms of its own, which a program may ask for.
+CHOSEN = """
+Bcast Allgather Allgatherv Reduce Allreduce Reduce_scatter_block Reduce_scatter Iallreduce Allreduce_init
+"""
+
 # Nothing is changed in these: a program can know by them that what it has not waited for is complete.
 PASSED = """
 Barrier comm

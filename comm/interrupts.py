@@ -1,4 +1,4 @@
-"""Signals that arrive while a collective is under way: their handlers run after it has ended.
+"""Signals that arrive in what must not stay half done: their handlers run after it has ended.
 
 Python runs the handlers of signals in its main thread, between any two instructions, and an exception that
 one raises would leave a schedule half done, while other ranks wait for the rest of it.
@@ -9,9 +9,12 @@ from __future__ import annotations
 # The functions of `signal` look up the name of each value, which takes ten times as long.
 import _signal  # type: ignore[import-not-found]
 import signal
+from collections.abc import Callable
 from threading import get_ident, main_thread
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
+
+Found = TypeVar("Found")
 
 _SIGNALS = tuple(map(int, sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})))
 
@@ -68,3 +71,18 @@ class SignalsDeferred:
             # A handler that is back has raised.
             self._restore()
             raise
+
+
+def uninterrupted(function: Callable[[], Found], raise_later: Callable[[BaseException], object]) -> Found:
+    """Call a function while handlers of signals wait, and hand on what they raise when it has returned."""
+    has_returned = False
+    found: Any = None
+    try:
+        with SignalsDeferred():
+            found = function()
+            has_returned = True
+    except BaseException as error:
+        if not has_returned:
+            raise
+        raise_later(error)
+    return found  # type: ignore[no-any-return]
