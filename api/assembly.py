@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from ctypes import memmove
 from typing import Any
 
 from .comm import communicators
-from .comm.settings import is_disabled
+from .comm.settings import INFO_KEY, OPERATIONS, is_disabled, names_of_algorithms
 from .comm.substitute import predefined
 from .datatypes.plain import MPI
 
@@ -15,10 +14,14 @@ OURS = communicators.CLASSES
 
 
 def _take_info(comm: Any, info: MPI.Info) -> None:
-    # What runs collectives is loaded when it is asked for.
-    from .collectives.engine import take_names
+    # MPI libraries forget keys that they do not know.
+    asked = {operation: info.Get(INFO_KEY.format(operation)) for operation in OPERATIONS}
+    names = {operation: name for operation, name in asked.items() if name is not None}
+    if names:
+        # What runs collectives is loaded when it is asked for.
+        from .collectives.engine import take_names
 
-    take_names(comm, info)
+        take_names(comm, names)
 
 
 communicators.Intracomm.takes_info = staticmethod(_take_info)
@@ -33,7 +36,7 @@ def assemble(module: str) -> dict[str, Any]:
     }
     if is_disabled():
         return names
-    if any(name.startswith("ROUNDELAY_") for name in os.environ):
+    if names_of_algorithms():
         from .collectives.engine import take_environment
 
         take_environment()

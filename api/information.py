@@ -6,7 +6,8 @@ import os
 import platform
 from importlib.metadata import version
 
-from .collectives.catalogue import OPERATIONS, algorithms
+from .collectives.catalogue import algorithms
+from .comm.settings import OPERATIONS
 
 # Switches that name an algorithm, and the names that they may have.
 _NAMED = {f"ROUNDELAY_{operation.upper()}": ("auto", *algorithms(operation)) for operation in OPERATIONS}

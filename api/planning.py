@@ -12,11 +12,12 @@ import numpy as np
 from rich.progress import Progress
 from rich.table import Table
 
-from .collectives.catalogue import OPERATIONS, Algorithm, Setting, members
+from .collectives.catalogue import Algorithm, Setting, members
 from .collectives.links import Links
 from .collectives.schedule import Schedule
 from .collectives.simulate import Prediction, chunk_sizes, simulate
 from .collectives.units import format_bytes, format_seconds, parse_bytes, parse_rate, parse_seconds
+from .comm.settings import OPERATIONS
 from .files import PictureFile, save_picture
 from .terminal import print_table, progress_bar
 

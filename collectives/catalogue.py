@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+from ..comm.settings import OPERATIONS
 from .algorithms import factors, hierarchical, ring, star, trees
 from .schedule import Schedule
 
-OPERATIONS = ("allreduce", "reduce_scatter", "allgather", "bcast", "reduce")
 NATIVE = "native"
 SHARED_MEMORY = "shared-memory"
 

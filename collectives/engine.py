@@ -17,7 +17,7 @@ from ..comm.interrupts import SignalsDeferred, uninterrupted
 from ..comm.settings import checks_bounds
 from ..datatypes.plain import MPI
 from .call import Buffer, Call, Given, allreduce_in_place, methods_of, operation_of, read_call
-from .catalogue import NATIVE, OPERATIONS
+from .catalogue import NATIVE
 from .chosen import Chosen
 from .duplicate import Tags
 from .execute import Execution
@@ -26,7 +26,7 @@ from .processes import AUTO, Wanted, check_name, environment_names
 from .progress import is_possible
 from .reduction import PREDEFINED, Array
 from .requests import Scheduled, prepare, start
-from .service import Choice, Service, info_key, service_of
+from .service import Choice, Service, service_of
 from .shared import run_shared
 
 # An algorithm, and whether all runs must give the same bits.
@@ -256,13 +256,11 @@ def call_as_asked(method: str, comm: MPI.Intracomm, arguments: tuple[Any, ...], 
     getattr(MPI.Intracomm, method)(comm, *arguments)
 
 
-def take_names(comm: MPI.Intracomm, info: MPI.Info) -> None:
-    """Take names of algorithms from an info; MPI libraries forget keys that they do not know."""
-    for operation in OPERATIONS:
-        name = info.Get(info_key(operation))
-        if name is not None:
-            _engage(operation)
-            service_of(comm).force(operation, name)
+def take_names(comm: MPI.Intracomm, names: dict[str, str]) -> None:
+    """Let the engine decide, by the algorithms that are named, what runs operations on a communicator."""
+    for operation, name in names.items():
+        _engage(operation)
+        service_of(comm).force(operation, name)
 
 
 def take_environment() -> None:

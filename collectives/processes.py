@@ -14,8 +14,9 @@ from threading import Lock
 from typing import NamedTuple
 from weakref import WeakValueDictionary
 
+from ..comm.settings import OPERATIONS, names_of_algorithms
 from ..datatypes.plain import MPI
-from .catalogue import NATIVE, OPERATIONS, Setting, algorithms, members
+from .catalogue import NATIVE, Setting, algorithms, members
 from .chosen import Chosen
 from .duplicate import Duplicates
 from .nodes import Place, hosts_by_place, nodes_by_place, place_of_process
@@ -252,7 +253,6 @@ def check_name(operation: str, name: str) -> None:
         raise ValueError(f"{operation}: unknown algorithm {name!r}; expected one of {', '.join(known)}")
 
 
-@cache
 def environment_names() -> Names:
     """For each operation the algorithm that the environment asks for; the library's own if it does not."""
-    return {operation: os.environ.get(f"ROUNDELAY_{operation.upper()}") or NATIVE for operation in OPERATIONS}
+    return dict.fromkeys(OPERATIONS, NATIVE) | names_of_algorithms()

@@ -299,8 +299,3 @@ def _keyval() -> int:
         _services.pop(handle).free()
 
     return MPI.Comm.Create_keyval(delete_fn=forget)
-
-
-def info_key(operation: str) -> str:
-    """The key of a communicator's info that names an operation's algorithm."""
-    return f"roundelay_{operation}"

@@ -5,6 +5,11 @@ from __future__ import annotations
 import os
 from functools import cache
 
+# Of which roundelay has algorithms of its own.
+OPERATIONS = ("allreduce", "reduce_scatter", "allgather", "bcast", "reduce")
+# An algorithm that is asked for is the value of this key of a communicator's info.
+INFO_KEY = "roundelay_{}"
+
 
 def _is_set(name: str) -> bool:
     return os.environ.get(name, "").lower() not in ("", "0", "no", "off", "false")
@@ -26,3 +31,10 @@ def is_disabled() -> bool:
 def checks_bounds() -> bool:
     """`ROUNDELAY_CHECK`: a datatype that leaves its buffer is refused."""
     return _is_set("ROUNDELAY_CHECK")
+
+
+@cache
+def names_of_algorithms() -> dict[str, str]:
+    """`ROUNDELAY_ALLREDUCE` and its like: the algorithms that are asked for, by operation."""
+    asked = {operation: os.environ.get(f"ROUNDELAY_{operation.upper()}") for operation in OPERATIONS}
+    return {operation: name for operation, name in asked.items() if name}

@@ -10,7 +10,7 @@ import textwrap
 import pytest
 
 from roundelay.collectives import table
-from roundelay.collectives.catalogue import OPERATIONS
+from roundelay.comm.settings import OPERATIONS
 from tests import launch
 from tests.test_examples import BOTH_WAYS, LIMIT_S, run, run_well
 

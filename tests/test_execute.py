@@ -7,11 +7,12 @@ import pytest
 from mpi4py import MPI
 from numpy.testing import assert_array_equal
 
-from roundelay.collectives.catalogue import OPERATIONS, Setting, members
+from roundelay.collectives.catalogue import Setting, members
 from roundelay.collectives.execute import Execution, bind, even_bounds
 from roundelay.collectives.plan import make_plan
 from roundelay.collectives.reduction import array_reduction, local_reduction
 from roundelay.collectives.shared import PIECE_BYTES, SharedMemory, bind_shared, run_shared, share
+from roundelay.comm.settings import OPERATIONS
 
 pytestmark = pytest.mark.mpi
 

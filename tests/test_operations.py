@@ -11,10 +11,10 @@ from numpy.testing import assert_array_equal
 
 import roundelay
 from roundelay import MPI
-from roundelay.collectives.catalogue import OPERATIONS
 from roundelay.collectives.figures import Table
 from roundelay.collectives.service import service_of
 from roundelay.comm.interposer import interposer
+from roundelay.comm.settings import OPERATIONS
 
 pytestmark = pytest.mark.mpi
 

@@ -7,10 +7,11 @@ import pytest
 
 from roundelay.collectives import verify as proof
 from roundelay.collectives.algorithms import factors, ring, star, trees
-from roundelay.collectives.catalogue import NATIVE, OPERATIONS, Setting, algorithms, members
+from roundelay.collectives.catalogue import NATIVE, Setting, algorithms, members
 from roundelay.collectives.program import Message, RankStep, rank_steps
 from roundelay.collectives.schedule import Fold, Schedule, Step, abreast, wave
 from roundelay.collectives.verify import Properties, ScheduleError, verify
+from roundelay.comm.settings import OPERATIONS
 
 ROOTED = ("bcast", "reduce")
 
