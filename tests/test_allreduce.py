@@ -128,6 +128,26 @@ def test_brain_floats(comm, name):
     assert_array_equal(result.astype(float), np.arange(5) * sum(range(1, comm.size + 1)))
 
 
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_numbers_that_mpi_lacks_by_methods(comm, dtype):
+    """Where an algorithm is asked for, also with gaps, but not beside integers as wide."""
+    comm.Set_info(MPI.Info.Create(dict.fromkeys(["roundelay_allreduce", "roundelay_reduce_scatter"], "ring")))
+    array = (np.arange(2 * comm.size) * (comm.rank + 1)).astype(dtype)
+    expected = np.arange(2 * comm.size) * sum(range(1, comm.size + 1))
+    wide = np.zeros((2 * comm.size, 2), dtype)
+    wide[:, 1] = array
+    for own in (array, wide[:, 1]):
+        for result in (np.zeros_like(array), np.zeros_like(wide)[:, 0]):
+            comm.Allreduce(own, result)
+            assert_array_equal(result.astype(float), expected)
+        part = np.zeros(2, dtype)
+        comm.Reduce_scatter(own, part, [2] * comm.size)
+        assert_array_equal(part.astype(float), expected[2 * comm.rank : 2 * comm.rank + 2])
+    with pytest.raises((KeyError, ValueError)):
+        comm.Allreduce(array, np.zeros(array.size, np.int16))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_pairs(comm, name):
     pairs = np.zeros(9, np.dtype([("value", "d"), ("place", "i")], align=True))

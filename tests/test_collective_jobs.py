@@ -219,6 +219,27 @@ def test_two_threads(way):
     )
 
 
+def test_without_the_interposer():
+    """The library runs what names no algorithm of ours; the rest is refused, on all ranks."""
+    job(
+        """
+        import roundelay
+        own, total = np.ones(3), np.zeros(3)
+        for name in ("auto", "native"):
+            roundelay.allreduce(world, own, total, algorithm=name)
+            assert (total == world.size).all()
+        for wanted in ({"algorithm": "ring"}, {"reproducible": True}):
+            try:
+                roundelay.allreduce(world, own, total, **wanted)
+            except RuntimeError as error:
+                assert "ROUNDELAY_DISABLE" in str(error), error
+            else:
+                raise AssertionError(wanted)
+        """,
+        ROUNDELAY_DISABLE="1",
+    )
+
+
 # Signals
 
 
