@@ -12,6 +12,7 @@ from ctypes import addressof, c_int64
 from functools import cache, partial
 from typing import Any
 
+from ..comm.communicators import Intracomm
 from ..comm.interposer import interposer, why_not
 from ..comm.interrupts import SignalsDeferred, uninterrupted
 from ..comm.settings import checks_bounds
@@ -247,7 +248,7 @@ def call_as_asked(method: str, comm: MPI.Intracomm, arguments: tuple[Any, ...], 
     """
     module = _engaged_module()
     if module is not None:
-        module.call(method, asked, comm, *arguments)
+        module.call(vars(Intracomm)[method], asked, comm, *arguments)
         return
     algorithm, reproducible = asked
     if reproducible or algorithm not in (AUTO, NATIVE):
@@ -285,4 +286,4 @@ def _engage(operation: str) -> None:
         warnings.warn(f"{operation} is left to the MPI library: {why_not()}", stacklevel=4)
         return
     for method in methods_of(operation):
-        module.engage(method)
+        module.engage(vars(Intracomm)[method])

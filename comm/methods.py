@@ -57,7 +57,7 @@ def take_arrays_with_gaps(ours: Any, plain: Any) -> None:
         if module is not None:
             # Of the plain class, whose objects a program may call them with.
             function = _OF_MESSAGES[name] if plain is MPI.Message else name
-            method = module.method(plain, name, function, base, name in _WITHOUT_BUFFERS, "educe" in name)
+            method = module.method(plain, function, base, name in _WITHOUT_BUFFERS, "educe" in name)
             setattr(ours, name, method)
         elif name in _WHOLE:
             setattr(ours, name, describing(base))

@@ -14,6 +14,8 @@ enum { MOST_DIMENSIONS = 64, WIDEST_ALIGNMENT = 8 };
 /* Whether the elements lie on boundaries of their size. */
 static bool is_aligned(const Py_buffer *view)
 {
+    if (LIKELY(((uintptr_t)view->buf & (WIDEST_ALIGNMENT - 1)) == 0))
+        return true;
     const uintptr_t boundary = (uintptr_t)(view->itemsize & -view->itemsize);
     const uintptr_t needed = boundary < WIDEST_ALIGNMENT ? boundary : WIDEST_ALIGNMENT;
     return needed < 2 || ((uintptr_t)view->buf & (needed - 1)) == 0;
@@ -37,7 +39,7 @@ static const char *native_format(PyObject *owner, const char *format)
 
 static void note_extent(const Py_buffer *view)
 {
-    struct frame *frame = thread.frame;
+    struct frame *frame = current;
     if (frame->extent_count < 2)
         frame->extents[frame->extent_count++] = (struct extent){view->buf, view->len};
 }
@@ -87,7 +89,7 @@ static void keep_error(struct frame *frame)
 /* Let mpi4py take an array for contiguous, and remember for the call that follows where its elements are. */
 static int accept(Py_buffer *view, bool receives, PyObject *stage, bool is_dense)
 {
-    struct frame *frame = thread.frame;
+    struct frame *frame = current;
     if (checks_bounds)
         note_extent(view);
     if (view->len == 0)
@@ -103,12 +105,11 @@ static int accept(Py_buffer *view, bool receives, PyObject *stage, bool is_dense
     clear_strided(strided);
     Py_XINCREF(stage);
     *strided = (struct strided){view->buf, view->len, view->obj, array, stage, is_dense};
-    *(receives ? &thread.received : &thread.sent) = strided;
-    thread.special = true;
+    frame->special = true;
     return 0;
 }
 
-void clear_strided(struct strided *strided)
+void release_strided(struct strided *strided)
 {
     give_array_back(strided->array);
     Py_XDECREF((PyObject *)strided->python);
@@ -131,7 +132,7 @@ static bool has_objects(const char *format)
 /* Whether MPI has no type for elements of a format that ours reduce. */
 static bool lacks_type(const Py_buffer *view, int flags)
 {
-    return thread.frame->reduces && flags & PyBUF_FORMAT && view->format != NULL && view->format[0] != '\0' &&
+    return current->reduces && flags & PyBUF_FORMAT && view->format != NULL && view->format[0] != '\0' &&
            view->format[1] == '\0' && strchr(lacking_formats, view->format[0]) != NULL;
 }
 
@@ -167,7 +168,7 @@ struct converted {
  * does not say that itself, and the array where the engine needs it. False with or without an exception. */
 static bool read_converted(PyObject *object, Py_buffer *view, int flags, struct converted *converted)
 {
-    struct frame *frame = thread.frame;
+    struct frame *frame = current;
     const bool receives = (flags & PyBUF_WRITABLE) == PyBUF_WRITABLE;
     PyObject *answer =
         PyObject_CallMethod(answers, "array_like", "Oiii", object, receives, frame->engages, frame->reduces);
@@ -201,7 +202,7 @@ static int read_strided(PyObject *object, Py_buffer *view, int flags, bool is_de
         read_converted(object, view, flags, &converted))
         code = accept(view, receives, converted.stage, converted.is_dense);
     if (PyErr_Occurred())
-        keep_error(thread.frame);
+        keep_error(current);
     Py_XDECREF(converted.stage);
     if (code == 0) {
         Py_XDECREF(kind);
@@ -213,10 +214,10 @@ static int read_strided(PyObject *object, Py_buffer *view, int flags, bool is_de
     return code;
 }
 
-int get_buffer(PyObject *object, Py_buffer *view, int flags)
+/* What mpi4py is given for an object of which it got a view, or -1 and an exception, as `code` says. */
+static int get_within_method(PyObject *object, Py_buffer *view, int flags, int code)
 {
-    const int code = next_get_buffer(object, view, flags);
-    if (thread.frame == NULL || (flags & PyBUF_ANY_CONTIGUOUS) != PyBUF_ANY_CONTIGUOUS)
+    if (current == NULL || (flags & PyBUF_ANY_CONTIGUOUS) != PyBUF_ANY_CONTIGUOUS)
         return code;
     const bool lacking = code == 0 && UNLIKELY(lacks_type(view, flags));
     if (code == 0 && LIKELY(is_aligned(view)) && !lacking) {
@@ -230,4 +231,12 @@ int get_buffer(PyObject *object, Py_buffer *view, int flags)
         PyErr_SetString(PyExc_BufferError, "elements that MPI has no type for, or off their boundaries");
     }
     return read_strided(object, view, flags, is_dense && !lacking);
+}
+
+int get_buffer(PyObject *object, Py_buffer *view, int flags)
+{
+    const int code = next_get_buffer(object, view, flags);
+    if (LIKELY(code == 0 && is_aligned(view) && !checks_bounds))
+        return 0;
+    return get_within_method(object, view, flags, code);
 }

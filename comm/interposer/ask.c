@@ -26,7 +26,7 @@ static struct program *make_program(const char *words, Py_ssize_t nbytes, int64_
  * again, and the program gets the exception when MPI's function has returned. */
 enum { ATTEMPTS = 3 };
 unsigned long main_thread;
-_Thread_local void *late;
+void *_Atomic late;
 _Thread_local int asking;
 
 static void keep_late(void)
@@ -65,6 +65,8 @@ static int raise_pending(void *error)
 
 void raise_late(void)
 {
+    if (asking > 0 || PyThread_get_thread_ident() != main_thread)
+        return;
     void *error = late;
     late = NULL;
     Py_AddPendingCall(raise_pending, error);

@@ -12,6 +12,9 @@ extern PyObject *answers;
 /* The one in which Python runs the handlers of signals. */
 extern unsigned long main_thread;
 
+/* Whether Python is being asked: what it calls is not where an exception belongs that is raised later. */
+extern _Thread_local int asking;
+
 /* These take the GIL. False, or NULL, where Python has no answer. */
 bool ask_datatype(MPI_Datatype datatype, struct known *known);
 struct program *ask_program(MPI_Datatype datatype, int64_t count);

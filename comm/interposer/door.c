@@ -4,7 +4,7 @@ struct functions next;
 struct constants constants;
 const struct observer *observer;
 bool checks_bounds;
-_Thread_local struct thread thread;
+QUICK_THREAD_LOCAL struct frame *current;
 
 int rank_of(MPI_Comm comm)
 {

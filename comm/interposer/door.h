@@ -40,10 +40,9 @@ static inline void enter(enum function function)
 extern atomic_long orphans;
 void settle_orphans(void);
 
-/* An exception that came while Python was asked, and is raised when MPI's function has returned (ask.h). */
-extern _Thread_local void *late;
-/* Whether Python is being asked: what it calls is not where that exception belongs. */
-extern _Thread_local int asking;
+/* An exception that came while Python was asked, and is raised when MPI's function has returned (ask.h). Only
+ * the main thread has any; not being its own, they cost others no more than a look. */
+extern void *_Atomic late;
 void raise_late(void);
 
 static inline int leave(enum function function, int code)
@@ -51,7 +50,7 @@ static inline int leave(enum function function, int code)
     /* What was received is in its place as soon as the program can know. */
     if (UNLIKELY(atomic_load_explicit(&orphans, memory_order_relaxed) > 0))
         settle_orphans();
-    if (UNLIKELY(late != NULL) && asking == 0)
+    if (UNLIKELY(atomic_load_explicit(&late, memory_order_relaxed) != NULL))
         raise_late();
     if (UNLIKELY(observer != NULL))
         observer->leave(function, code);
@@ -80,28 +79,28 @@ static inline bool is_shared(MPI_Request request)
 #endif
 }
 
-/* What a method of ours that is under way has been given besides the arguments that MPI sees. */
-struct thread {
-    /* Set while mpi4py may be given arrays with gaps. */
-    struct frame *frame;
-    /* Whether a look at the datatypes of the next call does not tell that it goes on as it is. */
-    bool special;
-    /* An array with gaps that is sent, and one that is received into. */
-    struct strided *sent, *received;
-};
-extern _Thread_local struct thread thread;
+/* Variables of a thread that every call looks at. A module that is loaded late finds its own by a call; glibc
+ * keeps room for a few that need none, and musl does not. */
+#if defined(__GLIBC__)
+#define QUICK_THREAD_LOCAL __attribute__((tls_model("initial-exec"))) _Thread_local
+#else
+#define QUICK_THREAD_LOCAL _Thread_local
+#endif
+
+/* The method of ours that is under way, while mpi4py may be given arrays with gaps. */
+extern QUICK_THREAD_LOCAL struct frame *current;
 
 /* Whether the frame of this thread is for a function. */
 static inline bool is_framed(enum function function)
 {
-    const struct frame *frame = thread.frame;
+    const struct frame *frame = current;
     return frame != NULL && (frame->function == function || frame->large == function);
 }
 
 /* The frame of a call that an algorithm of ours may run; NULL for others. */
 static inline struct frame *engaged_frame(enum function function)
 {
-    return is_framed(function) && UNLIKELY(thread.frame->engages) ? thread.frame : NULL;
+    return is_framed(function) && UNLIKELY(current->engages) ? current : NULL;
 }
 
 /* Whether a method of ours has given the call more than its arguments. mpi4py may make other calls before it;
@@ -109,11 +108,12 @@ static inline struct frame *engaged_frame(enum function function)
  * always does. */
 static inline bool is_special(enum function function)
 {
+    struct frame *frame = current;
     if (!is_framed(function))
         return false;
-    if (!thread.special)
-        thread.frame = NULL;
-    return thread.special;
+    if (!frame->special)
+        current = NULL;
+    return frame->special;
 }
 
 /* What MPI says of a communicator. */

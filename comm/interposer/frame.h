@@ -29,6 +29,9 @@ struct extent {
 struct frame {
     /* The function of MPI that the method is for, and its form with large counts. */
     enum function function, large;
+    /* Whether a look at the datatypes of the call does not tell that it goes on as it is. */
+    bool special;
+    /* An array with gaps that is sent, and one that is received into; `begin` is NULL where there is none. */
     struct strided sent, received;
     /* All of it, where it is checked that datatypes stay inside. */
     struct extent extents[2];
@@ -51,6 +54,12 @@ struct frame {
 };
 
 /* Needs the GIL. */
-void clear_strided(struct strided *strided);
+void release_strided(struct strided *strided);
+
+static inline void clear_strided(struct strided *strided)
+{
+    if (strided->begin != NULL)
+        release_strided(strided);
+}
 
 #endif

@@ -178,7 +178,10 @@ def passes(function: Function) -> str:
         if buffer.kind == "W":
             conditions.append(f"all_pass({_blocks(buffer)}, {buffer.name}, {buffer.name}_types)")
         elif not buffer.shared:
-            conditions.append(f"passes({buffer.name}_type)")
+            passed = f"passes({buffer.name}_type)"
+            if not function.collective and "FORCED" not in _flags(function, buffer):
+                passed = f"({passed} || stays({buffer.name}, {buffer.name}_count, {buffer.name}_type))"
+            conditions.append(passed)
     return " && ".join(conditions)
 
 

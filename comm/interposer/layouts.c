@@ -24,6 +24,7 @@ static struct entry *datatypes[BUCKETS];
 static struct array *arrays[BUCKETS];
 static int64_t datatype_count, array_count;
 
+atomic_uint generation = 1;
 kernel pack_kernel;
 
 static struct entry **bucket_of(MPI_Datatype datatype)
@@ -39,7 +40,7 @@ static struct entry *find(MPI_Datatype datatype)
     return entry;
 }
 
-bool know(MPI_Datatype datatype, struct known *known)
+bool learn(MPI_Datatype datatype, struct known *known)
 {
     pthread_mutex_lock(&lock);
     struct entry *entry = find(datatype);
@@ -100,7 +101,7 @@ static void keep(struct entry *entry, struct program *program)
     }
 }
 
-static struct program *find_program(MPI_Datatype datatype, int64_t count)
+struct program *find_program(MPI_Datatype datatype, int64_t count)
 {
     pthread_mutex_lock(&lock);
     struct entry *entry = find(datatype);
@@ -119,15 +120,6 @@ static struct program *find_program(MPI_Datatype datatype, int64_t count)
     return program;
 }
 
-struct program *program_of(MPI_Datatype datatype, int64_t count, bool receives)
-{
-    struct program *program = find_program(datatype, count);
-    if (program == NULL || !receives || !program->overlaps)
-        return program;
-    give_back(program);
-    return NULL;
-}
-
 void give_back(struct program *program)
 {
     if (program != NULL && atomic_fetch_sub(&program->users, 1) == 1)
@@ -144,6 +136,9 @@ void forget(MPI_Datatype datatype)
     if (entry != NULL) {
         *place = entry->next;
         datatype_count--;
+        /* Threads may look it up again from here on, and what they find then is what MPI makes of the handle.
+         */
+        atomic_fetch_add(&generation, 1);
     }
     pthread_mutex_unlock(&lock);
     if (entry == NULL)

@@ -31,12 +31,25 @@ struct known {
     MPI_Datatype dense;
 };
 
+/* Whether a number of instances is one run of bytes, or none. */
+static inline bool is_run(const struct known *known, int64_t count)
+{
+    return count == 0 || (known->flags & CONTIGUOUS) || (count == 1 && (known->flags & ONE_RUN));
+}
+
 /* Find what is known of a datatype. False where only the MPI library can read it. */
 bool know(MPI_Datatype datatype, struct known *known);
 /* The program for `count` instances of a known datatype, which the caller gives back; NULL on any failure,
  * and where it `receives` into bytes that it touches twice. */
 struct program *program_of(MPI_Datatype datatype, int64_t count, bool receives);
+/* The same, which is there until this thread looks for another one. */
+const struct program *borrow_program(MPI_Datatype datatype, int64_t count, bool receives);
 void give_back(struct program *program);
+
+/* Behind them, for all threads: what they find, they need not look for again until the generation changes. */
+extern atomic_uint generation;
+bool learn(MPI_Datatype datatype, struct known *known);
+struct program *find_program(MPI_Datatype datatype, int64_t count);
 void forget(MPI_Datatype datatype);
 
 /* An array with gaps: the bytes of its elements as one, and where they are. */

@@ -7,15 +7,15 @@
 
 #include "functions.h"
 
-/* method(class, name, function, base, keeps, reduces): a method of `class` that calls `base`, and that calls
- * a function of MPI; with `keeps`, a nonblocking operation keeps the arguments, which mpi4py's request does
+/* method(class, function, base, keeps, reduces): a method of `class` that calls `base`, which calls a
+ * function of MPI; with `keeps`, a nonblocking operation keeps the arguments, which mpi4py's request does
  * not; `reduces` says whether the function reduces elements. */
 PyObject *make_method(PyObject *module, PyObject *arguments);
 
-/* engage(function): let the engine decide what runs the methods for a function of MPI from now on. */
-PyObject *engage(PyObject *module, PyObject *name);
-/* call(function, wanted, comm, *arguments): call the method for a function of MPI, of any communicator, and
- * tell the engine what is wanted of it. */
+/* engage(method): let the engine decide what runs a method from now on. */
+PyObject *engage(PyObject *module, PyObject *object);
+/* call(method, wanted, comm, *arguments): call a method with any communicator, and tell the engine what is
+ * wanted of it. */
 PyObject *call_as_wanted(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
 
 /* The name of a function of MPI, without MPI_. */

@@ -121,9 +121,9 @@ static void load_all(struct operation *operation)
 int begin(struct operation *operation)
 {
     if (operation->special) {
-        operation->owner = thread.frame->owner;
-        thread.frame->owner = NULL;
-        thread = (struct thread){0};
+        operation->owner = current->owner;
+        current->owner = NULL;
+        current = NULL;
     }
     if (operation->refused) {
         release(operation);

@@ -5,24 +5,16 @@
 
 /* The program that moves `count` instances from or to `position` of `size` packed bytes; NULL where the
  * library shall do it, or say what is wrong. */
-static struct program *program_for(MPI_Datatype datatype, int64_t count, int64_t position, int64_t size,
-                                   bool receives)
+static const struct program *program_for(MPI_Datatype datatype, int64_t count, int64_t position, int64_t size,
+                                         bool receives)
 {
     struct known known;
-    if (passes(datatype) || count <= 0 || position < 0 || !know(datatype, &known) || known.flags & CONTIGUOUS)
+    if (passes(datatype) || count <= 0 || position < 0 || !know(datatype, &known) || is_run(&known, count))
         return NULL;
     const int64_t nbytes = count * known.size;
     if (is_left(&packing_limits, nbytes, known.flags & REGULAR) || position + nbytes > size)
         return NULL;
-    return program_of(datatype, count, receives);
-}
-
-static int64_t move(bool unpack, char *packed, char *memory, struct program *program)
-{
-    const int64_t nbytes = program->nbytes;
-    run_program(unpack, packed, memory, program);
-    give_back(program);
-    return nbytes;
+    return borrow_program(datatype, count, receives);
 }
 
 #define PACK(NAME, COUNT)                                                                          \
@@ -30,11 +22,12 @@ static int64_t move(bool unpack, char *packed, char *memory, struct program *pro
                              COUNT size, COUNT *position, MPI_Comm comm)                           \
     {                                                                                              \
         enter(FUNCTION_Pack##NAME);                                                                \
-        struct program *program = program_for(datatype, count, *position, size, false);            \
+        const struct program *program = program_for(datatype, count, *position, size, false);      \
         if (program == NULL)                                                                       \
             return leave(FUNCTION_Pack##NAME,                                                      \
                          next.Pack##NAME(memory, count, datatype, packed, size, position, comm));  \
-        *position += (COUNT)move(false, (char *)packed + *position, (char *)memory, program);      \
+        run_program(false, (char *)packed + *position, (char *)memory, program);                   \
+        *position += (COUNT)program->nbytes;                                                       \
         return leave(FUNCTION_Pack##NAME, MPI_SUCCESS);                                            \
     }
 #define UNPACK(NAME, COUNT)                                                                                \
@@ -42,11 +35,12 @@ static int64_t move(bool unpack, char *packed, char *memory, struct program *pro
                                MPI_Datatype datatype, MPI_Comm comm)                                       \
     {                                                                                                      \
         enter(FUNCTION_Unpack##NAME);                                                                      \
-        struct program *program = program_for(datatype, count, *position, size, true);                     \
+        const struct program *program = program_for(datatype, count, *position, size, true);               \
         if (program == NULL)                                                                               \
             return leave(FUNCTION_Unpack##NAME,                                                            \
                          next.Unpack##NAME(packed, size, position, memory, count, datatype, comm));        \
-        *position += (COUNT)move(true, (char *)packed + *position, memory, program);                       \
+        run_program(true, (char *)packed + *position, memory, program);                                    \
+        *position += (COUNT)program->nbytes;                                                               \
         return leave(FUNCTION_Unpack##NAME, MPI_SUCCESS);                                                  \
     }
 

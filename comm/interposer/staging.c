@@ -50,7 +50,8 @@ static struct strided *strided_of(const struct operation *operation, int flags, 
 {
     if (!operation->special || buffer == MPI_IN_PLACE)
         return NULL;
-    return flags & RECEIVES ? thread.received : thread.sent;
+    struct strided *strided = flags & RECEIVES ? &current->received : &current->sent;
+    return strided->begin == NULL ? NULL : strided;
 }
 
 /* An array takes one element after another: a datatype with gaps over it has no meaning. */
@@ -60,7 +61,7 @@ static bool is_refused(struct operation *operation, const struct strided *stride
     if (strided == NULL || strided->is_dense || passes(type) ||
         (know(type, &known) && known.flags & PREDEFINED))
         return false;
-    thread.frame->refusal =
+    current->refusal =
         "message: an array with gaps takes no derived datatype, which describes memory that it does not have";
     operation->refused = true;
     return true;
@@ -74,7 +75,7 @@ static int64_t number_at(const void *array, int width, int i)
 /* Refuse instances of a datatype that leave the memory that mpi4py was given. */
 static void check_bounds(struct operation *operation, const char *buffer, int64_t count, MPI_Datatype type)
 {
-    struct frame *frame = operation->special ? thread.frame : NULL;
+    struct frame *frame = operation->special ? current : NULL;
     for (int i = 0; frame != NULL && count > 0 && i < frame->extent_count; i++) {
         const struct extent *extent = &frame->extents[i];
         if (buffer < extent->begin || buffer > extent->begin + extent->nbytes || frame->error != NULL)
@@ -124,10 +125,18 @@ void stage_array(struct operation *operation, int flags, void **buffer)
         stage_strided(operation, partly(flags), strided, buffer);
 }
 
-/* Whether a number of instances is one run of bytes, or none. */
-static bool is_run(const struct known *known, int64_t count)
+/* Whether there is nothing to pack, or nothing that we could; finds what is known of the datatype. */
+static bool lies_together(const void *buffer, int64_t count, MPI_Datatype type, struct known *known)
 {
-    return count == 0 || (known->flags & CONTIGUOUS) || (count == 1 && (known->flags & ONE_RUN));
+    return passes(type) || buffer == MPI_IN_PLACE || count <= 0 || !know(type, known) ||
+           is_run(known, count) || known->dense == 0;
+}
+
+bool stays(const void *buffer, int64_t count, MPI_Datatype type)
+{
+    struct known known;
+    return lies_together(buffer, count, type, &known) ||
+           is_left(&message_limits, count * known.size, known.flags & REGULAR);
 }
 
 int64_t stage_blocks(struct operation *operation, int flags, void **buffer, int64_t count, MPI_Datatype *type,
@@ -142,8 +151,7 @@ int64_t stage_blocks(struct operation *operation, int flags, void **buffer, int6
         return stage_whole(operation, flags, strided, buffer, count, type, blocks);
     const int64_t total = count * blocks;
     struct known known;
-    if (passes(*type) || *buffer == MPI_IN_PLACE || total <= 0 || !know(*type, &known) ||
-        is_run(&known, total) || known.dense == 0 ||
+    if (lies_together(*buffer, total, *type, &known) ||
         (!(flags & FORCED) && is_left(&message_limits, total * known.size, known.flags & REGULAR)))
         return count;
     struct program *program = program_of(*type, total, flags & RECEIVES);

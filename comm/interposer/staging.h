@@ -21,6 +21,9 @@ static inline bool is_left(const struct limits *limits, int64_t nbytes, bool reg
     return nbytes <= (regular ? limits->regular : limits->listed);
 }
 
+/* Whether the library moves a buffer of a message as it is. */
+bool stays(const void *buffer, int64_t count, MPI_Datatype type);
+
 /* Each changes the arguments of a call to those that MPI is given. */
 int64_t stage_blocks(struct operation *operation, int flags, void **buffer, int64_t count, MPI_Datatype *type,
                      int blocks);
