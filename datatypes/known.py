@@ -7,7 +7,7 @@ from typing import Any
 
 from .canonical import FLAT_LIMIT, canonicalize, fold
 from .decode import UnsupportedDatatype, decode
-from .layout import Dense, Layout, is_regular, overlaps, run_count
+from .layout import Dense, Layout, is_regular, is_transposed, overlaps, run_count
 from .plain import MPI
 from .program import Program
 
@@ -31,6 +31,8 @@ class KnownDatatype:
         Whether any number of instances is one run of bytes or none, as far as is known.
     regular : bool
         Whether an instance is made of streams over one dense run.
+    transposed : bool
+        Whether these walk the memory in another order than its own.
     attributes : dict
         What other subsystems remember about the datatype, forgotten together with it.
     """
@@ -44,13 +46,14 @@ class KnownDatatype:
         self._programs: dict[int, tuple[Program, int]] = {}
         self._overlapping: dict[int, bool] = {}
         self.contiguous = True
-        self.regular = False
+        self.regular = self.transposed = False
         try:
             decoded = decode(datatype)
         except UnsupportedDatatype:
             return
         self.layout = fold(decoded.layout)
         self.regular = is_regular(self.layout.node)
+        self.transposed = self.regular and is_transposed(self.layout.node)
         if not self.regular:
             self.layout = canonicalize(self.layout)
         dense = isinstance(self.layout.node, Dense) and self.size == self.extent
@@ -80,7 +83,7 @@ class KnownDatatype:
         assert self.layout is not None
         if count > 1 and self.regular:
             return Program(fold(self.layout.repeat(count))), 1
-        return self._one, count
+        return (self._one if count == 1 else self._many), count
 
     def overlaps(self, count: int) -> bool:
         """Whether `count` instances touch a byte twice, so that MPI forbids to receive into them."""
@@ -106,6 +109,11 @@ class KnownDatatype:
     def _one(self) -> Program:
         assert self.layout is not None
         return Program(self.layout)
+
+    @cached_property
+    def _many(self) -> Program:
+        assert self.layout is not None
+        return Program(self.layout, many=True)
 
 
 _known: dict[int, KnownDatatype] = {}

@@ -151,6 +151,15 @@ def is_regular(node: Node) -> bool:
     return isinstance(node, Dense)
 
 
+def is_transposed(node: Node) -> bool:
+    """Whether streams step further within than without, so that the message jumps to and fro in memory."""
+    while isinstance(node, Stream) and isinstance(node.child, Stream):
+        if abs(node.stride) < abs(node.child.stride):
+            return True
+        node = node.child
+    return False
+
+
 def overlaps(layout: Layout) -> bool:
     """Tell whether a layout touches any byte twice.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 
@@ -35,8 +36,10 @@ _TILE_BYTES = 16 << 10
 # Two loops that are nested differently in memory and in the message (a transpose) are walked in
 # stripes of this many bytes, which keeps both sides within few cache lines.
 _STRIPE_BYTES = 128
-# Listed runs up to this many become rows of loops: a struct with many instances is walked by them.
+# Listed runs up to this many become rows of loops, if these take as many steps or more: a struct with many
+# instances is walked by them. A row that is run once costs more than many runs of a list.
 _FEW_RUNS = 8
+_FEW_STEPS = 8
 # Stretches of equal runs shorter than this on average are not worth a row each.
 _STRETCH_RUNS = 16
 # A run is cut into no more pieces than this.
@@ -59,6 +62,8 @@ class Program:
     ----------
     layout : Layout
         A canonical layout.
+    many : bool
+        Whether it will be run for many instances.
 
     Attributes
     ----------
@@ -70,13 +75,14 @@ class Program:
 
     __slots__ = ("address", "nbytes", "words")
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, many: bool = False) -> None:
         self.nbytes = layout.size
         node, copies, stride = layout.node, 1, layout.extent
         if isinstance(node, Stream) and isinstance(node.child, Blocks | Runs):
             copies, stride, node = node.count, node.stride, node.child
         pattern = size(node)
-        rows = list(_rows(node, layout.offset, 0, [], Loop(1, stride, pattern)))
+        instance = Loop(_ALL if many else copies, stride, pattern)
+        rows = list(_rows(node, layout.offset, 0, [], instance))
         tile = max(1, _TILE_BYTES // max(1, abs(stride))) if len(rows) > 1 else _ALL
         low, high = layout.bounds()
         near = int(high - low <= _NEAR_BYTES)
@@ -131,7 +137,7 @@ def _listed_rows(
     """Rows for listed runs: stretches of equal runs each get their own, the others keep lengths."""
     offsets, lengths = _cut(node.offsets + memory, node.lengths)
     places = packed + np.cumsum(lengths) - lengths
-    if len(lengths) <= _FEW_RUNS:
+    if len(lengths) <= _FEW_RUNS and prod(loop.count for loop in (instance, *loops)) >= _FEW_STEPS:
         for offset, length, place in zip(offsets.tolist(), lengths.tolist(), places.tolist(), strict=True):
             yield _row(STRIDED, offset, place, length, loops, instance)
         return

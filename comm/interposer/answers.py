@@ -63,7 +63,8 @@ class Answers:
         known.attributes[_ATTRIBUTE] = _Remembered(self.module, handle)
         if known.layout is None or not self._has_kernel:
             return None
-        flags = _CONTIGUOUS * known.contiguous + _ONE_RUN * known.is_run(1) + _REGULAR * known.regular
+        flags = _CONTIGUOUS * known.contiguous + _ONE_RUN * known.is_run(1)
+        flags += _REGULAR * (known.regular and not known.transposed)
         flags += _PREDEFINED * datatype.is_predefined
         dense = dense_type(known)
         return known.size, known.extent, flags, 0 if dense is None else dense.handle
