@@ -3,8 +3,9 @@
     mpiexec -n 2 python -m benchmarks.overhead [--rounds 400]
 
 "Send, Recv" is a ping-pong, and its time the one-way time, which contains one call of each. The other modes
-are exchanges, in which both ranks send and receive at once, and their time is that of one exchange. What is
-added is the median over the rounds of the difference between two samples taken one right after the other.
+are exchanges, in which both ranks send and receive at once, and collectives; their time is that of one of
+them, and `bytes` are those for each rank. What is added is the median over the rounds of the difference
+between two samples taken one right after the other.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import library_key
+from benchmarks.measure import by_library, library_key
 from benchmarks.pingpong import PEER, RANK, WORLD, Way, message_way, require_two_ranks, time_in_step
 from benchmarks.results import results_folder, write_json
 from roundelay import MPI
@@ -35,10 +36,20 @@ Bytes = NDArray[np.uint8]
 
 
 class Mode(NamedTuple):
-    """A way to send contiguous arrays, made for an MPI module, and how many one-way trips an iteration is."""
+    """A way to send contiguous arrays, made for an MPI module.
+
+    Attributes
+    ----------
+    trips
+        How many one-way trips an iteration is.
+    sends, receives
+        To and from how many ranks the buffers have bytes.
+    """
 
     make: Callable[[Any, Bytes, Bytes], Way]
-    trips: int
+    trips: int = 1
+    sends: int = 1
+    receives: int = 1
 
 
 def send_recv(mpi: Any, outgoing: Bytes, incoming: Bytes) -> Way:
@@ -68,18 +79,52 @@ def sendrecv(mpi: Any, outgoing: Bytes, incoming: Bytes) -> Way:
     return run
 
 
+def bcast(mpi: Any, _outgoing: Bytes, incoming: Bytes) -> Way:
+    """`Bcast` from rank 0."""
+    comm = mpi.COMM_WORLD
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            comm.Bcast(incoming)
+
+    return run
+
+
+def collective(name: str) -> Callable[[Any, Bytes, Bytes], Way]:
+    """Give a way to call the method of that name, which has a buffer to send and one to receive in."""
+
+    def make(mpi: Any, outgoing: Bytes, incoming: Bytes) -> Way:
+        comm = mpi.COMM_WORLD
+        # Not bound: as in `comm.Allreduce(...)`, nothing is made for a call.
+        method = getattr(type(comm), name)
+
+        def run(count: int) -> None:
+            for _ in range(count):
+                method(comm, outgoing, incoming)
+
+        return run
+
+    return make
+
+
 MODES = {
-    "Send, Recv": Mode(send_recv, 2),
-    "Isend, Irecv, Waitall": Mode(isend_irecv, 1),
-    "Sendrecv": Mode(sendrecv, 1),
+    "Send, Recv": Mode(send_recv, trips=2),
+    "Isend, Irecv, Waitall": Mode(isend_irecv),
+    "Sendrecv": Mode(sendrecv),
+    "Bcast": Mode(bcast),
+    "Allreduce": Mode(collective("Allreduce")),
+    "Allgather": Mode(collective("Allgather"), receives=2),
+    "Reduce": Mode(collective("Reduce")),
+    "Gather": Mode(collective("Gather"), receives=2),
+    "Alltoall": Mode(collective("Alltoall"), sends=2, receives=2),
 }
 
 
 def measure(name: str, nbytes: int, rounds: int) -> tuple[dict[str, Any], list[float]]:
     """Time one mode at one size; return the row, and the microseconds added in each round."""
     mode = MODES[name]
-    outgoing = np.random.default_rng(RANK).integers(0, 256, nbytes, np.uint8)
-    incoming = np.empty(nbytes, np.uint8)
+    outgoing = np.random.default_rng(RANK).integers(0, 256, mode.sends * nbytes, np.uint8)
+    incoming = np.empty(mode.receives * nbytes, np.uint8)
     ways = {
         "plain": mode.make(PLAIN, outgoing, incoming),
         "ours": mode.make(MPI, outgoing, incoming),
@@ -100,13 +145,15 @@ def measure(name: str, nbytes: int, rounds: int) -> tuple[dict[str, Any], list[f
 
 
 def check(what: str, ways: dict[str, Way], incoming: Bytes) -> None:
-    """Compare what each way receives with what the other rank sends."""
-    sent = np.random.default_rng(PEER).integers(0, 256, len(incoming), np.uint8)
+    """Compare what each way receives with what mpi4py alone does."""
+    received = {}
     for name, way in ways.items():
-        incoming[:] = ~sent
-        way(1)
-        if not WORLD.allreduce(np.array_equal(incoming, sent), PLAIN.LAND):
-            raise click.ClickException(f"{what}: {name} moves other bytes than were sent")
+        incoming[:] = RANK
+        with by_library(name == "plain"):
+            way(1)
+        received[name] = incoming.copy()
+    if not WORLD.allreduce(np.array_equal(received["ours"], received["plain"]), PLAIN.LAND):
+        raise click.ClickException(f"{what}: roundelay moves other bytes than mpi4py")
 
 
 def spread(added: list[float]) -> dict[str, float]:
