@@ -57,6 +57,26 @@ def test_any_order_of_imports(imports):
     assert run(imports + SENDS_ITSELF_A_COLUMN) == "1"
 
 
+SMALL = """
+import sys
+import numpy as np
+from roundelay import MPI
+from roundelay.comm.interposer import interposer
+column = MPI.DOUBLE.Create_vector(4, 1, 6).Commit()
+sent, received = np.arange(24.0).reshape(4, 6), np.zeros((4, 6))
+MPI.COMM_SELF.Sendrecv([sent, 1, column], 0, 0, [received, 1, column], 0, 0)
+MPI.COMM_SELF.Irecv([received, 1, column], 0, 1)
+MPI.COMM_SELF.Send([sent, 1, column], 0, 1)
+assert (received[:, 0] == sent[:, 0]).all()
+print(interposer().counts()["datatypes"], "numba" in sys.modules)
+"""
+
+
+def test_small_messages_ask_nothing():
+    """The library moves them whatever their datatype is, of which a program may make one for each message."""
+    assert run(SMALL) == "0 False"
+
+
 def test_disabled():
     program = "from roundelay import MPI\nfrom roundelay.comm.interposer import why_not\nprint(why_not())"
     assert run(program, ROUNDELAY_DISABLE="1") == "ROUNDELAY_DISABLE is set"

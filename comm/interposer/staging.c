@@ -132,10 +132,37 @@ static bool lies_together(const void *buffer, int64_t count, MPI_Datatype type, 
            is_run(known, count) || known->dense == 0;
 }
 
+/* How many bytes some instances of datatypes have; more than any limit where MPI does not say. */
+static int64_t bytes_of(int64_t count, MPI_Datatype type)
+{
+    MPI_Count size = 0;
+    if (count == 0)
+        return 0;
+    if (next.Type_size_x(type, &size) != MPI_SUCCESS || size == MPI_UNDEFINED || count > INT32_MAX)
+        return INT64_MAX / 2;
+    return size > INT32_MAX ? INT64_MAX / 2 : count * size;
+}
+
+/* Whether the library moves so many bytes, whatever their layout is. Nothing is found out about their
+ * datatypes then, of which some programs make a new one for each message. */
+static bool is_small(int64_t nbytes)
+{
+    return nbytes <= message_limits.regular && nbytes <= message_limits.listed;
+}
+
+static bool are_small(int blocks, int count_width, const void *counts, const MPI_Datatype *types, int step)
+{
+    int64_t nbytes = 0;
+    for (int i = 0; i < blocks && is_small(nbytes); i++)
+        nbytes += bytes_of(number_at(counts, count_width, i), types[i * step]);
+    /* With one rank, Open MPI 5.0's Alltoallw takes displacements for extents and writes elsewhere. */
+    return blocks > 1 && is_small(nbytes);
+}
+
 bool stays(const void *buffer, int64_t count, MPI_Datatype type)
 {
     struct known known;
-    return lies_together(buffer, count, type, &known) ||
+    return passes(type) || is_small(bytes_of(count, type)) || lies_together(buffer, count, type, &known) ||
            is_left(&message_limits, count * known.size, known.flags & REGULAR);
 }
 
@@ -151,8 +178,7 @@ int64_t stage_blocks(struct operation *operation, int flags, void **buffer, int6
         return stage_whole(operation, flags, strided, buffer, count, type, blocks);
     const int64_t total = count * blocks;
     struct known known;
-    if (lies_together(*buffer, total, *type, &known) ||
-        (!(flags & FORCED) && is_left(&message_limits, total * known.size, known.flags & REGULAR)))
+    if ((!(flags & FORCED) && stays(*buffer, total, *type)) || lies_together(*buffer, total, *type, &known))
         return count;
     struct program *program = program_of(*type, total, flags & RECEIVES);
     struct stage *stage = side_of(operation, flags);
@@ -258,8 +284,8 @@ void stage_vector(struct operation *operation, int flags, void **buffer, int blo
         return;
     }
     struct known known;
-    if (passes(*type) || *buffer == MPI_IN_PLACE || !know(*type, &known) || known.flags & CONTIGUOUS ||
-        known.dense == 0)
+    if ((!(flags & FORCED) && are_small(blocks, count_width, counts, type, 0)) || passes(*type) ||
+        *buffer == MPI_IN_PLACE || !know(*type, &known) || known.flags & CONTIGUOUS || known.dense == 0)
         return;
     struct place *place = calloc((size_t)blocks, sizeof *place);
     void *starts = substitute(operation, (size_t)blocks * (size_t)displ_width);
@@ -300,6 +326,8 @@ void stage_types(struct operation *operation, int flags, void **buffer, int bloc
         stage_strided(operation, partly(flags), strided, buffer);
         return;
     }
+    if (!(flags & FORCED) && are_small(blocks, count_width, counts, *types, 1))
+        return;
     struct place *place = calloc((size_t)blocks, sizeof *place);
     void *starts = substitute(operation, (size_t)blocks * (size_t)displ_width);
     MPI_Datatype *dense = substitute(operation, (size_t)blocks * sizeof *dense);

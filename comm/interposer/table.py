@@ -112,6 +112,7 @@ Get_elements_x const MPI_Status *status, MPI_Datatype datatype, MPI_Count *count
 Test_cancelled const MPI_Status *status, int *flag
 Cancel MPI_Request *request
 Type_free MPI_Datatype *datatype
+Type_size_x MPI_Datatype datatype, MPI_Count *size
 """
 
 TYPES = {
