@@ -272,6 +272,38 @@ def test_references_to_objects_are_never_copied(dtype):
     assert (found == numbers).all()
 
 
+WITHOUT_MEMORY = """
+import resource
+from pathlib import Path
+import numpy as np
+from roundelay import MPI
+from roundelay.comm.interposer import interposer
+
+interposer().set_limits(-1, -1, -1, -1)
+found, requests = np.zeros((5000, 2)), [MPI.REQUEST_NULL] * 3_000_000
+requests[-1] = MPI.COMM_SELF.Irecv(found[:, 1], 0)
+MPI.COMM_SELF.Send(np.ones(5000), 0)
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+# Enough for mpi4py's own copy of the handles, and not for what is kept of each request.
+resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), resource.RLIM_INFINITY))
+try:
+    MPI.Request.{call}(requests)
+except MPI.Exception as error:
+    assert error.Get_error_class() == MPI.ERR_NO_MEM, error
+    print("no memory")
+assert requests[-1] != MPI.REQUEST_NULL and not found.any()
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+requests[-1].Wait()
+assert found[:, 1].all() and not found[:, 0].any()
+"""
+
+
+@pytest.mark.parametrize("call", ["Waitall", "Testall", "Waitany", "Testany", "Waitsome", "Testsome"])
+def test_a_completion_without_memory_leaves_the_requests(call):
+    """MPI alone would complete them, and nobody would unpack what they received."""
+    assert run(WITHOUT_MEMORY.format(call=call)) == "no memory"
+
+
 @pytest.mark.mpi(min_size=2)
 @pytest.mark.parametrize("way", ["free", "drop"])
 def test_a_schedule_whose_request_the_program_loses(comm, way):

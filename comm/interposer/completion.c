@@ -12,6 +12,8 @@ enum { FEW = 64 };
 /* The operations behind the requests of one call, and statuses where the program wants none. */
 struct batch {
     int count;
+    /* Whether there are any. */
+    bool any;
     struct operation **operations;
     MPI_Status *statuses;
     MPI_Request *hidden;
@@ -113,11 +115,14 @@ int roundelay_Request_get_status(MPI_Request request, int *flag, MPI_Status *sta
     return leave(FUNCTION_Request_get_status, code);
 }
 
-/* Claim the operations of all requests; false where there is none, or no memory. */
-static bool gather(struct batch *batch, int count, const MPI_Request *requests, MPI_Status **statuses)
+/* Claim the operations of all requests; an error where there is no memory, and MPI must not go on alone. */
+static int gather(struct batch *batch, int count, const MPI_Request *requests, MPI_Status **statuses)
 {
     batch->count = count;
+    batch->any = false;
     batch->memory = NULL;
+    if (is_idle())
+        return MPI_SUCCESS;
     batch->operations = batch->few;
     batch->statuses = batch->few_statuses;
     batch->hidden = batch->few_hidden;
@@ -125,23 +130,20 @@ static bool gather(struct batch *batch, int count, const MPI_Request *requests, 
         const size_t each = sizeof(struct operation *) + sizeof(MPI_Status) + sizeof(MPI_Request);
         batch->memory = malloc((size_t)count * each);
         if (batch->memory == NULL)
-            return false;
+            return MPI_ERR_NO_MEM;
         batch->operations = batch->memory;
         batch->statuses = (MPI_Status *)(batch->operations + count);
         batch->hidden = (MPI_Request *)(batch->statuses + count);
     }
-    bool any = false;
     for (int i = 0; i < count; i++) {
         batch->operations[i] = claim(requests[i]);
-        any = any || batch->operations[i] != NULL;
+        batch->any = batch->any || batch->operations[i] != NULL;
     }
-    if (!any) {
+    if (!batch->any)
         free(batch->memory);
-        return false;
-    }
-    if (statuses != NULL && *statuses == MPI_STATUSES_IGNORE)
+    else if (statuses != NULL && *statuses == MPI_STATUSES_IGNORE)
         *statuses = batch->statuses;
-    return true;
+    return MPI_SUCCESS;
 }
 
 static void let_go(struct batch *batch)
@@ -211,7 +213,10 @@ static void reveal(const struct batch *batch, MPI_Request *requests, int changed
 static int complete_all(int count, MPI_Request *requests, int *flag, MPI_Status *statuses, bool waits)
 {
     struct batch batch;
-    if (!gather(&batch, count, requests, &statuses))
+    const int gathered = gather(&batch, count, requests, &statuses);
+    if (gathered != MPI_SUCCESS)
+        return gathered;
+    if (!batch.any)
         return waits ? next.Waitall(count, requests, statuses)
                      : next.Testall(count, requests, flag, statuses);
     while (unfinished(&batch) > 0) {
@@ -258,7 +263,10 @@ static int complete_any(int count, MPI_Request *requests, int *index, int *flag,
                         bool waits)
 {
     struct batch batch;
-    if (!gather(&batch, count, requests, NULL))
+    const int gathered = gather(&batch, count, requests, NULL);
+    if (gathered != MPI_SUCCESS)
+        return gathered;
+    if (!batch.any)
         return waits ? next.Waitany(count, requests, index, status)
                      : next.Testany(count, requests, index, flag, status);
     MPI_Status own;
@@ -305,7 +313,10 @@ static int complete_some(int count, MPI_Request *requests, int *found, int *indi
                          bool waits)
 {
     struct batch batch;
-    if (!gather(&batch, count, requests, &statuses))
+    const int gathered = gather(&batch, count, requests, &statuses);
+    if (gathered != MPI_SUCCESS)
+        return gathered;
+    if (!batch.any)
         return waits ? next.Waitsome(count, requests, found, indices, statuses)
                      : next.Testsome(count, requests, found, indices, statuses);
     int code;
@@ -349,7 +360,10 @@ int roundelay_Request_get_status_all(int count, const MPI_Request *requests, int
 {
     enter(FUNCTION_Request_get_status_all);
     struct batch batch;
-    if (is_idle() || !gather(&batch, count, requests, &statuses))
+    const int gathered = gather(&batch, count, requests, &statuses);
+    if (gathered != MPI_SUCCESS)
+        return leave(FUNCTION_Request_get_status_all, gathered);
+    if (!batch.any)
         return leave(FUNCTION_Request_get_status_all,
                      next.Request_get_status_all(count, requests, flag, statuses));
     int code = MPI_SUCCESS;
@@ -368,7 +382,10 @@ int roundelay_Request_get_status_any(int count, const MPI_Request *requests, int
 {
     enter(FUNCTION_Request_get_status_any);
     struct batch batch;
-    if (is_idle() || !gather(&batch, count, requests, NULL))
+    const int gathered = gather(&batch, count, requests, NULL);
+    if (gathered != MPI_SUCCESS)
+        return leave(FUNCTION_Request_get_status_any, gathered);
+    if (!batch.any)
         return leave(FUNCTION_Request_get_status_any,
                      next.Request_get_status_any(count, requests, index, flag, status));
     MPI_Status own;
@@ -389,7 +406,10 @@ int roundelay_Request_get_status_some(int count, const MPI_Request *requests, in
 {
     enter(FUNCTION_Request_get_status_some);
     struct batch batch;
-    if (is_idle() || !gather(&batch, count, requests, &statuses))
+    const int gathered = gather(&batch, count, requests, &statuses);
+    if (gathered != MPI_SUCCESS)
+        return leave(FUNCTION_Request_get_status_some, gathered);
+    if (!batch.any)
         return leave(FUNCTION_Request_get_status_some,
                      next.Request_get_status_some(count, requests, found, indices, statuses));
     const int hidden = hide(&batch, requests);
@@ -427,7 +447,10 @@ int roundelay_Startall(int count, MPI_Request *requests)
 {
     enter(FUNCTION_Startall);
     struct batch batch;
-    if (is_idle() || !gather(&batch, count, requests, NULL))
+    const int gathered = gather(&batch, count, requests, NULL);
+    if (gathered != MPI_SUCCESS)
+        return leave(FUNCTION_Startall, gathered);
+    if (!batch.any)
         return leave(FUNCTION_Startall, next.Startall(count, requests));
     for (int i = 0; i < count; i++)
         if (batch.operations[i] != NULL)
