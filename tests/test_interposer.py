@@ -304,6 +304,48 @@ def test_a_completion_without_memory_leaves_the_requests(call):
     assert run(WITHOUT_MEMORY.format(call=call)) == "no memory"
 
 
+FORKS = """
+import os, signal, threading, warnings
+import numpy as np
+from roundelay import MPI
+from roundelay.comm.interposer import interposer
+
+warnings.simplefilter("ignore")
+interposer().set_limits(-1, -1, -1, -1)
+stop = threading.Event()
+request = MPI.COMM_SELF.Irecv(np.zeros((40, 2))[:, 1], 0)
+
+def go_on():
+    # Looks again and again for an operation that has this request, without the GIL.
+    while not stop.is_set():
+        MPI.Request.Testall([request] * 50_000)
+
+threads = [threading.Thread(target=go_on) for _ in range(2)]
+for thread in threads:
+    thread.start()
+statuses = []
+while len(statuses) < 50 and not any(statuses):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)
+        # Looks, too, and does not ask MPI, whose own locks are not the matter here.
+        MPI.Request(request)
+        os._exit(0)
+    statuses.append(os.waitpid(child, 0)[1])
+stop.set()
+for thread in threads:
+    thread.join()
+MPI.COMM_SELF.Send(np.ones(40), 0)
+request.Wait()
+print(max(statuses))
+"""
+
+
+def test_a_child_of_a_process_with_threads():
+    """No lock is held in it for ever, which another thread held when it began."""
+    assert run(FORKS) == "0"
+
+
 @pytest.mark.mpi(min_size=2)
 @pytest.mark.parametrize("way", ["free", "drop"])
 def test_a_schedule_whose_request_the_program_loses(comm, way):

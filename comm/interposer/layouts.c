@@ -2,6 +2,7 @@
 
 #include "ask.h"
 #include "door.h"
+#include "forks.h"
 #include "hash.h"
 
 #include <pthread.h>
@@ -25,6 +26,12 @@ static struct array *arrays[BUCKETS];
 static int64_t datatype_count, array_count;
 
 atomic_uint generation = 1;
+
+__attribute__((constructor)) static void hold_lock_in_forks(void)
+{
+    hold_in_forks(&lock);
+}
+
 kernel pack_kernel;
 
 static struct entry **bucket_of(MPI_Datatype datatype)

@@ -2,6 +2,7 @@
 
 #include "ask.h"
 #include "door.h"
+#include "forks.h"
 #include "hash.h"
 
 #include <pthread.h>
@@ -13,6 +14,11 @@ atomic_long operations_under_way, orphans;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct operation *buckets[BUCKETS];
 static struct operation *orphaned;
+
+__attribute__((constructor)) static void hold_lock_in_forks(void)
+{
+    hold_in_forks(&lock);
+}
 
 static struct operation **bucket_of(MPI_Request request)
 {
