@@ -24,7 +24,7 @@ LEFT_OUT_OF_QUICK = {
         "schedules", "measure", "watched", "simulate", "simulation", "sequential", "codes", "coded_delivery",
         "planner", "plan",
     ],
-    "long lists of random or published datatypes": ["datatypes_random", "random_mpi", "ddtbench", "leaks"],
+    "long lists of random or published datatypes": ["datatypes_random", "random_trees", "ddtbench", "leaks"],
 }  # fmt: skip
 
 

@@ -5,10 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from tests.trees import whole
+
 ROUNDS = 2
 """How often a persistent collective is started."""
 
 SENDS = ["Send", "Ssend", "Isend", "Issend", "Send_init", "Ssend_init"]
+READY_SENDS = ["Rsend", "Irsend", "Rsend_init"]
+"""Sends to a receive that is posted before."""
+
+BUFFERED_SENDS = ["Bsend", "Ibsend", "Bsend_init"]
+"""Sends that need a buffer to be attached."""
+
 POSTED = ["Irecv", "Recv_init"]
 RECEIVES = [*POSTED, "Recv", "Mprobe, Recv", "Mprobe, Irecv"]
 COMPLETIONS = ["Wait", "Waitall", "Waitany", "Test", "Testall"]
@@ -38,6 +48,8 @@ class Message:
             requests.append(getattr(comm, self.receive)(into, self.peer, tag))
             if self.receive.endswith("_init"):
                 requests[-1].Start()
+        if self.send in READY_SENDS:
+            comm.Barrier()
         if out is not None:
             request = getattr(comm, self.send)(out, self.peer, tag)
             requests += [request] if request else []
@@ -122,3 +134,22 @@ class Collective:
                 request.Start()
                 request.Wait()
             request.Free()
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Instances of a datatype that are packed, and unpacked as those of another one."""
+
+    position: int
+
+    def __str__(self) -> str:
+        return f"Pack and Unpack at {self.position}"
+
+    def make(self, comm: Any, _mpi: Any, out: Any, into: Any, _tag: int) -> tuple[int, int, bytes]:
+        """Make the calls; give the positions and what was packed."""
+        (source, count, sent), (target, _, received) = out, into
+        packed = np.zeros(self.position + count * sent.Get_size() + 3, np.uint8)
+        with whole(sent, count, source) as (datatype, buffer):
+            end = datatype.Pack(buffer, packed, self.position, comm)
+        with whole(received, count, target) as (datatype, buffer):
+            return end, datatype.Unpack(packed, self.position, buffer, comm), packed.tobytes()

@@ -9,6 +9,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from roundelay import MPI
+from roundelay.comm.interposer import library_alone
 from tests.memory_order import as_received, as_sent
 
 pytestmark = [pytest.mark.mpi, pytest.mark.usefixtures("engine")]
@@ -251,7 +252,7 @@ def place(layout, array):
 
 
 def compare(comm, name, form, make, layouts):
-    """Run a collective on arrays with gaps, and through mpi4py on contiguous ones, from every root."""
+    """Run a collective on arrays with gaps, and with mpi4py alone on contiguous ones, from every root."""
     plain = type(comm).plain(comm)
     for root in {0, comm.size - 1}:
         call = make(comm, root)
@@ -260,7 +261,8 @@ def compare(comm, name, form, make, layouts):
         send: Any = None if call.send is None else call.send.copy()
         receive: Any = None if call.receive is None else call.receive.copy()
         run, end = call.prepare(comm, name, form, view, into)
-        run_plain, end_plain = call.prepare(plain, name, form, send, receive)
+        with library_alone():
+            run_plain, end_plain = call.prepare(plain, name, form, send, receive)
         for round_ in range(ROUNDS if form == "persistent" else 1):
             if call.send is not None:
                 view[...] = call.send + 100 * comm.rank + 1000 * round_
@@ -269,7 +271,8 @@ def compare(comm, name, form, make, layouts):
                 into[...] = call.receive - 100 * comm.rank - 500 - round_
                 receive[...] = as_sent(into).reshape(receive.shape)
             before = None if memory is None else memory.copy()
-            run_plain()
+            with library_alone():
+                run_plain()
             run()
             if call.receive is not None:
                 expected, _ = place(layouts[1], as_received(into, receive))

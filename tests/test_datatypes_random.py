@@ -1,5 +1,7 @@
 """Random datatypes: read, packed, unpacked and exchanged as the MPI library does it."""
 
+from contextlib import nullcontext
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,6 +9,7 @@ from mpi4py import MPI as PLAIN
 from numpy.testing import assert_array_equal
 
 from roundelay import MPI, Layout, canonicalize, equivalent
+from roundelay.comm.interposer import library_alone
 from tests.trees import (
     CONSTRUCTORS,
     LEAVES,
@@ -71,8 +74,8 @@ def test_canonical_form_is_that_of_the_listed_runs(seed, count):
 def test_exchange_with_oneself(seed, count):
     trees = draw_pair(seed)
     arenas = []
-    for module in (PLAIN, MPI):
-        with built(trees[0], module) as sent, built(trees[1], module) as received:
+    for module, way in ((PLAIN, library_alone()), (MPI, nullcontext())):
+        with built(trees[0], module) as sent, built(trees[1], module) as received, way:
             source, from_ = arena(sent, count, seed)
             target, to = arena(received, count, seed + 1)
             expected = target.copy()

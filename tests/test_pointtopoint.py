@@ -3,6 +3,7 @@
 import array
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import product
 from typing import Any
 
@@ -12,6 +13,7 @@ from mpi4py import MPI as PLAIN
 from numpy.testing import assert_array_equal
 
 from roundelay import MPI
+from roundelay.comm.interposer import library_alone
 from tests.memory_order import as_received, as_sent
 
 pytestmark = [pytest.mark.mpi, pytest.mark.usefixtures("engine")]
@@ -57,6 +59,12 @@ def neighbours(comm):
 def plain(comm):
     """Give mpi4py's own communicator for the same ranks."""
     return PLAIN.Intracomm(comm)
+
+
+def alone(function, comm, *arguments):
+    """Call a function with mpi4py's own communicator, and with the MPI library itself beneath it."""
+    with library_alone():
+        return function(plain(comm), *arguments)
 
 
 def make_view(name, rank, dtype=np.float64):
@@ -335,7 +343,7 @@ def test_send_a_list_with_an_array(comm, form):
     """What is sent is what would be of a contiguous copy."""
     for name, kind in product(("box", "every other", "axes exchanged"), ("Send", "Isend", "Send_init")):
         _, view = make_view(name, comm.rank)
-        expected = put_right(plain(comm), kind, LISTED[form](as_sent(view)), view.nbytes)
+        expected = alone(put_right, comm, kind, LISTED[form](as_sent(view)), view.nbytes)
         found = put_right(comm, kind, LISTED[form](view), view.nbytes)
         assert_array_equal(found, expected, f"{name}, {kind}")
 
@@ -348,7 +356,7 @@ def test_receive_a_list_with_an_array(comm, form):
         copy, expected = as_sent(view), memory.copy()
         message = (np.arange(24, dtype=np.uint8) + 1) if form != "none" else np.empty(0, np.uint8)
         statuses = [
-            get_from_left(plain(comm), kind, LISTED[form](copy), message),
+            alone(get_from_left, comm, kind, LISTED[form](copy), message),
             get_from_left(comm, kind, LISTED[form](view), message),
         ]
         VIEWS[name][1](expected)[...] = as_received(view, copy)
@@ -499,7 +507,7 @@ def test_send_a_datatype(comm, datatype):
     memory = make_memory(datatype, 4, comm.rank)
     for form, specify in FORMS.items():
         specification = specify(memory, datatype, 4)
-        expected = put_right(plain(comm), "Send", specification, 4 * datatype.size)
+        expected = alone(put_right, comm, "Send", specification, 4 * datatype.size)
         for kind in SENDS:
             found = put_right(comm, kind, specification, 4 * datatype.size)
             assert_array_equal(found, expected, f"{kind}, {form}")
@@ -512,7 +520,7 @@ def test_receive_a_datatype(comm, kind, datatype):
         found, expected = (make_memory(datatype, 4, 11) for _ in range(2))
         instances = {"none": 0, "four": 2, "four without a count": 2}.get(form, 3)
         message = np.arange(instances * datatype.size, dtype=np.uint8)
-        first = get_from_left(plain(comm), kind, specify(expected, datatype, 4), message)
+        first = alone(get_from_left, comm, kind, specify(expected, datatype, 4), message)
         second = get_from_left(comm, kind, specify(found, datatype, 4), message)
         assert_array_equal(found, expected, form)
         assert facts_of(second, MPI.BYTE, datatype) == facts_of(first, MPI.BYTE, datatype), form
@@ -523,14 +531,15 @@ def test_a_datatype_over_any_buffer(comm, datatype, holder):
     right, left = neighbours(comm)
     make, instances = HOLDERS[holder], 8
     results = []
-    for module, communicator in ((PLAIN, plain(comm)), (MPI, comm)):
+    for communicator, without in ((plain(comm), library_alone()), (comm, nullcontext())):
         sent, received = (make(make_memory(datatype, instances, seed)) for seed in (comm.rank, 99))
-        communicator.Sendrecv([sent, datatype], right, 1, [received, datatype], left, 1)
-        requests = [
-            communicator.Isend([sent, (1, 2), datatype], right, 2),
-            communicator.Irecv([received, (1, 3), datatype], left, 2),
-        ]
-        module.Request.Waitall(requests)
+        with without:
+            communicator.Sendrecv([sent, datatype], right, 1, [received, datatype], left, 1)
+            requests = [
+                communicator.Isend([sent, (1, 2), datatype], right, 2),
+                communicator.Irecv([received, (1, 3), datatype], left, 2),
+            ]
+            MPI.Request.Waitall(requests)
         results.append(bytes(received))
     assert results[0] == results[1]
 
@@ -541,7 +550,8 @@ def test_replace_a_datatype(comm, kind, datatype):
     memory, expected = (make_memory(datatype, 3, comm.rank) for _ in range(2))
     # Not by the same method: MPICH 5.0.2's own Isendrecv_replace mistakes datatypes with gaps.
     sent = [memory.copy(), 3, datatype]
-    plain(comm).Sendrecv(sent, right, 0, [expected, 3, datatype], left, 0)
+    with library_alone():
+        plain(comm).Sendrecv(sent, right, 0, [expected, 3, datatype], left, 0)
     request = getattr(comm, kind)([memory, 3, datatype], right, 0, left, 0)
     if request is not None:
         request.Wait()
@@ -609,7 +619,7 @@ def test_a_short_message_into_a_datatype(comm, kind, make):
     for end in (0, *ends[:5], ends[ends.size // 2], ends[-2]):
         found, expected = (make_memory(datatype, 3, 11) for _ in range(2))
         message = np.arange(end, dtype=np.uint8)
-        first = get_from_left(plain(comm), kind, [expected, 3, datatype], message)
+        first = alone(get_from_left, comm, kind, [expected, 3, datatype], message)
         second = get_from_left(comm, kind, [found, 3, datatype], message)
         assert_array_equal(found, expected, f"{end} bytes")
         assert facts_of(second, MPI.BYTE, datatype) == facts_of(first, MPI.BYTE, datatype), f"{end} bytes"
@@ -650,7 +660,9 @@ def test_persistent_requests_start_again(comm, kind, datatype):
         sent[:] = make_memory(datatype, 3, comm.rank + round_)
         before, expected = received.copy(), received.copy()
         message = make_memory(datatype, 3, left + round_)
-        plain(comm).Sendrecv([message, 3, datatype], comm.rank, 9, [expected, 3, datatype], comm.rank, 9)
+        with library_alone():
+            outgoing, incoming = [message, 3, datatype], [expected, 3, datatype]
+            plain(comm).Sendrecv(outgoing, comm.rank, 9, incoming, comm.rank, 9)
         for request in receives:
             request.Start()
         assert_array_equal(received, before)

@@ -1,4 +1,4 @@
-"""Random views of memory, in every call that takes a buffer: moved as plain mpi4py moves dense arrays.
+"""Random views of memory, in every call that takes a buffer: moved as mpi4py alone moves dense arrays.
 
 More of them: ``[mpiexec -n 2] python -m tests.test_random_views --views 100000 --seed 1``; and the call of a
 failure again, as its line says: ``--seed 1 --only 123 --call Bcast``.
@@ -19,6 +19,7 @@ from mpi4py import MPI as PLAIN
 from roundelay import MPI
 from roundelay.collectives.catalogue import NATIVE
 from roundelay.collectives.processes import environment_names
+from roundelay.comm.interposer import library_alone
 from tests.limit import Alarm
 from tests.random_calls import NAMES, Argument, Trial, draw_trial
 from tests.random_views import CLASSES, NUMBERS, draw_count, draw_view
@@ -40,16 +41,21 @@ def attempt(trial: Trial, comm: PLAIN.Intracomm, mpi: Any, buffers: dict[int, An
         return type(error).__name__, str(error)
 
 
+def attempt_alone(trial: Trial, comm: PLAIN.Intracomm, buffers: dict[int, Any], tag: int) -> Outcome:
+    """Make the call as mpi4py alone does."""
+    with library_alone():
+        return attempt(trial, PLAIN.Intracomm(comm), PLAIN, buffers, tag)
+
+
 def check(trial: Trial, comm: PLAIN.Intracomm, seed: int, tag: int) -> str | None:
-    """Make a call with dense arrays and plain mpi4py, then with its views, and say what differs."""
-    plain = PLAIN.Intracomm(comm)
+    """Make a call with dense arrays and mpi4py alone, then with its views, and say what differs."""
     arguments = {id(arg): arg for arg in (trial.out, trial.into) if arg}
     for number, arg in enumerate(arguments.values()):
         arg.view.fill(1000 * seed + 10 * number + comm.rank, trial.small)
     dense = {key: arg.view.dense() for key, arg in arguments.items()}
     expected: Outcome = (trial.refused.__name__, "") if trial.refused else ("", "")
     if not trial.refused:
-        expected = attempt(trial, plain, PLAIN, as_given(arguments, dense), tag)
+        expected = attempt_alone(trial, comm, as_given(arguments, dense), tag)
     memory = {key: arg.view.memory.copy() for key, arg in arguments.items()}
     if trial.into and expected[0] == "returned":
         memory[id(trial.into)] = trial.into.view.expect(dense[id(trial.into)])
@@ -58,7 +64,7 @@ def check(trial: Trial, comm: PLAIN.Intracomm, seed: int, tag: int) -> str | Non
         found = attempt(trial, comm, MPI, views, tag + 1)
     else:
         dense = {key: arg.view.dense() for key, arg in arguments.items()}
-        found = attempt(trial, plain, PLAIN, as_given(arguments, dense), tag + 1)
+        found = attempt_alone(trial, comm, as_given(arguments, dense), tag + 1)
     if found[0] != expected[0] or (found[0] == "returned" and found != expected):
         return f"{trial}: expected {expected}, got {found}"
     if not trial.layered and trial.into and found[0] == "returned":
@@ -87,7 +93,7 @@ def examine(comm: PLAIN.Intracomm, name: str, seed: int, index: int) -> tuple[in
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_as_dense_with_plain_mpi4py(comm, name):
+def test_as_dense_with_mpi4py_alone(comm, name):
     found = [examine(comm, name, 1, index)[1] for index in range(CALLS)]
     wrong = [message for message in found if message]
     assert not wrong, "\n".join(wrong)

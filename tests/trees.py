@@ -284,38 +284,38 @@ def arena(datatype: PLAIN.Datatype, count: int, seed: int = 0) -> tuple[Bytes, i
 def oracle_pack(datatype: PLAIN.Datatype, count: int, memory: Bytes, origin: int) -> Bytes:
     """Pack with the MPI library."""
     packed = np.zeros(count * datatype.Get_size(), np.uint8)
-    with _whole(datatype, count) as (whole, nbytes), library_alone():
-        source = PLAIN.buffer.fromaddress(memory.ctypes.data + origin, nbytes)
-        position = PLAIN.Datatype.Pack(whole, source, packed, 0, PLAIN.COMM_SELF)
+    with whole(datatype, count, memory[origin:]) as (instances, source), library_alone():
+        position = PLAIN.Datatype.Pack(instances, source, packed, 0, PLAIN.COMM_SELF)
     assert position == len(packed)
     return packed
 
 
 def oracle_unpack(datatype: PLAIN.Datatype, count: int, packed: Bytes, memory: Bytes, origin: int) -> None:
     """Unpack with the MPI library, in place."""
-    with _whole(datatype, count) as (whole, nbytes), library_alone():
-        target = PLAIN.buffer.fromaddress(memory.ctypes.data + origin, nbytes)
-        position = PLAIN.Datatype.Unpack(whole, packed, 0, target, PLAIN.COMM_SELF)
+    with whole(datatype, count, memory[origin:]) as (instances, target), library_alone():
+        position = PLAIN.Datatype.Unpack(instances, packed, 0, target, PLAIN.COMM_SELF)
     assert position == len(packed)
 
 
 @contextmanager
-def _whole(datatype: PLAIN.Datatype, count: int) -> Iterator[tuple[PLAIN.Datatype, int]]:
-    """Give a datatype, and the size of buffer from which mpi4py infers that ``count`` instances are meant.
+def whole(
+    datatype: PLAIN.Datatype, count: int, memory: Bytes
+) -> Iterator[tuple[PLAIN.Datatype, PLAIN.buffer]]:
+    """Give a datatype, and a buffer of which mpi4py infers that ``count`` instances are meant.
 
     mpi4py divides the size of the buffer by the extent, which only works for a positive extent.
     """
     extent = datatype.Get_extent()[1]
     if extent > 0:
-        yield datatype, count * extent
+        yield datatype, PLAIN.buffer.fromaddress(memory.ctypes.data, count * extent)
         return
     instances = datatype.Create_contiguous(count)
-    whole = instances.Create_resized(0, 1).Commit()
+    made = instances.Create_resized(0, 1).Commit()
     instances.Free()
     try:
-        yield whole, 1
+        yield made, PLAIN.buffer.fromaddress(memory.ctypes.data, 1)
     finally:
-        whole.Free()
+        made.Free()
 
 
 def walk_pack(tree: Tree, count: int, memory: Bytes, origin: int) -> Bytes:
