@@ -179,7 +179,7 @@ def passes(function: Function) -> str:
             conditions.append(f"all_pass({_blocks(buffer)}, {buffer.name}, {buffer.name}_types)")
         elif not buffer.shared:
             passed = f"passes({buffer.name}_type)"
-            if not function.collective and "FORCED" not in _flags(function, buffer):
+            if not function.collective and "PACKED" not in _flags(function, buffer):
                 passed = f"({passed} || stays({buffer.name}, {buffer.name}_count, {buffer.name}_type))"
             conditions.append(passed)
     return " && ".join(conditions)
@@ -198,7 +198,7 @@ def _flags(function: Function, buffer: Buffer) -> str:
         flags = ["(rank_of(comm) == root ? SENDS : RECEIVES)"]
     if function.name == "Isendrecv_replace":
         # MPICH 5.0.2 mistakes datatypes with gaps there, and does not say how much arrived.
-        flags += ["FORCED"]
+        flags += ["PACKED", "MOVED"]
     if buffer.keeps or function.name == "Isendrecv_replace":
         flags += ["FILLS"]
     if not function.collective:
@@ -207,7 +207,7 @@ def _flags(function: Function, buffer: Buffer) -> str:
         flags += [f"({function.buffers[0].name} == MPI_IN_PLACE ? FILLS : 0)"]
     if function.is_chosen:
         # What ranks call must not depend on the datatypes that each of them has.
-        flags += ["(ours ? FORCED : 0)"]
+        flags += ["(ours ? PACKED : 0)"]
     return " | ".join(flags)
 
 

@@ -111,7 +111,7 @@ static int64_t stage_whole(struct operation *operation, int flags, struct stride
     struct array *array = strided->array;
     const bool covers = array != NULL && *buffer == strided->begin && *type == array->element &&
                         count * blocks * array->itemsize == array->nbytes;
-    if (covers && flags & DESCRIBES && !(flags & FORCED) && !(array->flags & MISREAD) &&
+    if (covers && flags & DESCRIBES && !(flags & PACKED) && !(array->flags & MISREAD) &&
         is_left(&message_limits, array->nbytes, true) && describe(array, type))
         return 1;
     stage_strided(operation, covers ? flags : partly(flags), strided, buffer);
@@ -126,10 +126,11 @@ void stage_array(struct operation *operation, int flags, void **buffer)
 }
 
 /* Whether there is nothing to pack, or nothing that we could; finds what is known of the datatype. */
-static bool lies_together(const void *buffer, int64_t count, MPI_Datatype type, struct known *known)
+static bool lies_together(const void *buffer, int64_t count, MPI_Datatype type, int flags,
+                          struct known *known)
 {
     return passes(type) || buffer == MPI_IN_PLACE || count <= 0 || !know(type, known) ||
-           is_run(known, count) || known->dense == 0;
+           (is_run(known, count) && !(flags & MOVED)) || known->dense == 0;
 }
 
 /* How many bytes some instances of datatypes have; more than any limit where MPI does not say. */
@@ -162,7 +163,7 @@ static bool are_small(int blocks, int count_width, const void *counts, const MPI
 bool stays(const void *buffer, int64_t count, MPI_Datatype type)
 {
     struct known known;
-    return passes(type) || is_small(bytes_of(count, type)) || lies_together(buffer, count, type, &known) ||
+    return passes(type) || is_small(bytes_of(count, type)) || lies_together(buffer, count, type, 0, &known) ||
            is_left(&message_limits, count * known.size, known.flags & REGULAR);
 }
 
@@ -178,7 +179,8 @@ int64_t stage_blocks(struct operation *operation, int flags, void **buffer, int6
         return stage_whole(operation, flags, strided, buffer, count, type, blocks);
     const int64_t total = count * blocks;
     struct known known;
-    if ((!(flags & FORCED) && stays(*buffer, total, *type)) || lies_together(*buffer, total, *type, &known))
+    if ((!(flags & PACKED) && stays(*buffer, total, *type)) ||
+        lies_together(*buffer, total, *type, flags, &known))
         return count;
     struct program *program = program_of(*type, total, flags & RECEIVES);
     struct stage *stage = side_of(operation, flags);
@@ -221,7 +223,7 @@ static bool stage_places(struct operation *operation, int flags, void **buffer, 
         dense = dense && is_run(&place[i].known, place[i].count);
     }
     /* With one rank, Open MPI 5.0's Alltoallw takes displacements for extents and writes elsewhere. */
-    if (dense || (count > 1 && !(flags & FORCED) && is_left(&message_limits, nbytes, regular)))
+    if (dense || (count > 1 && !(flags & PACKED) && is_left(&message_limits, nbytes, regular)))
         return false;
     struct part *parts = calloc((size_t)count, sizeof *parts);
     if (parts == NULL)
@@ -284,8 +286,9 @@ void stage_vector(struct operation *operation, int flags, void **buffer, int blo
         return;
     }
     struct known known;
-    if ((!(flags & FORCED) && are_small(blocks, count_width, counts, type, 0)) || passes(*type) ||
-        *buffer == MPI_IN_PLACE || !know(*type, &known) || known.flags & CONTIGUOUS || known.dense == 0)
+    if (passes(*type) || *buffer == MPI_IN_PLACE ||
+        (!(flags & PACKED) && are_small(blocks, count_width, counts, type, 0)) || !know(*type, &known) ||
+        known.flags & CONTIGUOUS || known.dense == 0)
         return;
     struct place *place = calloc((size_t)blocks, sizeof *place);
     void *starts = substitute(operation, (size_t)blocks * (size_t)displ_width);
@@ -326,7 +329,7 @@ void stage_types(struct operation *operation, int flags, void **buffer, int bloc
         stage_strided(operation, partly(flags), strided, buffer);
         return;
     }
-    if (!(flags & FORCED) && are_small(blocks, count_width, counts, *types, 1))
+    if (!(flags & PACKED) && are_small(blocks, count_width, counts, *types, 1))
         return;
     struct place *place = calloc((size_t)blocks, sizeof *place);
     void *starts = substitute(operation, (size_t)blocks * (size_t)displ_width);

@@ -5,8 +5,9 @@
 #include "operation.h"
 
 /* DESCRIBES: an array may be given as one instance of a datatype. A collective must have the same count on
- * all ranks. */
-enum { SENDS = 1, RECEIVES = 2, FILLS = 4, FORCED = 8, DESCRIBES = 16 };
+ * all ranks. PACKED: what has gaps is never left to the library; MOVED: nor is what has none, if its datatype
+ * is derived. */
+enum { SENDS = 1, RECEIVES = 2, FILLS = 4, PACKED = 8, DESCRIBES = 16, MOVED = 32 };
 /* Bytes of one count and of one displacement in the arrays of a call. */
 #define WIDTHS(name) (int)sizeof(*name##_counts), (int)sizeof(*name##_displs)
 
