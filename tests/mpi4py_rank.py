@@ -1,6 +1,7 @@
-"""One rank of mpi4py's own suite: ``... -m tests.mpi4py_rank FOLDER SUITE [arguments of its main.py]``.
+"""One rank of mpi4py's own suite: ``... -m tests.mpi4py_rank [--layer] FOLDER SUITE [arguments]``.
 
-Runs main.py as it is, with a result that puts each outcome down in FOLDER and a limit on each test.
+Runs main.py with these arguments as it is, with a result that puts each outcome down in FOLDER and a limit on
+each test.
 """
 
 import contextlib
@@ -118,4 +119,9 @@ def main(folder: Path, suite: Path, arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "--layer":
+        import roundelay.MPI
+
+        assert roundelay.MPI.Comm is not MPI.Comm
+        del sys.argv[1]
     main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
