@@ -10,6 +10,7 @@ import importlib.util
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,13 +89,16 @@ def everything(ranks: int | None) -> list[str]:
     return ["--doctest-modules", *(str(path) for path in texts if path.exists()), "--pyargs", "roundelay"]
 
 
-def command(ranks: int | None, choice: Choice, session: Path) -> list[str]:
-    """Return the command line of a session on `ranks` ranks, or of a serial one without ``mpiexec``."""
+def command(ranks: int | None, choice: Choice, session: Path, before: Sequence[str] = ()) -> list[str]:
+    """Return the command line of a session on `ranks` ranks, or of a serial one without ``mpiexec``.
+
+    Python's own has `before` in front of it.
+    """
     # Said outright, because prterun gives rank 0 a terminal even where this process has none.
     color = f"--color={'yes' if sys.stdout.isatty() else 'no'}"
     config = ["-c", str(launch.ROOT / "pyproject.toml"), color]
     tests = [*choice.arguments, *([] if choice.names_files else everything(ranks))]
-    rank = [sys.executable, "-m", "mpi4py", "-m", "tests.rank", str(session), str(ranks or 1)]
+    rank = [*before, sys.executable, "-m", "mpi4py", "-m", "tests.rank", str(session), str(ranks or 1)]
     line = [*rank, *config, *tests]
     return line if ranks is None else launch.mpiexec(ranks, line)
 
