@@ -155,9 +155,12 @@ int started(struct operation *operation, int code, MPI_Request *request)
     const bool keeps = is_staged(operation) || operation->owner != NULL || operation->behind != NULL ||
                        operation->arrays[0] != NULL;
     struct operation *kept = code == MPI_SUCCESS && keeps ? malloc(sizeof *kept) : NULL;
+    if (kept == NULL && code == MPI_SUCCESS && keeps)
+        /* MPI uses the stages: they stay. */
+        return MPI_ERR_NO_MEM;
     if (kept == NULL) {
         release(operation);
-        return code == MPI_SUCCESS && keeps ? MPI_ERR_NO_MEM : code;
+        return code;
     }
     operation->request = *request;
     operation->home = request;
