@@ -77,6 +77,22 @@ def test_a_buffer_lives_as_long_as_its_request(comm, form, shape):
     assert alive() is None
 
 
+def test_a_request_in_a_cycle_keeps_its_array(comm):
+    """The collector takes what a request keeps before it ends the request, whose message is yet to come."""
+    interposer().set_limits(-1, -1, -1, -1)
+    memory = np.zeros((LENGTH, 2))
+    alive = weakref.ref(memory)
+    gc.freeze()
+    requests: list[object] = [comm.Irecv(memory[:, 1], comm.rank)]
+    requests.append(requests)
+    del memory, requests
+    gc.collect()
+    assert alive() is not None
+    comm.Send(np.zeros(LENGTH), comm.rank)
+    comm.Barrier()
+    assert alive() is None
+
+
 def test_datatypes_of_the_layer_live_as_long_as_a_request(comm):
     """More layouts than are remembered come in between."""
     right, left = (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size

@@ -8,6 +8,8 @@ enum { MOST_CLASSES = 4 };
 static struct {
     PyTypeObject *type;
     newfunc begin;
+    traverseproc traverse;
+    inquiry clear;
     destructor end;
 } classes[MOST_CLASSES];
 static int class_count;
@@ -47,6 +49,26 @@ static PyObject *begin_request(PyTypeObject *type, PyObject *arguments, PyObject
     return object;
 }
 
+/* What a request keeps is no garbage while its operation goes on, also where the request is: the collector
+ * would clear it before the request ends. */
+static int traverse_request(PyObject *object, visitproc visit, void *argument)
+{
+    if (is_home(handle_of(object)))
+        return 0;
+    return classes[class_of(Py_TYPE(object))].traverse(object, visit, argument);
+}
+
+/* The collector takes it from the request. */
+static int clear_request(PyObject *object)
+{
+    struct operation *operation = operation_of(object);
+    if (operation != NULL) {
+        own_borrowed(operation);
+        unclaim(operation);
+    }
+    return classes[class_of(Py_TYPE(object))].clear(object);
+}
+
 /* With its last object, an operation goes on as one whose request the program has freed. Other objects may
  * have its request, too: made from a handle, or left from an earlier request that had the same one. */
 static void end_request(PyObject *object)
@@ -71,8 +93,14 @@ void watch_class(PyTypeObject *type, Py_ssize_t offset)
         return;
     classes[class_count].type = type;
     classes[class_count].begin = type->tp_new;
+    classes[class_count].traverse = type->tp_traverse;
+    classes[class_count].clear = type->tp_clear;
     classes[class_count++].end = type->tp_dealloc;
     handle_offset = offset;
     type->tp_new = begin_request;
+    if (type->tp_traverse != NULL && type->tp_clear != NULL) {
+        type->tp_traverse = traverse_request;
+        type->tp_clear = clear_request;
+    }
     type->tp_dealloc = end_request;
 }

@@ -81,6 +81,18 @@ struct operation *claim(MPI_Request request)
     return operation;
 }
 
+bool is_home(const MPI_Request *place)
+{
+    if (atomic_load_explicit(&operations_under_way, memory_order_relaxed) == 0)
+        return false;
+    pthread_mutex_lock(&lock);
+    const struct operation *operation = *bucket_of(*place);
+    while (operation != NULL && operation->home != place)
+        operation = operation->next;
+    pthread_mutex_unlock(&lock);
+    return operation != NULL;
+}
+
 void unclaim(struct operation *operation)
 {
     pthread_mutex_lock(&lock);
@@ -98,13 +110,17 @@ void dismiss(struct operation *operation)
     free(operation);
 }
 
+void own_borrowed(struct operation *operation)
+{
+    if (operation->borrowed == NULL || operation->owner != NULL)
+        return;
+    keep_object(operation->borrowed);
+    operation->owner = operation->borrowed;
+}
+
 void orphan(struct operation *operation)
 {
-    /* mpi4py's request is about to let go of it. */
-    if (operation->borrowed != NULL && operation->owner == NULL) {
-        keep_object(operation->borrowed);
-        operation->owner = operation->borrowed;
-    }
+    own_borrowed(operation);
     pthread_mutex_lock(&lock);
     take_off(bucket_of(operation->request), operation);
     put_on(&orphaned, operation);
