@@ -1,6 +1,7 @@
 #include "collectives.h"
 
 #include "ask.h"
+#include "forks.h"
 #include "hash.h"
 #include "methods.h"
 
@@ -28,6 +29,11 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 /* The last used ones of each bucket come first. */
 enum { CHOICES_IN_BUCKET = 4 };
 static struct choice choices[BUCKETS][CHOICES_IN_BUCKET];
+
+__attribute__((constructor)) static void hold_lock_in_forks(void)
+{
+    hold_in_forks(&lock);
+}
 
 static int64_t number_at(const struct numbers *numbers, int i)
 {
