@@ -133,6 +133,12 @@ static bool lies_together(const void *buffer, int64_t count, MPI_Datatype type, 
            (is_run(known, count) && !(flags & MOVED)) || known->dense == 0;
 }
 
+/* Whether the library gets what is received into overlapping bytes, and says what it thinks of that. */
+static bool is_left_if_overlapping(int flags)
+{
+    return flags & RECEIVES && !(flags & PACKED);
+}
+
 /* How many bytes some instances of datatypes have; more than any limit where MPI does not say. */
 static int64_t bytes_of(int64_t count, MPI_Datatype type)
 {
@@ -182,7 +188,7 @@ int64_t stage_blocks(struct operation *operation, int flags, void **buffer, int6
     if ((!(flags & PACKED) && stays(*buffer, total, *type)) ||
         lies_together(*buffer, total, *type, flags, &known))
         return count;
-    struct program *program = program_of(*type, total, flags & RECEIVES);
+    struct program *program = program_of(*type, total, is_left_if_overlapping(flags));
     struct stage *stage = side_of(operation, flags);
     if (program == NULL || !allocate(operation, stage, total * known.size)) {
         give_back(program);
@@ -234,7 +240,7 @@ static bool stage_places(struct operation *operation, int flags, void **buffer, 
     for (int i = 0; i < count && well; i++) {
         if (place[i].count == 0)
             continue;
-        struct program *program = program_of(place[i].type, place[i].count, flags & RECEIVES);
+        struct program *program = program_of(place[i].type, place[i].count, is_left_if_overlapping(flags));
         well = program != NULL;
         parts[used++] = (struct part){program, (char *)*buffer + place[i].offset, offset};
         offset += place[i].count * place[i].known.size;
