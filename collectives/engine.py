@@ -112,8 +112,10 @@ def _run_blocking(service: Service, given: Given, algorithm: str, reproducible: 
     end = choice.begin()
     chosen = choice.current
     if chosen is None or not (wanted.reproducible or service.has_tags()):
-        is_same_for_others = not (algorithm or checks_bounds()) and chosen is None
-        return end or (choice.address_of_left if is_same_for_others else _THIS_CALL)
+        # The handles of other operations come again when they are freed.
+        lasts = call.reduction is None or given.op.handle in PREDEFINED
+        is_counted = lasts and chosen is None and not (algorithm or checks_bounds())
+        return end or (choice.address_of_left if is_counted else _THIS_CALL)
     try:
         _run_schedule(service, service.tags, chosen, call)
     except BaseException as error:
