@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from benchmarks import plots_allreduce, plots_attention, plots_coding, plots_gpu
+from benchmarks import plots_allreduce, plots_attention, plots_coding, plots_gpu, plots_grid
 from benchmarks.drawing import (
     BLUE,
     GREEN,
@@ -244,6 +244,7 @@ TABLES: Tables = {
     **plots_attention.TABLES,
     **plots_coding.TABLES,
     **plots_gpu.TABLES,
+    **plots_grid.TABLES,
 }
 
 

@@ -1,6 +1,7 @@
 """Benchmarks as a visitor runs them: what they measure stays apart from what is published."""
 
 import hashlib
+import importlib.util
 import json
 import re
 import subprocess
@@ -15,9 +16,10 @@ BENCHMARKS = launch.ROOT / "benchmarks"
 pytestmark = pytest.mark.timeout_s(200)
 
 
-def run(*command, cwd):
+def run(*command, cwd, ranks=None):
     environment = {**launch.environment(), "PYTHONPATH": str(launch.ROOT)}
     line = [sys.executable, "-m", *command]
+    line = line if ranks is None else launch.mpiexec(ranks, line)
     return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -47,6 +49,38 @@ def test_the_folder_can_be_named(tmp_path):
     command = ("benchmarks.pack", "--rounds", "1", "--only", "NAS_MG_x", "--output", "mine")
     assert run(*command, cwd=tmp_path).returncode == 0
     assert len(list((tmp_path / "mine").glob("pack-*.json"))) == 1
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_each_cell_of_the_grid_is_checked_and_timed(tmp_path, ranks):
+    command = ("benchmarks.grid", "--rounds", "1", "--largest", "64")
+    measured = run(*command, cwd=tmp_path, ranks=ranks)
+    assert measured.returncode == 0, measured.stderr
+    (path,) = (tmp_path / "benchmark-results").glob(f"grid-{ranks}-*.json")
+    rows = json.loads(path.read_text())["rows"]
+    assert len(rows) == 4 * 3
+    for row in rows:
+        takes_slices = row["call"] != "neighbours" and row["problem"] != "transpose"
+        assert set(row["microseconds"]) == {"ours", "library", "hand", *(["array"] if takes_slices else [])}
+
+
+def test_the_grid_needs_an_even_number_of_ranks(tmp_path):
+    measured = run("benchmarks.grid", cwd=tmp_path)
+    assert measured.returncode != 0
+    assert "expected an even number of ranks, got 1" in measured.stderr
+
+
+def test_halos_of_mpiarray(tmp_path):
+    has_mpiarray = importlib.util.find_spec("mpiarray") is not None
+    command = ("benchmarks.mpiarray_halos", "--rounds", "1", "--largest", "32")
+    measured = run(*command, cwd=tmp_path, ranks=2 if has_mpiarray else None)
+    if not has_mpiarray:
+        assert measured.returncode != 0
+        assert "pip install mpiarray" in measured.stderr
+        return
+    assert measured.returncode == 0, measured.stderr
+    (path,) = (tmp_path / "benchmark-results").glob("mpiarray-halos-*.json")
+    assert [row["axis"] for row in json.loads(path.read_text())["rows"]] == [0, 1, 2]
 
 
 def test_plots_without_results(tmp_path):
