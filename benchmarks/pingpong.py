@@ -199,7 +199,8 @@ def _iterations(way: Way) -> int:
     """How many iterations make a sample; rank 0 says it."""
     count = 1
     while True:
-        spent = WORLD.bcast(_sample(way, count))
+        # A rank that is put aside once must not make all samples of one iteration.
+        spent = WORLD.bcast(min(_sample(way, count) for _ in range(2)))
         if spent >= SAMPLE_SECONDS:
             return count
         count = max(count + 1, int(count * 1.2 * SAMPLE_SECONDS / max(spent, 1e-6)))

@@ -16,7 +16,7 @@ def grid_table(runs: list[Results]) -> str:
     for run in runs:
         cells = {(row["problem"], row["call"], row["size"]): row for row in run["rows"]}
         for problem, call in dict.fromkeys((problem, call) for problem, call, _ in cells):
-            figures = [_ratios(cells[problem, call, size]) for size in _sizes(run)]
+            figures = [_ratios(cells.get((problem, call, size), {})) for size in _sizes(runs[0])]
             lines.append([library_of(run), problem, call, *figures])
     return _table(["library", "problem", "call", *map(str, _sizes(runs[0]))], lines, words=3)
 
