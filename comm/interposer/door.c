@@ -57,6 +57,22 @@ int destinations_of(MPI_Comm comm)
     return destinations;
 }
 
+bool lacks_sources(MPI_Comm comm)
+{
+    enum { MOST = 32 };
+    int topology = MPI_UNDEFINED, dimensions = 0, lengths[MOST], periods[MOST], coordinates[MOST];
+    next.Topo_test(comm, &topology);
+    if (topology != MPI_CART)
+        return false;
+    if (next.Cartdim_get(comm, &dimensions) != MPI_SUCCESS || dimensions > MOST ||
+        next.Cart_get(comm, MOST, lengths, periods, coordinates) != MPI_SUCCESS)
+        return true;
+    for (int i = 0; i < dimensions; i++)
+        if (!periods[i] && (coordinates[i] == 0 || coordinates[i] == lengths[i] - 1))
+            return true;
+    return false;
+}
+
 bool all_pass(int blocks, const void *buffer, const MPI_Datatype *types)
 {
     if (buffer == MPI_IN_PLACE || types == NULL)

@@ -121,6 +121,8 @@ int rank_of(MPI_Comm comm);
 int ranks_of(MPI_Comm comm);
 int sources_of(MPI_Comm comm);
 int destinations_of(MPI_Comm comm);
+/* Whether this rank is at a border where it has no neighbour. */
+bool lacks_sources(MPI_Comm comm);
 bool is_inter(MPI_Comm comm);
 
 bool all_pass(int blocks, const void *buffer, const MPI_Datatype *types);

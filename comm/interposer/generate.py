@@ -199,7 +199,9 @@ def _flags(function: Function, buffer: Buffer) -> str:
     if function.name == "Isendrecv_replace":
         # MPICH 5.0.2 mistakes datatypes with gaps there, and does not say how much arrived.
         flags += ["PACKED", "MOVED"]
-    if buffer.keeps or function.name == "Isendrecv_replace":
+    if buffer.keeps and buffer.blocks == "sources":
+        flags += ["(lacks_sources(comm) ? FILLS : 0)"]
+    elif buffer.keeps or function.name == "Isendrecv_replace":
         flags += ["FILLS"]
     if not function.collective:
         flags += ["DESCRIBES"]

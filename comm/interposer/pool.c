@@ -4,8 +4,16 @@
 #include <stddef.h>
 #include <stdlib.h>
 
-/* Blocks are powers of two, with a header that says which. A thread keeps a few of each size. */
-enum { SMALLEST_BITS = 8, SIZES = 48, KEPT_BLOCKS = 16, ALIGNMENT = 64 };
+/* Blocks are powers of two, with a header that says which. A thread keeps a few of each size, two of large
+ * ones: an exchange has one for each direction, and new memory takes longer than a copy. */
+enum {
+    SMALLEST_BITS = 8,
+    LARGEST_KEPT_BITS = 27,
+    SIZES = 48,
+    MOST_KEPT = 16,
+    LEAST_KEPT = 2,
+    ALIGNMENT = 64
+};
 static const int64_t KEPT_BYTES = 32 << 20;
 
 struct block {
@@ -72,12 +80,20 @@ char *take_block(int64_t nbytes)
     return block->memory;
 }
 
+static int kept_of(int bits)
+{
+    const int64_t number = KEPT_BYTES >> bits;
+    if (bits > LARGEST_KEPT_BITS)
+        return 0;
+    return number > MOST_KEPT ? MOST_KEPT : number < LEAST_KEPT ? LEAST_KEPT : (int)number;
+}
+
 void give_block_back(char *memory)
 {
     struct block *block = (struct block *)(memory - offsetof(struct block, memory));
     const int bits = block->bits;
     struct pool *pool = own();
-    if (pool == NULL || pool->kept[bits] >= KEPT_BLOCKS || pool->kept[bits] >= KEPT_BYTES >> bits) {
+    if (pool == NULL || pool->kept[bits] >= kept_of(bits)) {
         free(block);
         return;
     }

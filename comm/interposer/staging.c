@@ -159,11 +159,11 @@ static bool is_small(int64_t nbytes)
 
 static bool are_small(int blocks, int count_width, const void *counts, const MPI_Datatype *types, int step)
 {
-    int64_t nbytes = 0;
-    for (int i = 0; i < blocks && is_small(nbytes); i++)
-        nbytes += bytes_of(number_at(counts, count_width, i), types[i * step]);
+    bool small = true;
+    for (int i = 0; i < blocks && small; i++)
+        small = is_small(bytes_of(number_at(counts, count_width, i), types[i * step]));
     /* With one rank, Open MPI 5.0's Alltoallw takes displacements for extents and writes elsewhere. */
-    return blocks > 1 && is_small(nbytes);
+    return blocks > 1 && small;
 }
 
 bool stays(const void *buffer, int64_t count, MPI_Datatype type)
@@ -221,15 +221,17 @@ struct place {
 static bool stage_places(struct operation *operation, int flags, void **buffer, const struct place *place,
                          int count)
 {
-    int64_t nbytes = 0;
+    int64_t nbytes = 0, largest = 0;
     bool regular = true, dense = true;
     for (int i = 0; i < count; i++) {
-        nbytes += place[i].count * place[i].known.size;
+        const int64_t own = place[i].count * place[i].known.size;
+        nbytes += own;
+        largest = own > largest ? own : largest;
         regular = regular && (place[i].known.flags & REGULAR);
         dense = dense && is_run(&place[i].known, place[i].count);
     }
     /* With one rank, Open MPI 5.0's Alltoallw takes displacements for extents and writes elsewhere. */
-    if (dense || (count > 1 && !(flags & PACKED) && is_left(&message_limits, nbytes, regular)))
+    if (dense || (count > 1 && !(flags & PACKED) && is_left(&message_limits, largest, regular)))
         return false;
     struct part *parts = calloc((size_t)count, sizeof *parts);
     if (parts == NULL)

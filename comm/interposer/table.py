@@ -106,6 +106,7 @@ Comm_size MPI_Comm comm, int *size
 Comm_test_inter MPI_Comm comm, int *flag
 Topo_test MPI_Comm comm, int *topology
 Cartdim_get MPI_Comm comm, int *dimensions
+Cart_get MPI_Comm comm, int most, int *dimensions, int *periods, int *coordinates
 Graph_neighbors_count MPI_Comm comm, int rank, int *count
 Dist_graph_neighbors_count MPI_Comm comm, int *sources, int *destinations, int *weighted
 Get_elements_x const MPI_Status *status, MPI_Datatype datatype, MPI_Count *count
