@@ -1,10 +1,9 @@
 """Who moves data that is not contiguous: our kernels, or the MPI library's own datatype engine.
 
 The rule is fixed. It says for each MPI library up to how many bytes its own engine was found at least
-as good, for layouts made of regular streams and for listed runs: between two ranks on one node, in a
-ping-pong (`benchmarks/pingpong.py`) and with four messages under way in each direction, and in
-`Datatype.Pack` (`benchmarks/pack.py`). Transposes, of which the message has another order than the memory,
-are with the listed runs: no library walks them well.
+as good, for layouts that it walks with ease and for others: between two ranks on one node, in a ping-pong
+(`benchmarks/pingpong.py`) and with four messages under way in each direction, and in `Datatype.Pack`
+(`benchmarks/pack.py`).
 """
 
 from __future__ import annotations
@@ -12,40 +11,56 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ..datatypes.layout import Layout, is_regular, is_transposed, run_count
 from ..datatypes.plain import MPI
 
 _ALL = 1 << 62
 
 
 class _Limits(NamedTuple):
-    """Bytes up to which the library moves a regular layout, and one of listed runs."""
+    """Bytes up to which the library moves an easy layout, and any other."""
 
-    regular: int
-    listed: int
+    easy: int
+    other: int
 
 
 class _Rule(NamedTuple):
-    """_Limits for messages, and for packing at the program's request."""
+    """_Limits for messages, for packing at the program's request, and the mean run of an easy layout."""
 
     messages: _Limits
     packing: _Limits
+    long_run: int
 
 
 # MPICH packs small messages well and pipelines large ones badly; its derivatives share the engine.
-# Where the messages are long enough that it reads them out of the other process, run by run, it is far worse.
-_MPICH = _Rule(_Limits((8 << 10) - 1, (8 << 10) - 1), _Limits(0, 0))
-# Open MPI is slow on listed runs, but packs right into its shared-memory fragments, which saves a copy.
-_OPEN_MPI = _Rule(_Limits(_ALL, 8 << 10), _Limits(16 << 10, 1 << 10))
+# Where messages are long enough that it reads them out of the other process, run by run, it is far worse.
+_MPICH = _Rule(_Limits(128 << 10, (8 << 10) - 1), _Limits(0, 0), 4 << 10)
+# Open MPI packs right into its shared-memory fragments, which saves a copy.
+_OPEN_MPI = _Rule(_Limits(_ALL, 8 << 10), _Limits(16 << 10, 1 << 10), 1 << 10)
 
 
 def _is_open_mpi() -> bool:
     return MPI.get_vendor()[0] == "Open MPI"
 
 
+def _rule() -> _Rule:
+    return _OPEN_MPI if _is_open_mpi() else _MPICH
+
+
 def limits() -> tuple[int, int, int, int]:
-    """Bytes up to which the library's engine moves messages and packs: regular layouts, and listed runs."""
-    rule = _OPEN_MPI if _is_open_mpi() else _MPICH
-    return (*rule.messages, *rule.packing)
+    """Bytes up to which the library's engine moves messages and packs: easy layouts, and others."""
+    return (*_rule().messages, *_rule().packing)
+
+
+def is_easy(layout: Layout) -> bool:
+    """Whether the library's engine walks a layout with ease.
+
+    All do so with long runs, and Open MPI with regular streams, unless the message has another order than
+    the memory.
+    """
+    if layout.size >= _rule().long_run * run_count(layout.node):
+        return True
+    return _is_open_mpi() and is_regular(layout.node) and not is_transposed(layout.node)
 
 
 def is_misread(strides: Sequence[int], itemsize: int, code: str) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from .canonical import FLAT_LIMIT, canonicalize, fold
 from .decode import UnsupportedDatatype, decode
-from .layout import Dense, Layout, is_regular, is_transposed, overlaps, run_count
+from .layout import Dense, Layout, is_regular, overlaps, run_count
 from .plain import MPI
 from .program import Program
 
@@ -31,8 +31,6 @@ class KnownDatatype:
         Whether any number of instances is one run of bytes or none, as far as is known.
     regular : bool
         Whether an instance is made of streams over one dense run.
-    transposed : bool
-        Whether these walk the memory in another order than its own.
     attributes : dict
         What other subsystems remember about the datatype, forgotten together with it.
     """
@@ -46,14 +44,13 @@ class KnownDatatype:
         self._programs: dict[int, tuple[Program, int]] = {}
         self._overlapping: dict[int, bool] = {}
         self.contiguous = True
-        self.regular = self.transposed = False
+        self.regular = False
         try:
             decoded = decode(datatype)
         except UnsupportedDatatype:
             return
         self.layout = fold(decoded.layout)
         self.regular = is_regular(self.layout.node)
-        self.transposed = self.regular and is_transposed(self.layout.node)
         if not self.regular:
             self.layout = canonicalize(self.layout)
         dense = isinstance(self.layout.node, Dense) and self.size == self.extent

@@ -79,9 +79,8 @@ static PyObject *install(PyObject *module, PyObject *arguments)
     return PyLong_FromLong(changed);
 }
 
-PyDoc_STRVAR(limits_text,
-             "set_limits(messages_regular, messages_listed, packing_regular, packing_listed)\n--\n\n"
-             "Bytes up to which the MPI library's own engine moves data.");
+PyDoc_STRVAR(limits_text, "set_limits(easy_messages, other_messages, easy_packing, other_packing)\n--\n\n"
+                          "Bytes up to which the MPI library's own engine moves data.");
 static PyObject *set_limits(PyObject *module, PyObject *arguments)
 {
     (void)module;

@@ -83,7 +83,7 @@ bool know(MPI_Datatype datatype, struct known *known)
     return true;
 }
 
-const struct program *borrow_program(MPI_Datatype datatype, int64_t count, bool receives)
+static struct program *recall(MPI_Datatype datatype, int64_t count, bool receives)
 {
     struct recent *recent = look_up(datatype);
     if (recent != NULL && UNLIKELY(recent->program == NULL || recent->program->count != count)) {
@@ -97,9 +97,14 @@ const struct program *borrow_program(MPI_Datatype datatype, int64_t count, bool 
     return program == NULL || (receives && program->overlaps) ? NULL : program;
 }
 
+const struct program *borrow_program(MPI_Datatype datatype, int64_t count, bool receives)
+{
+    return recall(datatype, count, receives);
+}
+
 struct program *program_of(MPI_Datatype datatype, int64_t count, bool receives)
 {
-    struct program *program = (struct program *)borrow_program(datatype, count, receives);
+    struct program *program = recall(datatype, count, receives);
     if (program != NULL)
         atomic_fetch_add(&program->users, 1);
     return program;

@@ -112,7 +112,7 @@ static int64_t stage_whole(struct operation *operation, int flags, struct stride
     const bool covers = array != NULL && *buffer == strided->begin && *type == array->element &&
                         count * blocks * array->itemsize == array->nbytes;
     if (covers && flags & DESCRIBES && !(flags & PACKED) && !(array->flags & MISREAD) &&
-        is_left(&message_limits, array->nbytes, true) && describe(array, type))
+        is_left(&message_limits, array->nbytes, array->flags & EASY) && describe(array, type))
         return 1;
     stage_strided(operation, covers ? flags : partly(flags), strided, buffer);
     return count;
@@ -154,7 +154,7 @@ static int64_t bytes_of(int64_t count, MPI_Datatype type)
  * datatypes then, of which some programs make a new one for each message. */
 static bool is_small(int64_t nbytes)
 {
-    return nbytes <= message_limits.regular && nbytes <= message_limits.listed;
+    return nbytes <= message_limits.easy && nbytes <= message_limits.other;
 }
 
 static bool are_small(int blocks, int count_width, const void *counts, const MPI_Datatype *types, int step)
@@ -170,7 +170,7 @@ bool stays(const void *buffer, int64_t count, MPI_Datatype type)
 {
     struct known known;
     return passes(type) || is_small(bytes_of(count, type)) || lies_together(buffer, count, type, 0, &known) ||
-           is_left(&message_limits, count * known.size, known.flags & REGULAR);
+           is_left(&message_limits, count * known.size, known.flags & EASY);
 }
 
 int64_t stage_blocks(struct operation *operation, int flags, void **buffer, int64_t count, MPI_Datatype *type,
@@ -222,16 +222,16 @@ static bool stage_places(struct operation *operation, int flags, void **buffer, 
                          int count)
 {
     int64_t nbytes = 0, largest = 0;
-    bool regular = true, dense = true;
+    bool easy = true, dense = true;
     for (int i = 0; i < count; i++) {
         const int64_t own = place[i].count * place[i].known.size;
         nbytes += own;
         largest = own > largest ? own : largest;
-        regular = regular && (place[i].known.flags & REGULAR);
+        easy = easy && (place[i].known.flags & EASY);
         dense = dense && is_run(&place[i].known, place[i].count);
     }
     /* With one rank, Open MPI 5.0's Alltoallw takes displacements for extents and writes elsewhere. */
-    if (dense || (count > 1 && !(flags & PACKED) && is_left(&message_limits, largest, regular)))
+    if (dense || (count > 1 && !(flags & PACKED) && is_left(&message_limits, largest, easy)))
         return false;
     struct part *parts = calloc((size_t)count, sizeof *parts);
     if (parts == NULL)

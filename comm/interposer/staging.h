@@ -11,15 +11,16 @@ enum { SENDS = 1, RECEIVES = 2, FILLS = 4, PACKED = 8, DESCRIBES = 16, MOVED = 3
 /* Bytes of one count and of one displacement in the arrays of a call. */
 #define WIDTHS(name) (int)sizeof(*name##_counts), (int)sizeof(*name##_displs)
 
-/* Up to how many bytes the library's own datatype engine moves data: regular layouts, and others. */
+/* Up to how many bytes the library's own datatype engine moves data: layouts that it walks with ease, and
+ * others. */
 struct limits {
-    int64_t regular, listed;
+    int64_t easy, other;
 };
 extern struct limits message_limits, packing_limits;
 
-static inline bool is_left(const struct limits *limits, int64_t nbytes, bool regular)
+static inline bool is_left(const struct limits *limits, int64_t nbytes, bool easy)
 {
-    return nbytes <= (regular ? limits->regular : limits->listed);
+    return nbytes <= (easy ? limits->easy : limits->other);
 }
 
 /* Whether the library moves a buffer of a message as it is. */
