@@ -89,7 +89,11 @@ def test_a_request_in_a_cycle_keeps_its_array(comm):
     gc.collect()
     assert alive() is not None
     comm.Send(np.zeros(LENGTH), comm.rank)
-    comm.Barrier()
+    for _ in range(1000):
+        # Whenever MPI is called, it may notice that the message has come.
+        comm.Sendrecv(np.zeros(1), comm.rank, 1, np.zeros(1), comm.rank, 1)
+        if alive() is None:
+            break
     assert alive() is None
 
 
