@@ -84,9 +84,10 @@ def move_arrays(comm: MPI.Intracomm, seed: int) -> str | None:
     ]
     while not MPI.Request.Testall(requests):
         MPI.Request.Waitany(requests)
-    # Forgotten: it goes on alone.
+    # Forgotten: it goes on alone, and its memory is the program's until it has arrived.
     comm.Isend(sent[:, 0], right, 2)
     comm.Recv(found[:, 2], left, 2)
+    comm.Barrier()
     well = (
         np.array_equal(found[::-1, 1], memory(left)[::step, 1])
         and np.array_equal(found[:, 2], memory(left)[:, 0])
