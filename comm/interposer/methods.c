@@ -201,7 +201,7 @@ PyObject *engage(PyObject *module, PyObject *object)
     if (!PyObject_TypeCheck(object, &method_type))
         return PyErr_Format(PyExc_TypeError, "%R: expected a method of ours", object);
     ((struct method *)object)->engages = true;
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 PyObject *call_as_wanted(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
