@@ -36,7 +36,7 @@ pytestmark = [
 
 
 class Prepared:
-    """A random call with datatypes that are made and freed for it, and what mpi4py alone, or the standard, makes of it."""
+    """A random call with datatypes that are made and freed for it, and what is right after it."""
 
     def __init__(self, comm: MPI.Intracomm, name: str, seed: int, index: int) -> None:
         self.comm, self.seed = comm, index + comm.rank
