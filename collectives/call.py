@@ -262,16 +262,19 @@ def _read_allgatherv(given: Given, rank: int, ranks: int) -> Call | None:
     known = known_datatype(MPI.Datatype.fromhandle(received.datatype))
     if known is None or known.layout is None:
         return None
-    first, low, high = known.layout.bounds()[0], 0, 0
-    places = []
-    for count, displacement in zip(received.counts, received.displacements, strict=True):
-        if count and not known.is_run(count):
-            return None
-        begin = first + displacement * known.extent if count else 0
-        places.append(slice(begin, begin + count * known.size))
-        low, high = min(low, begin), max(high, places[-1].stop)
-    memory = received.bytes_at(low, high - low)
-    return _gathering(given, memory, [slice(place.start - low, place.stop - low) for place in places], rank)
+    if not all(count == 0 or known.is_run(count) for count in received.counts):
+        return None
+    first = known.layout.bounds()[0]
+    begins = [first + displacement * known.extent for displacement in received.displacements]
+    blocks = list(zip(begins, received.counts, strict=True))
+    # Where nothing is received, the displacement may be any.
+    low = min((begin for begin, count in blocks if count), default=0)
+    high = max((begin + count * known.size for begin, count in blocks if count), default=low)
+    places = [
+        slice(begin - low, begin - low + count * known.size) if count else slice(0, 0)
+        for begin, count in blocks
+    ]
+    return _gathering(given, received.bytes_at(low, high - low), places, rank)
 
 
 def _gathering(given: Given, memory: Array, places: Sequence[slice], rank: int) -> Call | None:
