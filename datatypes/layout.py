@@ -152,7 +152,7 @@ def is_regular(node: Node) -> bool:
 
 
 def is_transposed(node: Node) -> bool:
-    """Whether streams step further within than without, so that the message jumps back and forth in memory."""
+    """Whether streams step further within than without, so that a message jumps back and forth in memory."""
     while isinstance(node, Stream) and isinstance(node.child, Stream):
         if abs(node.stride) < abs(node.child.stride):
             return True
