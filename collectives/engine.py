@@ -76,6 +76,9 @@ class Engine:
             return
         with SignalsDeferred():
             service = service_of(comm)
+            if function.startswith("I") and not service.can_send:
+                # The others have left theirs to the library, without a word.
+                return
             if algorithm or not service.leaves(operation):
                 _compare_refusal(service, operation, algorithm)
 
@@ -99,7 +102,7 @@ def _run_blocking(service: Service, given: Given, algorithm: str, reproducible: 
     service.check_whole()
     if not algorithm and service.leaves(operation):
         return addressof(_for_ever)
-    call = read_call(given, service.rank, service.ranks) if 0 <= given.root < service.ranks else None
+    call = _read(service, given, algorithm) if 0 <= given.root < service.ranks else None
     if call is None:
         given.check_types()
         if algorithm or checks_bounds():
@@ -124,6 +127,16 @@ def _run_blocking(service: Service, given: Given, algorithm: str, reproducible: 
     if end is not None:
         end()
     return None
+
+
+def _read(service: Service, given: Given, algorithm: str = "") -> Call | None:
+    """Read a call; where MPI refuses it on this rank, the others hear of it if they compare."""
+    try:
+        return read_call(given, service.rank, service.ranks)
+    except MPI.Exception:
+        if algorithm or checks_bounds():
+            _compare_refusal(service, operation_of(given.method), algorithm)
+        raise
 
 
 def _wanted(call: Call, name: str, reproducible: bool = False, background: bool = False) -> Wanted:
@@ -195,8 +208,10 @@ def _in_background(service: Service, given: Given) -> tuple[Chosen | None, Call 
     """
     service.check_whole()
     is_possible_here = is_possible() and given.op.handle in PREDEFINED
-    call = read_call(given, service.rank, service.ranks) if is_possible_here else None
+    call = _read(service, given) if is_possible_here else None
     if call is None:
+        if checks_bounds():
+            _compare_refusal(service, "allreduce", "")
         return None, None
     name = service.name_for("allreduce", not call.commutes, background=True)
     return _choose(service, _wanted(call, name, background=True), call).current, call

@@ -107,8 +107,10 @@ class Service:
         # Processes of another world may not run with roundelay.
         if name == NATIVE or self.ranks == 1 or self._members is None:
             return True
+        # Ranks meet here whatever the name is: of one whose arguments are wrong the others would know nothing.
+        is_tried = self.processes.is_tried(operation)
         # What is left to the library is compared over the ranks, too, where they are to be checked.
-        return name == AUTO and not self.processes.is_tried(operation) and not checks_bounds()
+        return name == AUTO and not is_tried and not checks_bounds()
 
     @property
     def is_joined(self) -> bool:

@@ -429,3 +429,30 @@ def test_figures_that_cannot_be_read(tmp_path, monkeypatch, kind):
         ROUNDELAY_CACHE_DIR=folder,
     )
     assert lines == ["1"]
+
+
+@pytest.mark.parametrize(
+    "wrong", ["object(), result", "own, result, MPI.Op.Create(add)", "own, result, MPI.MINLOC"]
+)
+@pytest.mark.parametrize("form", ["Allreduce", "Iallreduce", "Allreduce_init"])
+def test_what_one_rank_has_wrong_in_a_checked_call(form, wrong):
+    """All ranks raise, in the first call of a communicator, too; a nonblocking one has had one before."""
+    job(
+        f"""
+        add = lambda left, right, datatype: None
+        own, result = np.ones(3), np.zeros(3)
+        if "{form}" == "Iallreduce":
+            world.Allreduce(own, result)
+        try:
+            if world.rank:
+                world.{form}({wrong})
+            else:
+                world.{form}(own, result)
+        except ValueError as error:
+            assert "ranks disagree" in str(error), error
+        else:
+            raise AssertionError("no rank noticed")
+        """,
+        ROUNDELAY_ALLREDUCE="ring",
+        ROUNDELAY_CHECK="1",
+    )
