@@ -116,12 +116,15 @@ class Tags:
     ----------
     comm : mpi4py.MPI.Intracomm
         The communicator for messages with these tags.
+    under_way : dict
+        By its first tag, the last nonblocking operation that has begun with it.
     """
 
     def __init__(self, duplicates: Duplicates, duplicate: Duplicate, number: int) -> None:
         self.comm = duplicate.comm
         self._duplicate, self._number = duplicate, number
         self._begun = self._prepared = 0
+        self.under_way: dict[int, Any] = {}
         self._returned = finalize(self, duplicates.give_back, duplicate, number)
         self._returned.atexit = False
 

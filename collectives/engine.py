@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable
 from ctypes import addressof, c_int64
 from functools import cache, partial
+from os import sched_yield
 from typing import Any
 
 from ..comm.communicators import Intracomm
@@ -170,7 +171,11 @@ def _run_schedule(service: Service, tags: Tags, chosen: Chosen, call: Call) -> N
         run_shared(partial(chosen.bind_shared, in_place), shared, own, result, fold)
     else:
         bound = chosen.bind(call.division, in_place)
-        Execution(bound, tags.comm, own, result, fold, tags.next()).run()
+        tag = tags.next()
+        before = tags.under_way.pop(tag, None)
+        while before is not None and not before.advance():
+            sched_yield()
+        Execution(bound, tags.comm, own, result, fold, tag).run()
     for target, part in call.after:
         target[:] = result[part]
     memory.settle()
@@ -188,7 +193,8 @@ def _start(service: Service, given: Given) -> Answer:
     chosen, call = _in_background(service, given)
     if chosen is None or call is None:
         return _THIS_CALL
-    return start(partial(_execution, service, chosen, call, service.tags.next()))
+    tag = service.tags.next()
+    return start(partial(_execution, service, chosen, call, tag), service.tags.under_way, tag)
 
 
 def _prepare(service: Service, given: Given) -> Answer:

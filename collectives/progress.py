@@ -26,10 +26,13 @@ class Running:
     ----------
     execution : Execution
         Not yet begun.
+    before : Running, optional
+        What must be done first, because it uses the same tags.
     """
 
-    def __init__(self, execution: Execution) -> None:
-        self._execution = execution
+    def __init__(self, execution: Execution, before: Running | None = None) -> None:
+        self._execution: Execution | None = execution
+        self._before = before
         self._lock = Lock()
         self._done = False
         self._error: BaseException | None = None
@@ -41,13 +44,25 @@ class Running:
             with SignalsDeferred():
                 if self._lock.acquire(blocking=False):
                     try:
-                        self._done = self._execution.advance()
+                        if not self._done:
+                            self._advance()
                     except BaseException as error:
                         # Whoever waits is told, and nobody sends a second time what has been sent.
                         self._error, self._done = error, True
                     finally:
+                        if self._done:
+                            # It keeps its tags, and they this one.
+                            self._execution = None
                         self._lock.release()
         return self._done
+
+    def _advance(self) -> None:
+        if self._before is not None:
+            if not self._before.advance():
+                return
+            self._before = None
+        assert self._execution is not None
+        self._done = self._execution.advance()
 
     def check(self) -> None:
         """Raise what went wrong, if anything did."""
@@ -64,9 +79,9 @@ def is_possible() -> bool:
     return bool(MPI.Query_thread() == MPI.THREAD_MULTIPLE)
 
 
-def begin(execution: Execution) -> Running:
-    """Begin an execution, and keep it going."""
-    running = Running(execution)
+def begin(execution: Execution, before: Running | None = None) -> Running:
+    """Begin an execution when `before` is done, and keep it going."""
+    running = Running(execution, before)
     if not running.advance():
         _running.append(running)
         _start_thread()

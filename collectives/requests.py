@@ -23,9 +23,10 @@ class Scheduled:
         self._begin = begin
         self._under_way: Running | None = None
 
-    def start(self) -> None:
-        """Begin, or begin again."""
-        self._under_way = progress.begin(self._begin())
+    def start(self, before: Running | None = None) -> Running:
+        """Begin, or begin again, when `before` is done."""
+        self._under_way = progress.begin(self._begin(), before)
+        return self._under_way
 
     def advance(self) -> bool:
         """Go on as far as messages have arrived; tell whether nothing is left to do."""
@@ -37,13 +38,16 @@ class Scheduled:
             self._under_way.check()
 
 
-def start(begin: Callable[[], Execution]) -> tuple[int, Scheduled]:
-    """Start a schedule; return a request of MPI, which is complete already, and what is behind it."""
+def start(begin: Callable[[], Execution], under_way: dict[int, Running], tag: int) -> tuple[int, Scheduled]:
+    """Start a schedule; return a request of MPI, which is complete already, and what is behind it.
+
+    What is under way with the same tag is done first.
+    """
     # Of its own: MPI may have one request for all messages to nobody.
     request = MPI.Grequest.Start(None, None, None)
     request.Complete()
     scheduled = Scheduled(begin)
-    scheduled.start()
+    under_way[tag] = scheduled.start(under_way.get(tag))
     return request.handle, scheduled
 
 

@@ -456,3 +456,24 @@ def test_what_one_rank_has_wrong_in_a_checked_call(form, wrong):
         ROUNDELAY_ALLREDUCE="ring",
         ROUNDELAY_CHECK="1",
     )
+
+
+def test_more_under_way_than_tags():
+    """Messages of two operations with the same tags are not taken for one another's."""
+    job(
+        """
+        for _ in range(3):
+            total = np.zeros(5)
+            world.Allreduce(np.ones(5), total)
+            results = [np.zeros(5) for _ in range(600)]
+            requests = [
+                world.Iallreduce(np.full(5, float(number + world.rank)), result)
+                for number, result in enumerate(results)
+            ]
+            MPI.Request.Waitall(requests)
+            for number, result in enumerate(results):
+                assert (result == 3 * number + 3).all(), (number, result)
+        """,
+        ranks=3,
+        ROUNDELAY_ALLREDUCE="ring",
+    )
