@@ -107,7 +107,7 @@ class Service:
         # Processes of another world may not run with roundelay.
         if name == NATIVE or self.ranks == 1 or self._members is None:
             return True
-        # Ranks meet here whatever the name is: of one whose arguments are wrong the others would know nothing.
+        # Ranks meet here whatever the name is, also those whose arguments are wrong.
         is_tried = self.processes.is_tried(operation)
         # What is left to the library is compared over the ranks, too, where they are to be checked.
         return name == AUTO and not is_tried and not checks_bounds()
