@@ -133,10 +133,15 @@ class Tags:
         self._begun = (self._begun + 1) % _SEQUENCE
         return self._first(self._begun)
 
+    @property
+    def has_persistent(self) -> bool:
+        """Whether there are tags left for a persistent operation, which may live as long as these."""
+        return self._prepared < _SEQUENCE
+
     def next_persistent(self) -> int:
         """The first of the tags of a persistent operation, which ranks may start in any order."""
-        self._prepared = (self._prepared + 1) % _SEQUENCE
-        return self._first(_SEQUENCE + self._prepared)
+        self._prepared += 1
+        return self._first(_SEQUENCE + self._prepared - 1)
 
     def _first(self, operation: int) -> int:
         return self._number * _TAGS + operation * _LANES

@@ -193,8 +193,9 @@ def _start(service: Service, given: Given) -> Answer:
     chosen, call = _in_background(service, given)
     if chosen is None or call is None:
         return _THIS_CALL
-    tag = service.tags.next()
-    return start(partial(_execution, service, chosen, call, tag), service.tags.under_way, tag)
+    tags = service.tags
+    tag = tags.next()
+    return start(partial(_execution, tags, tag, chosen, call), tags.under_way, tag)
 
 
 def _prepare(service: Service, given: Given) -> Answer:
@@ -202,9 +203,10 @@ def _prepare(service: Service, given: Given) -> Answer:
     if service.leaves("allreduce"):
         return _THIS_CALL
     chosen, call = _in_background(service, given)
-    if chosen is None or call is None or not service.has_tags():
+    tags = None if chosen is None else service.persistent_tags()
+    if chosen is None or call is None or tags is None:
         return _THIS_CALL
-    return prepare(partial(_execution, service, chosen, call, service.tags.next_persistent()))
+    return prepare(partial(_execution, tags, tags.next_persistent(), chosen, call))
 
 
 def _in_background(service: Service, given: Given) -> tuple[Chosen | None, Call | None]:
@@ -223,10 +225,9 @@ def _in_background(service: Service, given: Given) -> tuple[Chosen | None, Call 
     return _choose(service, _wanted(call, name, background=True), call).current, call
 
 
-def _execution(service: Service, chosen: Chosen, call: Call, tag: int) -> Execution:
+def _execution(tags: Tags, tag: int, chosen: Chosen, call: Call) -> Execution:
     assert call.result is not None
     assert call.reduction is not None
-    tags = service.tags
     own, bound = call.own_beside(call.result), chosen.bind(call.division, call.own is None)
     return Execution(bound, tags.comm, own, call.result, call.reduction.fold, tag, keeps=tags)
 
@@ -258,7 +259,11 @@ def execution_in_place(comm: MPI.Intracomm, array: Array, op: MPI.Op, algorithm:
     wanted = _wanted(call, algorithm, reproducible=True, background=True)
     chosen = _choose(service, wanted, call, compares=True).current
     assert chosen is not None
-    return _execution(service, chosen, call, service.tags.next())
+    # Ranks begin them in any order.
+    tags = service.persistent_tags()
+    if tags is None:
+        raise RuntimeError("allreduce: MPI has no communicator left for messages")
+    return _execution(tags, tags.next_persistent(), chosen, call)
 
 
 # How a program asks for algorithms.

@@ -72,6 +72,7 @@ class Service:
         # Asked before one of these is freed: whether nothing is under way on it.
         self.is_over: dict[str, Callable[[], bool]] = {}
         self._tags: Tags | None = None
+        self._persistent_tags: Tags | None = None
         self._lacks_tags = False
         self._memory: SharedMemory | None = None
         self._lacks_memory = False
@@ -216,6 +217,17 @@ class Service:
                     warnings.warn(f"collectives are left to the MPI library: {error}", stacklevel=2)
         return self._tags is not None
 
+    def persistent_tags(self) -> Tags | None:
+        """Tags for one more persistent operation; None where there are none. Collective."""
+        if self._persistent_tags is None and self.has_tags():
+            self._persistent_tags = self.tags
+        if self._persistent_tags is not None and not self._persistent_tags.has_persistent:
+            try:
+                self._persistent_tags = self.processes.duplicates.take(self._plain)
+            except MPI.Exception:
+                return None
+        return self._persistent_tags
+
     def shared_memory(self) -> SharedMemory | None:
         """Memory that all ranks see; None where there is no room. The first time, collective."""
         if self._memory is None and not self._lacks_memory:
@@ -241,8 +253,9 @@ class Service:
         """Refuse what comes after an error in the middle of a schedule: ranks may be at different places."""
         self._broken_by = repr(error)
         self._forget_choices()
-        if self._tags is not None:
-            self._tags.retire()
+        for tags in (self._tags, self._persistent_tags):
+            if tags is not None:
+                tags.retire()
 
     def check_whole(self) -> None:
         """Raise `RuntimeError` if an earlier collective was not ended."""

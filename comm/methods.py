@@ -26,7 +26,19 @@ _NEIGHBOR_COLLECTIVES = (
 )
 # mpi4py 4.1 makes the requests of these without their buffers, which could be freed while MPI uses them.
 _WITHOUT_BUFFERS = frozenset(
-    ("Iallgatherv", "Ireduce", "Iallreduce", "Ireduce_scatter_block", "Ireduce_scatter", "Iscan", "Iexscan")
+    (
+        *(
+            "Iallgatherv",
+            "Ireduce",
+            "Iallreduce",
+            "Ireduce_scatter_block",
+            "Ireduce_scatter",
+            "Iscan",
+            "Iexscan",
+        ),
+        *("Allgatherv_init", "Reduce_init", "Allreduce_init"),
+        *("Reduce_scatter_block_init", "Reduce_scatter_init"),
+    )
 )
 
 

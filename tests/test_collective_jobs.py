@@ -477,3 +477,37 @@ def test_more_under_way_than_tags():
         ranks=3,
         ROUNDELAY_ALLREDUCE="ring",
     )
+
+
+def test_more_persistent_than_tags():
+    """Also started in another order on each rank, and again when earlier ones are freed."""
+    job(
+        """
+        import random
+        from roundelay import ProgressiveAllreduce
+        order = random.Random(world.rank)
+        for _ in range(2):
+            results = [np.zeros(5) for _ in range(600)]
+            requests = [
+                world.Allreduce_init(np.full(5, float(number + world.rank)), result)
+                for number, result in enumerate(results)
+            ]
+            for _ in range(2):
+                for request in order.sample(requests, len(requests)):
+                    request.Start()
+                MPI.Request.Waitall(requests)
+                for number, result in enumerate(results):
+                    assert (result == 3 * number + 3).all(), (number, result)
+                    result[:] = 0
+            for request in requests:
+                request.Free()
+        gradient = np.arange(600.0) + world.rank
+        reduction = ProgressiveAllreduce(world, gradient, segments=600)
+        for segment in order.sample(range(600), 600):
+            reduction.ready(segment)
+        reduction.wait()
+        assert (gradient == 3 * np.arange(600) + 3).all()
+        """,
+        ranks=3,
+        ROUNDELAY_ALLREDUCE="ring",
+    )

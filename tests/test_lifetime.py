@@ -148,3 +148,28 @@ def test_threads_forget_layouts_at_once(comm):
     assert not errors, errors
     for communicator in communicators:
         communicator.Free()
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(
+    "name", ["Allgatherv", "Reduce", "Allreduce", "Reduce_scatter_block", "Reduce_scatter", "Bcast", "Scan"]
+)
+def test_persistent_collectives_keep_their_arrays(comm, name):
+    """Until their requests are freed, also those that mpi4py makes without them."""
+    arrays = [np.zeros(comm.size), np.zeros(comm.size)]
+    if name == "Allgatherv":
+        arrays[0] = np.zeros(1)
+    elif "scatter" in name:
+        arrays[1] = np.zeros(1)
+    request = getattr(comm, f"{name}_init")(*arrays[: 1 if name == "Bcast" else 2])
+    memory = [weakref.ref(each) for each in arrays[: 1 if name == "Bcast" else 2]]
+    del arrays
+    gc.collect()
+    assert all(each() is not None for each in memory)
+    request.Start()
+    request.Wait()
+    assert all(each() is not None for each in memory)
+    request.Free()
+    del request
+    gc.collect()
+    assert all(each() is None for each in memory)
