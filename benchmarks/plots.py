@@ -208,9 +208,9 @@ def pack_table(runs: list[Results]) -> str:
 def pingpong_table(runs: list[Results]) -> str:
     """How many times faster messages with gaps are than the library's engine and than copies by hand."""
     rows = {
-        "vector datatypes, than by the library's engine": gain("kind", "vector", "library/ours"),
-        "indexed datatypes, than by the library's engine": gain("kind", "indexed", "library/ours"),
-        "strided arrays, than with copies by hand": gain("kind", "vector", "hand/array"),
+        "vector datatypes, compared with the library's engine": gain("kind", "vector", "library/ours"),
+        "indexed datatypes, compared with the library's engine": gain("kind", "indexed", "library/ours"),
+        "strided arrays, compared with copies by hand": gain("kind", "vector", "hand/array"),
     }
     return table("times as fast", rows, runs)
 

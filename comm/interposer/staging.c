@@ -61,8 +61,9 @@ static bool is_refused(struct operation *operation, const struct strided *stride
     if (strided == NULL || strided->is_dense || passes(type) ||
         (know(type, &known) && known.flags & PREDEFINED))
         return false;
-    current->refusal =
-        "message: an array with gaps takes no derived datatype, which describes memory that it does not have";
+    current->refusal = "message: a strided array cannot be combined with a derived datatype: pass the slice "
+                       "alone, or the whole "
+                       "array with the datatype";
     operation->refused = true;
     return true;
 }
