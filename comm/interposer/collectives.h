@@ -40,11 +40,8 @@ enum { LEFT = -1 };
 bool is_ours(struct frame *frame, struct collective *collective);
 int run_ours(struct operation *operation, struct collective *collective, MPI_Request *request);
 
+/* Call what follows a call that the library has run. */
 int end_library(struct collective *collective, int code);
-static inline int after_library(struct collective *collective, int code)
-{
-    return UNLIKELY(collective->after != NULL) ? end_library(collective, code) : code;
-}
 
 /* The object of Python that runs collectives, with the GIL: it says what it did with one, and hears of those
  * that were refused. */

@@ -258,8 +258,12 @@ def _collective(function: Function) -> list[str]:
     facts += [f".type = {'datatype' if last.shared else f'{last.name}_type'}"]
     return [
         f"    struct frame *frame = engaged_frame(FUNCTION_{function.symbol});",
-        f"    struct collective collective = {{{', '.join(facts)}}};",
-        "    const bool ours = UNLIKELY(frame != NULL) && is_ours(frame, &collective);",
+        "    struct collective collective;",
+        "    bool ours = false;",
+        "    if (UNLIKELY(frame != NULL)) {",
+        f"        collective = (struct collective){{{', '.join(facts)}}};",
+        "        ours = is_ours(frame, &collective);",
+        "    }",
     ]
 
 
@@ -285,7 +289,9 @@ def _run_collective(function: Function, call: str) -> list[str]:
         f"            code = run_ours(&operation, &collective, {request});",
         "        }",
         "        if (LIKELY(code == LEFT))",
-        f"            code = after_library(&collective, {call});",
+        f"            code = {call};",
+        "        if (UNLIKELY(ours) && UNLIKELY(collective.after != NULL))",
+        "            code = end_library(&collective, code);",
     ]
 
 
