@@ -77,13 +77,7 @@ static struct array *array_behind(Py_buffer *view, bool receives)
  * less. */
 static void keep_error(struct frame *frame)
 {
-    PyObject *kind, *error, *traceback;
-    PyErr_Fetch(&kind, &error, &traceback);
-    PyErr_NormalizeException(&kind, &error, &traceback);
-    Py_XDECREF((PyObject *)frame->error);
-    frame->error = error;
-    Py_XDECREF(kind);
-    Py_XDECREF(traceback);
+    Py_XSETREF(*(PyObject **)&frame->error, take_exception());
 }
 
 /* Let mpi4py take an array for contiguous, and remember for the call that follows where its elements are. */

@@ -29,7 +29,7 @@ unsigned long main_thread;
 void *_Atomic late;
 _Thread_local int asking;
 
-static void keep_late(void)
+PyObject *take_exception(void)
 {
     PyObject *kind, *error, *traceback;
     PyErr_Fetch(&kind, &error, &traceback);
@@ -37,7 +37,13 @@ static void keep_late(void)
     if (traceback != NULL)
         PyException_SetTraceback(error, traceback);
     Py_XDECREF(traceback);
-    Py_DECREF(kind);
+    Py_XDECREF(kind);
+    return error;
+}
+
+static void keep_late(void)
+{
+    PyObject *error = take_exception();
     if (late == NULL && PyThread_get_thread_ident() == main_thread) {
         late = error;
         return;

@@ -28,6 +28,8 @@ struct array *ask_array(int ndim, const int64_t *shape, const int64_t *strides, 
  * NULL. */
 void *ask_bounds(MPI_Datatype datatype, int64_t count, int64_t offset, int64_t nbytes);
 
+/* The exception that there is, with its traceback, which is raised no more. Needs the GIL. */
+PyObject *take_exception(void);
 /* Keep an exception, which Python must not raise yet, until MPI's function has returned. */
 PyObject *raise_later(PyObject *module, PyObject *error);
 

@@ -4,6 +4,7 @@
 #include "forks.h"
 #include "hash.h"
 #include "methods.h"
+#include "staging.h"
 
 #include <pthread.h>
 #include <string.h>
@@ -35,19 +36,13 @@ __attribute__((constructor)) static void hold_lock_in_forks(void)
     hold_in_forks(&lock);
 }
 
-static int64_t number_at(const struct numbers *numbers, int i)
-{
-    return numbers->width == sizeof(int) ? ((const int *)numbers->numbers)[i]
-                                         : ((const int64_t *)numbers->numbers)[i];
-}
-
 static int64_t total(const struct collective *collective)
 {
     if (collective->counts.numbers == NULL)
         return collective->count;
     int64_t sum = 0;
     for (int i = ranks_of(collective->comm); i-- > 0;)
-        sum += number_at(&collective->counts, i);
+        sum += number_at(collective->counts.numbers, collective->counts.width, i);
     return sum;
 }
 
@@ -142,15 +137,7 @@ int count_choices(void)
 /* Let the method raise the exception that there is. */
 static int fail(const struct collective *collective)
 {
-    PyObject *kind, *error, *traceback;
-    PyErr_Fetch(&kind, &error, &traceback);
-    PyErr_NormalizeException(&kind, &error, &traceback);
-    if (traceback != NULL)
-        PyException_SetTraceback(error, traceback);
-    Py_XDECREF(traceback);
-    Py_XDECREF(kind);
-    Py_XDECREF((PyObject *)collective->frame->error);
-    collective->frame->error = error;
+    Py_XSETREF(*(PyObject **)&collective->frame->error, take_exception());
     return MPI_ERR_OTHER;
 }
 
@@ -160,7 +147,7 @@ static PyObject *numbers_of(const struct numbers *numbers, int count)
         return Py_NewRef(Py_None);
     PyObject *tuple = PyTuple_New(count);
     for (int i = 0; tuple != NULL && i < count; i++)
-        PyTuple_SET_ITEM(tuple, i, PyLong_FromLongLong(number_at(numbers, i)));
+        PyTuple_SET_ITEM(tuple, i, PyLong_FromLongLong(number_at(numbers->numbers, numbers->width, i)));
     return tuple;
 }
 

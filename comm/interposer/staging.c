@@ -68,11 +68,6 @@ static bool is_refused(struct operation *operation, const struct strided *stride
     return true;
 }
 
-static int64_t number_at(const void *array, int width, int i)
-{
-    return width == sizeof(int) ? ((const int *)array)[i] : ((const int64_t *)array)[i];
-}
-
 /* Refuse instances of a datatype that leave the memory that mpi4py was given. */
 static void check_bounds(struct operation *operation, const char *buffer, int64_t count, MPI_Datatype type)
 {

@@ -11,6 +11,12 @@ enum { SENDS = 1, RECEIVES = 2, FILLS = 4, PACKED = 8, DESCRIBES = 16, MOVED = 3
 /* Bytes of one count and of one displacement in the arrays of a call. */
 #define WIDTHS(name) (int)sizeof(*name##_counts), (int)sizeof(*name##_displs)
 
+/* A count or displacement in such an array. */
+static inline int64_t number_at(const void *array, int width, int i)
+{
+    return width == sizeof(int) ? ((const int *)array)[i] : ((const int64_t *)array)[i];
+}
+
 /* Up to how many bytes the library's own datatype engine moves data: layouts that it walks with ease, and
  * others. */
 struct limits {
