@@ -73,7 +73,8 @@ def _install() -> Any:
     thread = threading.main_thread().ident
     # Not every library has the numbers of half precision.
     lacking = "" if MPI._typedict.get("e") else "e"
-    handles = MPI.BYTE.handle, MPI.REQUEST_NULL.handle
+    constants = MPI.BYTE, MPI.REQUEST_NULL, MPI.COMM_WORLD, MPI.COMM_NULL
+    handles = [each.handle for each in constants]
     module.install(MPI.__file__, Answers(module), *handles, thread, lacking)
     module.set_limits(*limits())
     if checks_bounds():

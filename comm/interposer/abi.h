@@ -18,6 +18,7 @@ typedef long long MPI_Count;
 /* MPICH, Intel MPI, Cray MPICH, MVAPICH: handles are numbers. */
 typedef int MPI_Comm;
 typedef int MPI_Datatype;
+typedef int MPI_Group;
 typedef int MPI_Info;
 typedef int MPI_Message;
 typedef int MPI_Op;
@@ -25,7 +26,7 @@ typedef int MPI_Request;
 typedef struct {
     int count_lo, count_hi_and_cancelled, MPI_SOURCE, MPI_TAG, MPI_ERROR;
 } MPI_Status;
-enum { MPI_PROC_NULL = -1, MPI_GRAPH = 1, MPI_CART = 2, MPI_DIST_GRAPH = 3 };
+enum { MPI_PROC_NULL = -1, MPI_ANY_SOURCE = -2, MPI_GRAPH = 1, MPI_CART = 2, MPI_DIST_GRAPH = 3 };
 enum { MPI_ERR_OTHER = 15, MPI_ERR_IN_STATUS = 17, MPI_ERR_PENDING = 18, MPI_ERR_NO_MEM = 34 };
 #define MPI_IN_PLACE ((void *)-1)
 #define MPI_STATUS_IGNORE ((MPI_Status *)1)
@@ -33,6 +34,7 @@ enum { MPI_ERR_OTHER = 15, MPI_ERR_IN_STATUS = 17, MPI_ERR_PENDING = 18, MPI_ERR
 /* Open MPI: handles are addresses. */
 typedef struct comm *MPI_Comm;
 typedef struct datatype *MPI_Datatype;
+typedef struct group *MPI_Group;
 typedef struct info *MPI_Info;
 typedef struct message *MPI_Message;
 typedef struct op *MPI_Op;
@@ -41,7 +43,7 @@ typedef struct {
     int MPI_SOURCE, MPI_TAG, MPI_ERROR, cancelled;
     size_t ucount;
 } MPI_Status;
-enum { MPI_PROC_NULL = -2, MPI_CART = 1, MPI_GRAPH = 2, MPI_DIST_GRAPH = 3 };
+enum { MPI_PROC_NULL = -2, MPI_ANY_SOURCE = -1, MPI_CART = 1, MPI_GRAPH = 2, MPI_DIST_GRAPH = 3 };
 enum { MPI_ERR_OTHER = 16, MPI_ERR_IN_STATUS = 18, MPI_ERR_PENDING = 19, MPI_ERR_NO_MEM = 39 };
 #define MPI_IN_PLACE ((void *)1)
 #define MPI_STATUS_IGNORE ((MPI_Status *)0)

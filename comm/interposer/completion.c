@@ -82,25 +82,28 @@ static int complete_one(MPI_Request *request, int *flag, MPI_Status *status, boo
 
 int roundelay_Wait(MPI_Request *request, MPI_Status *status)
 {
-    enter(FUNCTION_Wait);
-    return leave(FUNCTION_Wait,
-                 is_idle() ? next.Wait(request, status) : complete_one(request, NULL, status, true));
+    MPI_Status own;
+    SEE_STATUS(status, &own);
+    ENTER(.function = FUNCTION_Wait, .requests = request, .count = 1, .waits = WAITS_FOR_ALL,
+          .status = status);
+    return leave(is_idle() ? next.Wait(request, status) : complete_one(request, NULL, status, true));
 }
 
 int roundelay_Test(MPI_Request *request, int *flag, MPI_Status *status)
 {
-    enter(FUNCTION_Test);
-    return leave(FUNCTION_Test,
-                 is_idle() ? next.Test(request, flag, status) : complete_one(request, flag, status, false));
+    MPI_Status own;
+    SEE_STATUS(status, &own);
+    ENTER(.function = FUNCTION_Test, .requests = request, .count = 1, .waits = LOOKS, .status = status);
+    return leave(is_idle() ? next.Test(request, flag, status) : complete_one(request, flag, status, false));
 }
 
 /* The request stays: what it received is unpacked now, and not once more when the program completes it. */
 int roundelay_Request_get_status(MPI_Request request, int *flag, MPI_Status *status)
 {
-    enter(FUNCTION_Request_get_status);
+    ENTER(.function = FUNCTION_Request_get_status, .waits = LOOKS);
     struct operation *operation = is_idle() ? NULL : claim(request);
     if (operation == NULL)
-        return leave(FUNCTION_Request_get_status, next.Request_get_status(request, flag, status));
+        return leave(next.Request_get_status(request, flag, status));
     MPI_Status own;
     if (status == MPI_STATUS_IGNORE)
         status = &own;
@@ -112,7 +115,7 @@ int roundelay_Request_get_status(MPI_Request request, int *flag, MPI_Status *sta
             unpack(operation, status);
     }
     unclaim(operation);
-    return leave(FUNCTION_Request_get_status, code);
+    return leave(code);
 }
 
 /* Claim the operations of all requests; an error where there is no memory, and MPI must not go on alone. */
@@ -247,16 +250,24 @@ static int complete_all(int count, MPI_Request *requests, int *flag, MPI_Status 
 
 int roundelay_Waitall(int count, MPI_Request *requests, MPI_Status *statuses)
 {
-    enter(FUNCTION_Waitall);
-    return leave(FUNCTION_Waitall, is_idle() ? next.Waitall(count, requests, statuses)
-                                             : complete_all(count, requests, NULL, statuses, true));
+    MPI_Status few[FEW];
+    if (count <= FEW)
+        SEE_STATUS(statuses, few);
+    ENTER(.function = FUNCTION_Waitall, .requests = requests, .count = count, .waits = WAITS_FOR_ALL,
+          .status = statuses);
+    return leave(is_idle() ? next.Waitall(count, requests, statuses)
+                           : complete_all(count, requests, NULL, statuses, true));
 }
 
 int roundelay_Testall(int count, MPI_Request *requests, int *flag, MPI_Status *statuses)
 {
-    enter(FUNCTION_Testall);
-    return leave(FUNCTION_Testall, is_idle() ? next.Testall(count, requests, flag, statuses)
-                                             : complete_all(count, requests, flag, statuses, false));
+    MPI_Status few[FEW];
+    if (count <= FEW)
+        SEE_STATUS(statuses, few);
+    ENTER(.function = FUNCTION_Testall, .requests = requests, .count = count, .waits = LOOKS,
+          .status = statuses);
+    return leave(is_idle() ? next.Testall(count, requests, flag, statuses)
+                           : complete_all(count, requests, flag, statuses, false));
 }
 
 static int complete_any(int count, MPI_Request *requests, int *index, int *flag, MPI_Status *status,
@@ -297,16 +308,22 @@ static int complete_any(int count, MPI_Request *requests, int *index, int *flag,
 
 int roundelay_Waitany(int count, MPI_Request *requests, int *index, MPI_Status *status)
 {
-    enter(FUNCTION_Waitany);
-    return leave(FUNCTION_Waitany, is_idle() ? next.Waitany(count, requests, index, status)
-                                             : complete_any(count, requests, index, NULL, status, true));
+    MPI_Status own;
+    SEE_STATUS(status, &own);
+    ENTER(.function = FUNCTION_Waitany, .requests = requests, .count = count, .waits = WAITS_FOR_ANY,
+          .status = status, .indices = index);
+    return leave(is_idle() ? next.Waitany(count, requests, index, status)
+                           : complete_any(count, requests, index, NULL, status, true));
 }
 
 int roundelay_Testany(int count, MPI_Request *requests, int *index, int *flag, MPI_Status *status)
 {
-    enter(FUNCTION_Testany);
-    return leave(FUNCTION_Testany, is_idle() ? next.Testany(count, requests, index, flag, status)
-                                             : complete_any(count, requests, index, flag, status, false));
+    MPI_Status own;
+    SEE_STATUS(status, &own);
+    ENTER(.function = FUNCTION_Testany, .requests = requests, .count = count, .waits = LOOKS,
+          .status = status, .indices = index);
+    return leave(is_idle() ? next.Testany(count, requests, index, flag, status)
+                           : complete_any(count, requests, index, flag, status, false));
 }
 
 static int complete_some(int count, MPI_Request *requests, int *found, int *indices, MPI_Status *statuses,
@@ -342,30 +359,35 @@ static int complete_some(int count, MPI_Request *requests, int *found, int *indi
 
 int roundelay_Waitsome(int count, MPI_Request *requests, int *found, int *indices, MPI_Status *statuses)
 {
-    enter(FUNCTION_Waitsome);
-    return leave(FUNCTION_Waitsome, is_idle()
-                                        ? next.Waitsome(count, requests, found, indices, statuses)
-                                        : complete_some(count, requests, found, indices, statuses, true));
+    MPI_Status few[FEW];
+    if (count <= FEW)
+        SEE_STATUS(statuses, few);
+    ENTER(.function = FUNCTION_Waitsome, .requests = requests, .count = count, .waits = WAITS_FOR_ANY,
+          .status = statuses, .indices = indices, .found = found);
+    return leave(is_idle() ? next.Waitsome(count, requests, found, indices, statuses)
+                           : complete_some(count, requests, found, indices, statuses, true));
 }
 
 int roundelay_Testsome(int count, MPI_Request *requests, int *found, int *indices, MPI_Status *statuses)
 {
-    enter(FUNCTION_Testsome);
-    return leave(FUNCTION_Testsome, is_idle()
-                                        ? next.Testsome(count, requests, found, indices, statuses)
-                                        : complete_some(count, requests, found, indices, statuses, false));
+    MPI_Status few[FEW];
+    if (count <= FEW)
+        SEE_STATUS(statuses, few);
+    ENTER(.function = FUNCTION_Testsome, .requests = requests, .count = count, .waits = LOOKS,
+          .status = statuses, .indices = indices, .found = found);
+    return leave(is_idle() ? next.Testsome(count, requests, found, indices, statuses)
+                           : complete_some(count, requests, found, indices, statuses, false));
 }
 
 int roundelay_Request_get_status_all(int count, const MPI_Request *requests, int *flag, MPI_Status *statuses)
 {
-    enter(FUNCTION_Request_get_status_all);
+    ENTER(.function = FUNCTION_Request_get_status_all, .waits = LOOKS);
     struct batch batch;
     const int gathered = gather(&batch, count, requests, &statuses);
     if (gathered != MPI_SUCCESS)
-        return leave(FUNCTION_Request_get_status_all, gathered);
+        return leave(gathered);
     if (!batch.any)
-        return leave(FUNCTION_Request_get_status_all,
-                     next.Request_get_status_all(count, requests, flag, statuses));
+        return leave(next.Request_get_status_all(count, requests, flag, statuses));
     int code = MPI_SUCCESS;
     *flag = 0;
     if (unfinished(&batch) == 0) {
@@ -374,20 +396,19 @@ int roundelay_Request_get_status_all(int count, const MPI_Request *requests, int
             unpack_at(&batch, i, &statuses[i]);
     }
     let_go(&batch);
-    return leave(FUNCTION_Request_get_status_all, code);
+    return leave(code);
 }
 
 int roundelay_Request_get_status_any(int count, const MPI_Request *requests, int *index, int *flag,
                                      MPI_Status *status)
 {
-    enter(FUNCTION_Request_get_status_any);
+    ENTER(.function = FUNCTION_Request_get_status_any, .waits = LOOKS);
     struct batch batch;
     const int gathered = gather(&batch, count, requests, NULL);
     if (gathered != MPI_SUCCESS)
-        return leave(FUNCTION_Request_get_status_any, gathered);
+        return leave(gathered);
     if (!batch.any)
-        return leave(FUNCTION_Request_get_status_any,
-                     next.Request_get_status_any(count, requests, index, flag, status));
+        return leave(next.Request_get_status_any(count, requests, index, flag, status));
     MPI_Status own;
     if (status == MPI_STATUS_IGNORE)
         status = &own;
@@ -398,20 +419,19 @@ int roundelay_Request_get_status_any(int count, const MPI_Request *requests, int
     if (code == MPI_SUCCESS && *flag && *index != MPI_UNDEFINED)
         unpack_at(&batch, *index, status);
     let_go(&batch);
-    return leave(FUNCTION_Request_get_status_any, code);
+    return leave(code);
 }
 
 int roundelay_Request_get_status_some(int count, const MPI_Request *requests, int *found, int *indices,
                                       MPI_Status *statuses)
 {
-    enter(FUNCTION_Request_get_status_some);
+    ENTER(.function = FUNCTION_Request_get_status_some, .waits = LOOKS);
     struct batch batch;
     const int gathered = gather(&batch, count, requests, &statuses);
     if (gathered != MPI_SUCCESS)
-        return leave(FUNCTION_Request_get_status_some, gathered);
+        return leave(gathered);
     if (!batch.any)
-        return leave(FUNCTION_Request_get_status_some,
-                     next.Request_get_status_some(count, requests, found, indices, statuses));
+        return leave(next.Request_get_status_some(count, requests, found, indices, statuses));
     const int hidden = hide(&batch, requests);
     const int code = next.Request_get_status_some(count, batch.hidden, found, indices, statuses);
     if (code == MPI_SUCCESS && *found == MPI_UNDEFINED && hidden > 0)
@@ -419,7 +439,7 @@ int roundelay_Request_get_status_some(int count, const MPI_Request *requests, in
     for (int i = 0; code == MPI_SUCCESS && *found != MPI_UNDEFINED && i < *found; i++)
         unpack_at(&batch, indices[i], &statuses[i]);
     let_go(&batch);
-    return leave(FUNCTION_Request_get_status_some, code);
+    return leave(code);
 }
 
 /* Persistent operations pack whenever they start. */
@@ -432,26 +452,26 @@ static void prepare(struct operation *operation)
 
 int roundelay_Start(MPI_Request *request)
 {
-    enter(FUNCTION_Start);
+    ENTER(.function = FUNCTION_Start, .requests = request, .count = 1, .waits = STARTS);
     struct operation *operation = is_idle() ? NULL : claim(*request);
     if (operation == NULL)
-        return leave(FUNCTION_Start, next.Start(request));
+        return leave(next.Start(request));
     prepare(operation);
     const int code = next.Start(request);
     operation->active = code == MPI_SUCCESS;
     unclaim(operation);
-    return leave(FUNCTION_Start, code);
+    return leave(code);
 }
 
 int roundelay_Startall(int count, MPI_Request *requests)
 {
-    enter(FUNCTION_Startall);
+    ENTER(.function = FUNCTION_Startall, .requests = requests, .count = count, .waits = STARTS);
     struct batch batch;
     const int gathered = gather(&batch, count, requests, NULL);
     if (gathered != MPI_SUCCESS)
-        return leave(FUNCTION_Startall, gathered);
+        return leave(gathered);
     if (!batch.any)
-        return leave(FUNCTION_Startall, next.Startall(count, requests));
+        return leave(next.Startall(count, requests));
     for (int i = 0; i < count; i++)
         if (batch.operations[i] != NULL)
             prepare(batch.operations[i]);
@@ -460,29 +480,29 @@ int roundelay_Startall(int count, MPI_Request *requests)
         if (batch.operations[i] != NULL)
             batch.operations[i]->active = code == MPI_SUCCESS;
     let_go(&batch);
-    return leave(FUNCTION_Startall, code);
+    return leave(code);
 }
 
 int roundelay_Request_free(MPI_Request *request)
 {
-    enter(FUNCTION_Request_free);
+    ENTER(.function = FUNCTION_Request_free, .requests = request, .count = 1, .waits = FREES);
     struct operation *operation = is_idle() ? NULL : claim(*request);
     if (operation == NULL)
-        return leave(FUNCTION_Request_free, next.Request_free(request));
+        return leave(next.Request_free(request));
     if (operation->active && !operation->stored) {
         /* MPI must not forget a request whose data is yet to be unpacked: only the program does. */
         orphan(operation);
         *request = constants.null_request;
-        return leave(FUNCTION_Request_free, MPI_SUCCESS);
+        return leave(MPI_SUCCESS);
     }
     const int code = next.Request_free(request);
     dismiss(operation);
-    return leave(FUNCTION_Request_free, code);
+    return leave(code);
 }
 
 int roundelay_Finalize(void)
 {
-    enter(FUNCTION_Finalize);
+    ENTER(.function = FUNCTION_Finalize);
     end_operations();
-    return leave(FUNCTION_Finalize, next.Finalize());
+    return leave(next.Finalize());
 }

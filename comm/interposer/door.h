@@ -5,6 +5,7 @@
 #include "abi.h"
 #include "frame.h"
 #include "functions.h"
+#include "seen.h"
 
 #include <stdatomic.h>
 
@@ -15,26 +16,35 @@
 struct constants {
     MPI_Datatype byte;
     MPI_Request null_request;
+    MPI_Comm world, null_comm;
     /* Open MPI's predefined datatypes lie within the library. */
     uintptr_t library, library_bytes;
 };
 extern struct constants constants;
 
-/* Sees every intercepted call begin and end. */
+/* Sees every intercepted call begin and end. What `enter` is given stays as it is until the call ends, and
+ * what its pointers lead to has the results then. */
 struct observer {
-    void (*enter)(enum function function);
-    void (*leave)(enum function function, int code);
+    void (*enter)(const struct seen *seen);
+    void (*leave)(int code);
 };
 extern const struct observer *observer;
 
 /* ROUNDELAY_CHECK: whether a datatype that leaves its buffer is refused. */
 extern bool checks_bounds;
 
-static inline void enter(enum function function)
-{
-    if (UNLIKELY(observer != NULL))
-        observer->enter(function);
-}
+/* The arguments that an observer sees, as members of `struct seen`. */
+#define ENTER(...)                                              \
+    do {                                                        \
+        if (UNLIKELY(observer != NULL))                         \
+            observer->enter(&(const struct seen){__VA_ARGS__}); \
+    } while (0)
+/* An observer is told the status of what is received, also where the program does not ask for it. */
+#define SEE_STATUS(status, own)                                          \
+    do {                                                                 \
+        if (UNLIKELY(observer != NULL) && (status) == MPI_STATUS_IGNORE) \
+            (status) = (own);                                            \
+    } while (0)
 
 /* How many operations go on whose requests the program has freed (requests.h). */
 extern atomic_long orphans;
@@ -45,7 +55,7 @@ void settle_orphans(void);
 extern void *_Atomic late;
 void raise_late(void);
 
-static inline int leave(enum function function, int code)
+static inline int leave(int code)
 {
     /* What was received is in its place as soon as the program can know. */
     if (UNLIKELY(atomic_load_explicit(&orphans, memory_order_relaxed) > 0))
@@ -53,7 +63,7 @@ static inline int leave(enum function function, int code)
     if (UNLIKELY(atomic_load_explicit(&late, memory_order_relaxed) != NULL))
         raise_late();
     if (UNLIKELY(observer != NULL))
-        observer->leave(function, code);
+        observer->leave(code);
     return code;
 }
 

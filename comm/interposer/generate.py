@@ -135,6 +135,8 @@ def functions() -> Iterator[Function]:
             yield Function(name, large, form, arguments, collective=False)
         for line in lines_of(table.COLLECTIVES):
             name, arguments = read(line)
+            if large and not any(isinstance(each, Buffer) for each in arguments):
+                continue
             yield Function(name, large, "blocking", arguments, collective=True)
             yield Function(f"I{name.lower()}", large, "nonblocking", (*arguments, "request"), collective=True)
             prepared = (*arguments, "info", "request")
@@ -142,7 +144,10 @@ def functions() -> Iterator[Function]:
 
 
 def by_hand() -> Iterator[tuple[str, str]]:
-    """Names and arguments of the functions that are written by hand."""
+    """Names and arguments of the functions that are not described by their buffers."""
+    for line in lines_of(table.COMMUNICATORS):
+        symbol, *names = line.split()
+        yield symbol, ", ".join(table.TYPES[each] for each in names)
     yield from named(table.COMPLETIONS)
     for name, arguments in named(table.PACKING):
         yield name, arguments.replace("COUNT", "int")
@@ -295,15 +300,62 @@ def _run_collective(function: Function, call: str) -> list[str]:
     ]
 
 
+def _seen(function: Function) -> list[str]:
+    """What an observer is told of a call."""
+    arguments = function.arguments
+    facts = [f".function = FUNCTION_{function.name}", f".form = {function.form.upper()}"]
+    if "comm" in arguments:
+        facts += [".has_comm = true", ".comm = comm"]
+    if function.collective:
+        facts += [".is_collective = true"]
+        facts += [".is_rooted = true, .dest = root"] if "root" in arguments else []
+        facts += [".has_op = true, .op = op"] if "op" in arguments else []
+    elif "comm" in arguments:
+        tags = {"sends": ("dest", "sendtag"), "receives": ("source", "recvtag")}
+        for does, (peer, tag) in tags.items():
+            if peer in arguments:
+                facts += [f".{does} = true, .{peer} = {peer}, .{tag} = {tag if tag in arguments else 'tag'}"]
+    facts += _seen_bytes(function)
+    facts += [f".{name} = {name}" for name in ("request", "status", "flag") if name in arguments]
+    facts += [".probes = true"] if function.name in ("Probe", "Iprobe") else []
+    facts += [".waits = LOOKS"] if "flag" in arguments else []
+    return facts
+
+
+def _seen_bytes(function: Function) -> list[str]:
+    """How an observer is told the size of the block that each rank gives, if all give the same."""
+    if "count" in function.arguments:
+        return [".has_bytes = true, .count = count, .type = datatype"]
+    plain = [each for each in function.buffers if not each.kind and not each.shared]
+    # The root alone has the blocks of all.
+    plain.sort(key=lambda each: each.root)
+    if not plain or len(plain) < len(function.buffers) or "eighbor" in function.name:
+        return []
+    count, kind = f"{plain[0].name}_count", f"{plain[0].name}_type"
+    if function.collective and len(plain) == 2:
+        in_place = f"{plain[0].name} == MPI_IN_PLACE"
+        count = f"{in_place} ? {plain[1].name}_count : {count}"
+        kind = f"{in_place} ? {plain[1].name}_type : {kind}"
+    return [f".has_bytes = true, .count = {count}, .type = {kind}"]
+
+
+def enter(facts: list[str]) -> str:
+    """The statement that tells an observer of a call."""
+    return f"    ENTER({', '.join(facts)});"
+
+
 def wrapper(function: Function) -> str:
     """The function that takes the place of one of MPI's."""
     parameters = function.parameters()
     arguments = ", ".join(name for _, name in parameters)
     call = f"next.{function.symbol}({arguments})"
     name = f"FUNCTION_{function.symbol}"
-    head = [f"int roundelay_{function.symbol}({declared(parameters)})", "{", f"    enter({name});"]
+    head = [f"int roundelay_{function.symbol}({declared(parameters)})", "{"]
+    if "status" in function.arguments:
+        head += ["    MPI_Status own;", "    SEE_STATUS(status, &own);"]
+    head += [enter(_seen(function))]
     if not function.buffers:
-        return "\n".join([*head, f"    return leave({name}, {call});", "}", ""])
+        return "\n".join([*head, f"    return leave({call});", "}", ""])
     plain = passes(function)
     if function.is_chosen:
         plain += " && !ours"
@@ -314,12 +366,12 @@ def wrapper(function: Function) -> str:
     form = function.form.upper()
     lines = [*head, *(_collective(function) if function.is_chosen else [])]
     lines += [f"    const bool special = is_special({name});"]
-    lines += [f"    if (LIKELY({plain}))", f"        return leave({name}, {call});"]
+    lines += [f"    if (LIKELY({plain}))", f"        return leave({call});"]
     facts = f".form = {form}, .special = special, .message = {str(message).lower()}"
     lines += [f"    struct operation operation = {{{facts}}};"]
     lines += [f"    {staging(function, buffer)}" for buffer in function.buffers]
     if "status" in function.arguments:
-        lines += ["    MPI_Status own;", "    if (status == MPI_STATUS_IGNORE)", "        status = &own;"]
+        lines += ["    if (status == MPI_STATUS_IGNORE)", "        status = &own;"]
     lines += [
         "    int code = begin(&operation);",
         "    if (code == MPI_SUCCESS) {",
@@ -330,8 +382,21 @@ def wrapper(function: Function) -> str:
         lines += [f"        code = end(&operation, code, {status});"]
     else:
         lines += ["        code = started(&operation, code, request);"]
-    lines += ["    }", f"    return leave({name}, code);", "}", ""]
+    lines += ["    }", "    return leave(code);", "}", ""]
     return "\n".join(lines)
+
+
+def communicator_wrapper(name: str, arguments: list[str]) -> str:
+    """The function that takes the place of one that makes or frees a communicator."""
+    facts = [f".function = FUNCTION_{name}", ".has_comm = true"]
+    # Ranks outside the group have no part in it.
+    facts += [".is_collective = true"] if name != "Comm_create_group" else []
+    frees = "freed" in arguments
+    facts += [".comm = *freed", ".frees_comm = true"] if frees else [".comm = comm", ".newcomm = newcomm"]
+    facts += [".form = NONBLOCKING", ".request = request"] if "request" in arguments else []
+    parameters = ", ".join(table.TYPES[each] for each in arguments)
+    head = [f"int roundelay_{name}({parameters})", "{", enter(facts)]
+    return "\n".join([*head, f"    return leave(next.{name}({', '.join(arguments)}));", "}", ""])
 
 
 def wrappers() -> str:
@@ -339,6 +404,9 @@ def wrappers() -> str:
     lines = ["/* Generated by generate.py from table.py. */"]
     lines += [f'#include "{each}.h"' for each in ("collectives", "door", "operation", "staging")]
     lines += ["", *(wrapper(each) for each in functions())]
+    for line in lines_of(table.COMMUNICATORS):
+        name, *arguments = line.split()
+        lines += [communicator_wrapper(name, arguments)]
     return "\n".join(lines)
 
 

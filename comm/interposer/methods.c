@@ -155,6 +155,16 @@ static PyTypeObject method_type = {
     .tp_dealloc = end_method,
 };
 
+PyObject *name_functions(PyObject *module, PyObject *nothing)
+{
+    (void)module;
+    (void)nothing;
+    PyObject *names = PyTuple_New(FUNCTIONS);
+    for (Py_ssize_t i = 0; names != NULL && i < FUNCTIONS; i++)
+        PyTuple_SET_ITEM(names, i, PyUnicode_FromString(names_of_functions[i]));
+    return names;
+}
+
 /* The function of MPI with a name and a suffix; FUNCTIONS if there is none. */
 static enum function function_named(const char *name, const char *suffix)
 {

@@ -18,6 +18,8 @@ PyObject *engage(PyObject *module, PyObject *object);
  * wanted of it. */
 PyObject *call_as_wanted(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
 
+/* functions(): the names of all functions that are intercepted, by their numbers. */
+PyObject *name_functions(PyObject *module, PyObject *nothing);
 /* The name of a function of MPI, without MPI_. */
 const char *name_of(enum function function);
 

@@ -5,10 +5,12 @@
 #include "door.h"
 #include "lost.h"
 #include "methods.h"
+#include "record.h"
 #include "relocations.h"
 #include "requests.h"
 #include "staging.h"
 
+#include <errno.h>
 #include <link.h>
 #include <stdio.h>
 
@@ -51,7 +53,7 @@ static bool all_found(void)
 
 PyDoc_STRVAR(
     install_text,
-    "install(file, answers, byte, null_request, main_thread, lacking)\n--\n\n"
+    "install(file, answers, byte, null_request, world, null_comm, main_thread, lacking)\n--\n\n"
     "Intercept what the extension module in `file` calls; `answers` is asked about datatypes. MPI has "
     "no types for elements of the formats `lacking`.");
 static PyObject *install(PyObject *module, PyObject *arguments)
@@ -59,13 +61,16 @@ static PyObject *install(PyObject *module, PyObject *arguments)
     (void)module;
     const char *file, *lacking;
     PyObject *asked;
-    unsigned long long byte, null_request;
-    if (!PyArg_ParseTuple(arguments, "sOKKks", &file, &asked, &byte, &null_request, &main_thread, &lacking))
+    unsigned long long byte, null_request, world, null_comm;
+    if (!PyArg_ParseTuple(arguments, "sOKKKKks", &file, &asked, &byte, &null_request, &world, &null_comm,
+                          &main_thread, &lacking))
         return NULL;
     Py_XSETREF(answers, Py_NewRef(asked));
     snprintf(lacking_formats, sizeof lacking_formats, "%s", lacking);
     constants.byte = (MPI_Datatype)(intptr_t)byte;
     constants.null_request = (MPI_Request)(intptr_t)null_request;
+    constants.world = (MPI_Comm)(intptr_t)world;
+    constants.null_comm = (MPI_Comm)(intptr_t)null_comm;
 #if defined(ROUNDELAY_OPENMPI)
     uintptr_t address = (uintptr_t)byte;
     dl_iterate_phdr(find_segment, &address);
@@ -177,6 +182,32 @@ static PyObject *counts(PyObject *module, PyObject *nothing)
                          count_choices());
 }
 
+PyDoc_STRVAR(record_text, "start_record(file, rank, ranks)\n--\n\n"
+                          "Record calls in a file, which is made as long as that takes.");
+static PyObject *start(PyObject *module, PyObject *arguments)
+{
+    (void)module;
+    int file, rank, ranks;
+    if (!PyArg_ParseTuple(arguments, "iii", &file, &rank, &ranks))
+        return NULL;
+    errno = start_record(file, rank, ranks);
+    return errno == 0 ? Py_NewRef(Py_None) : PyErr_SetFromErrno(PyExc_OSError);
+}
+
+static PyObject *go_on(PyObject *module, PyObject *on)
+{
+    (void)module;
+    go_on_recording(PyObject_IsTrue(on) > 0);
+    return Py_NewRef(Py_None);
+}
+
+static PyObject *ticks(PyObject *module, PyObject *nothing)
+{
+    (void)module;
+    (void)nothing;
+    return PyLong_FromUnsignedLongLong(read_ticks());
+}
+
 static PyMethodDef functions[] = {
     {"install", install, METH_VARARGS, install_text},
     {"set_limits", set_limits, METH_VARARGS, limits_text},
@@ -191,6 +222,10 @@ static PyMethodDef functions[] = {
     {"raise_later", raise_later, METH_O, NULL},
     {"engage", engage, METH_O, NULL},
     {"forget_choices", forget_choices_of, METH_O, choices_text},
+    {"start_record", start, METH_VARARGS, record_text},
+    {"go_on_recording", go_on, METH_O, NULL},
+    {"ticks", ticks, METH_NOARGS, NULL},
+    {"functions", name_functions, METH_NOARGS, NULL},
     {"call", (PyCFunction)(void (*)(void))call_as_wanted, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };

@@ -21,27 +21,25 @@ static const struct program *program_for(MPI_Datatype datatype, int64_t count, i
     int roundelay_Pack##NAME(const void *memory, COUNT count, MPI_Datatype datatype, void *packed, \
                              COUNT size, COUNT *position, MPI_Comm comm)                           \
     {                                                                                              \
-        enter(FUNCTION_Pack##NAME);                                                                \
+        ENTER(.function = FUNCTION_Pack);                                                          \
         const struct program *program = program_for(datatype, count, *position, size, false);      \
         if (program == NULL)                                                                       \
-            return leave(FUNCTION_Pack##NAME,                                                      \
-                         next.Pack##NAME(memory, count, datatype, packed, size, position, comm));  \
+            return leave(next.Pack##NAME(memory, count, datatype, packed, size, position, comm));  \
         run_program(false, (char *)packed + *position, (char *)memory, program);                   \
         *position += (COUNT)program->nbytes;                                                       \
-        return leave(FUNCTION_Pack##NAME, MPI_SUCCESS);                                            \
+        return leave(MPI_SUCCESS);                                                                 \
     }
 #define UNPACK(NAME, COUNT)                                                                                \
     int roundelay_Unpack##NAME(const void *packed, COUNT size, COUNT *position, void *memory, COUNT count, \
                                MPI_Datatype datatype, MPI_Comm comm)                                       \
     {                                                                                                      \
-        enter(FUNCTION_Unpack##NAME);                                                                      \
+        ENTER(.function = FUNCTION_Unpack);                                                                \
         const struct program *program = program_for(datatype, count, *position, size, true);               \
         if (program == NULL)                                                                               \
-            return leave(FUNCTION_Unpack##NAME,                                                            \
-                         next.Unpack##NAME(packed, size, position, memory, count, datatype, comm));        \
+            return leave(next.Unpack##NAME(packed, size, position, memory, count, datatype, comm));        \
         run_program(true, (char *)packed + *position, memory, program);                                    \
         *position += (COUNT)program->nbytes;                                                               \
-        return leave(FUNCTION_Unpack##NAME, MPI_SUCCESS);                                                  \
+        return leave(MPI_SUCCESS);                                                                         \
     }
 
 PACK(, int)

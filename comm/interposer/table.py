@@ -61,6 +61,7 @@ Neighbor_allgatherv S:sendbuf RV!*sources:recvbuf comm
 Neighbor_alltoall S*destinations:sendbuf R!*sources:recvbuf comm
 Neighbor_alltoallv SV*destinations:sendbuf RV!*sources:recvbuf comm
 Neighbor_alltoallw SW*destinations:sendbuf RW!*sources:recvbuf comm
+Barrier comm
 """
 
 # Those of which roundelay has algorithms of its own, which a program may ask for.
@@ -68,11 +69,33 @@ CHOSEN = """
 Bcast Allgather Allgatherv Reduce Allreduce Reduce_scatter_block Reduce_scatter Iallreduce Allreduce_init
 """
 
-# Nothing is changed in these: a program can know by them that what it has not waited for is complete.
+# Nothing is changed in these: a program can know by them that what it has not waited for is complete, and an
+# observer what it waits for.
 PASSED = """
-Barrier comm
 Probe source tag comm status
+Iprobe source tag comm flag status
 Mprobe source tag comm message status
+Improbe source tag comm flag message status
+"""
+
+# What makes and frees communicators, which an observer knows by their handles.
+COMMUNICATORS = """
+Comm_dup comm newcomm
+Comm_dup_with_info comm info newcomm
+Comm_idup comm newcomm request
+Comm_idup_with_info comm info newcomm request
+Comm_create comm group newcomm
+Comm_create_group comm group tag newcomm
+Comm_split comm color key newcomm
+Comm_split_type comm kind key info newcomm
+Cart_create comm dimensions lengths periods reorder newcomm
+Cart_sub comm remaining newcomm
+Graph_create comm nodes degrees neighbors reorder newcomm
+Dist_graph_create comm nodes sources degrees neighbors weights info reorder newcomm
+Dist_graph_create_adjacent comm indegree sources inweights outdegree neighbors weights info reorder newcomm
+Intercomm_merge comm high newcomm
+Comm_free freed
+Comm_disconnect freed
 """
 
 # Written by hand: name, its arguments in C. The last ones have a large-count form, too.
@@ -104,6 +127,9 @@ CALLED = """
 Comm_rank MPI_Comm comm, int *rank
 Comm_size MPI_Comm comm, int *size
 Comm_test_inter MPI_Comm comm, int *flag
+Comm_group MPI_Comm comm, MPI_Group *group
+Group_translate_ranks MPI_Group group, int count, const int *ranks, MPI_Group other, int *translated
+Group_free MPI_Group *group
 Topo_test MPI_Comm comm, int *topology
 Cartdim_get MPI_Comm comm, int *dimensions
 Cart_get MPI_Comm comm, int most, int *dimensions, int *periods, int *coordinates
@@ -117,17 +143,39 @@ Type_size_x MPI_Datatype datatype, MPI_Count *size
 """
 
 TYPES = {
+    "color": "int color",
     "comm": "MPI_Comm comm",
     "datatype": "MPI_Datatype datatype",
+    "degrees": "const int *degrees",
     "dest": "int dest",
+    "dimensions": "int dimensions",
+    "flag": "int *flag",
+    "freed": "MPI_Comm *freed",
+    "group": "MPI_Group group",
+    "high": "int high",
+    "indegree": "int indegree",
     "info": "MPI_Info info",
+    "inweights": "const int *inweights",
+    "key": "int key",
+    "kind": "int kind",
+    "lengths": "const int *lengths",
     "message": "MPI_Message *message",
+    "neighbors": "const int *neighbors",
+    "newcomm": "MPI_Comm *newcomm",
+    "nodes": "int nodes",
     "op": "MPI_Op op",
+    "outdegree": "int outdegree",
+    "periods": "const int *periods",
     "recvtag": "int recvtag",
+    "remaining": "const int *remaining",
+    "reorder": "int reorder",
     "request": "MPI_Request *request",
     "root": "int root",
     "sendtag": "int sendtag",
     "source": "int source",
+    "sources": "const int *sources",
+    "fromweights": "const int *sourceweights",
     "status": "MPI_Status *status",
     "tag": "int tag",
+    "weights": "const int *weights",
 }

@@ -1,0 +1,225 @@
+#include "recorded_comms.h"
+
+#include "door.h"
+#include "forks.h"
+#include "hash.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* More than RECORDED_COMMS: those without a place are known, too. */
+enum { KNOWN_BITS = 10, KNOWN = 1 << KNOWN_BITS };
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+/* Read without the lock: what an entry is moved over is found again with it. */
+static struct known_comm *_Atomic known[KNOWN];
+static int known_count;
+static struct record *record;
+/* How many communicators each group has had. All its ranks make them in the same order. */
+static struct {
+    uint32_t group, made;
+} groups[KNOWN];
+
+__attribute__((constructor)) static void hold_lock_in_forks(void)
+{
+    hold_in_forks(&lock);
+}
+
+static int home_of(uint64_t key)
+{
+    return (int)(key * SPREAD >> (64 - KNOWN_BITS));
+}
+
+static unsigned char *members_of(const struct recorded_comm *place)
+{
+    const size_t each = ((size_t)record->ranks + 7) / 8;
+    unsigned char *first = (unsigned char *)&record->peers[record->ranks];
+    return first + (size_t)(place - record->comms) * each;
+}
+
+/* Where the entry of a handle is, or would be. */
+static int slot_of(MPI_Comm handle)
+{
+    int i = home_of((uint64_t)(uintptr_t)handle);
+    for (const struct known_comm *comm; (comm = known[i]) != NULL && comm->handle != handle;)
+        i = (i + 1) % KNOWN;
+    return i;
+}
+
+/* Ranks of the world by ranks of a communicator; NULL where MPI does not tell. */
+static int32_t *look_up_ranks(MPI_Comm handle, int size)
+{
+    MPI_Group group, world;
+    int *own = malloc((size_t)size * sizeof *own), *theirs = malloc((size_t)size * sizeof *theirs);
+    bool well = own != NULL && theirs != NULL;
+    if (well && next.Comm_group(handle, &group) == MPI_SUCCESS) {
+        for (int i = 0; i < size; i++)
+            own[i] = i;
+        next.Comm_group(constants.world, &world);
+        well = next.Group_translate_ranks(group, size, own, world, theirs) == MPI_SUCCESS;
+        next.Group_free(&world);
+        next.Group_free(&group);
+        for (int i = 0; well && i < size; i++)
+            well = theirs[i] >= 0 && theirs[i] < record->ranks;
+    } else {
+        well = false;
+    }
+    free(own);
+    if (well)
+        return theirs;
+    free(theirs);
+    return NULL;
+}
+
+static uint32_t mix(uint32_t hash, uint32_t number)
+{
+    return (hash ^ number) * 16777619u;
+}
+
+static uint32_t count_in_group(uint32_t group)
+{
+    int i = home_of(group);
+    for (int tries = 0; groups[i].made > 0 && groups[i].group != group; i = (i + 1) % KNOWN)
+        if (++tries == KNOWN)
+            return 0;
+    groups[i].group = group;
+    return ++groups[i].made;
+}
+
+/* The id depends on who is in the communicator and on how many the same ranks had before. */
+static uint32_t id_of(const struct known_comm *comm)
+{
+    uint32_t group = 2166136261u;
+    for (int i = 0; i < comm->size; i++)
+        group = mix(group, (uint32_t)world_rank(comm, i));
+    const uint32_t id = mix(group, count_in_group(group));
+    return id == 0 ? 1 : id;
+}
+
+static struct recorded_comm *take_place(const struct known_comm *comm)
+{
+    struct recorded_comm *place = record->comms;
+    while (place < record->comms + RECORDED_COMMS && place->id != 0)
+        place++;
+    if (place == record->comms + RECORDED_COMMS) {
+        record->lost_comms++;
+        return NULL;
+    }
+    unsigned char *members = members_of(place);
+    memset(members, 0, ((size_t)record->ranks + 7) / 8);
+    for (int i = 0; i < comm->size; i++)
+        members[world_rank(comm, i) / 8] |= (unsigned char)(1 << world_rank(comm, i) % 8);
+    place->size = (uint32_t)comm->size;
+    place->begun = 0;
+    place->id = comm->id;
+    return place;
+}
+
+static void clear(int slot)
+{
+    struct known_comm *comm = known[slot];
+    if (comm->place != NULL)
+        comm->place->id = 0;
+    known[slot] = NULL;
+    known_count--;
+    free(comm->ranks);
+    free(comm);
+    /* Those behind it may have a home before it. */
+    for (int i = slot, j = (i + 1) % KNOWN; known[j] != NULL; j = (j + 1) % KNOWN) {
+        const int home = home_of((uint64_t)(uintptr_t)known[j]->handle);
+        if ((j - home + KNOWN) % KNOWN < (j - i + KNOWN) % KNOWN)
+            continue;
+        known[i] = (struct known_comm *)known[j];
+        known[j] = NULL;
+        i = j;
+    }
+}
+
+/* Enter a communicator; what MPI says of `asked` holds for it. */
+static struct known_comm *enter_comm(MPI_Comm handle, MPI_Comm asked)
+{
+    struct known_comm *comm = known_count < KNOWN / 2 ? calloc(1, sizeof *comm) : NULL;
+    if (comm == NULL) {
+        record->lost_comms++;
+        return NULL;
+    }
+    comm->handle = handle;
+    comm->size = ranks_of(asked);
+    comm->is_inter = is_inter(asked);
+    if (!comm->is_inter && asked != constants.world) {
+        comm->ranks = look_up_ranks(asked, comm->size);
+        comm->is_inter = comm->ranks == NULL;
+    }
+    if (!comm->is_inter) {
+        comm->id = id_of(comm);
+        comm->place = comm->size > 1 ? take_place(comm) : NULL;
+    }
+    known_count++;
+    known[slot_of(handle)] = comm;
+    return comm;
+}
+
+struct known_comm *find_comm(MPI_Comm handle)
+{
+    struct known_comm *found = known[slot_of(handle)];
+    if (LIKELY(found != NULL))
+        return found;
+    pthread_mutex_lock(&lock);
+    found = known[slot_of(handle)];
+    if (found == NULL)
+        found = enter_comm(handle, handle);
+    pthread_mutex_unlock(&lock);
+    return found;
+}
+
+struct known_comm *comm_with_id(uint32_t id)
+{
+    pthread_mutex_lock(&lock);
+    struct known_comm *found = NULL;
+    for (int i = 0; i < KNOWN && found == NULL; i++)
+        if (known[i] != NULL && known[i]->id == id)
+            found = known[i];
+    pthread_mutex_unlock(&lock);
+    return found;
+}
+
+void add_comm(MPI_Comm handle, MPI_Comm asked)
+{
+    pthread_mutex_lock(&lock);
+    const int slot = slot_of(handle);
+    if (known[slot] != NULL)
+        clear(slot);
+    enter_comm(handle, asked);
+    pthread_mutex_unlock(&lock);
+}
+
+void remove_comm(MPI_Comm handle)
+{
+    pthread_mutex_lock(&lock);
+    const int slot = slot_of(handle);
+    if (known[slot] != NULL)
+        clear(slot);
+    pthread_mutex_unlock(&lock);
+}
+
+void open_comms(struct record *opened)
+{
+    record = opened;
+    memset(groups, 0, sizeof groups);
+    find_comm(constants.world);
+}
+
+void close_comms(void)
+{
+    pthread_mutex_lock(&lock);
+    for (int i = 0; i < KNOWN; i++) {
+        struct known_comm *comm = known[i];
+        known[i] = NULL;
+        if (comm != NULL)
+            free(comm->ranks);
+        free(comm);
+    }
+    known_count = 0;
+    pthread_mutex_unlock(&lock);
+}
