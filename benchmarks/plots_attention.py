@@ -17,6 +17,7 @@ from benchmarks.drawing import (
     BLUE,
     GREEN,
     GREY,
+    MISSING,
     ORANGE,
     PINK,
     Plots,
@@ -26,6 +27,7 @@ from benchmarks.drawing import (
     library_of,
     table,
     title_of,
+    values_of,
 )
 from benchmarks.plots_allreduce import BLACK, SKY, YELLOW
 
@@ -269,7 +271,7 @@ def rates_table(runs: list[Results]) -> str:
         def figure(run: Results) -> str:
             rows = [row for row in select(run, mask, backward) if row["tokens"] == TABLE_TOKENS]
             if not rows:
-                return ""
+                return MISSING
             row = rows[0]
             kernel, product = (100 * row[f"of {name}"]["auto"] for name in ("kernel", "gemm"))
             text = f"{row['gflops']['auto']:.0f} GF/s ({kernel:.0f} %, {product:.0f} %)"
@@ -293,6 +295,8 @@ def _best_table_figure(run: Results) -> str:
         for row in run["rows"]
         if len(row["seconds"]) > 3
     ]
+    if not losses:
+        return MISSING
     return f"{100 * statistics.mean(losses):.0f} % (at most {100 * max(losses):.0f} %)"
 
 
@@ -302,12 +306,12 @@ def linear_table(runs: list[Results]) -> str:
     titles = [f"{'causal' if causal else 'all'}, {what_is_computed(backward)}" for causal, backward in kinds]
     lines = [f"| tokens of a rank | {' | '.join(titles)} |", "|---|" + "---:|" * len(kinds)]
     for results in runs:
-        ratios = {
-            (row["tokens"], row["causal"], row["backward"]): row["softmax over"]["all-gather"]
+        figures = {
+            (row["tokens"], row["causal"], row["backward"]): f"{row['softmax over']['all-gather']:.1f}"
             for row in results["rows"]
         }
-        for tokens in dict.fromkeys(row["tokens"] for row in results["rows"]):
-            shown = (f"{ratios[tokens, causal, backward]:.1f}" for causal, backward in kinds)
+        for tokens in values_of([results], "tokens"):
+            shown = (figures.get((tokens, *kind), MISSING) for kind in kinds)
             lines.append(f"| {tokens} | {' | '.join(shown)} |")
     return "\n".join(lines) + "\n"
 
