@@ -1,6 +1,7 @@
 """Benchmarks as a visitor runs them: what they measure stays apart from what is published."""
 
 import hashlib
+import importlib
 import importlib.util
 import json
 import re
@@ -8,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from click.testing import CliRunner
 
 from benchmarks import plots
 from benchmarks.drawing import read
@@ -156,6 +158,36 @@ def test_fill_in_writes_nothing_if_a_table_fails(tmp_path, monkeypatch):
     plots.fill_in_documentation()
     assert (plots.PICTURES / "overhead.png").exists()
     assert all("\n|---|" in page.read_text() for page in plots.pages())
+
+
+COMMANDS = sorted(path.stem for path in BENCHMARKS.glob("*.py") if "@click.command" in path.read_text())
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, "netlab"])
+def test_help_needs_no_package_of_one_benchmark(tmp_path, name):
+    """Neither CuPy, PyTorch nor mpiarray."""
+    missing = "import runpy, sys; sys.modules.update(dict.fromkeys(('cupy', 'torch', 'mpiarray')))"
+    start = (
+        f"{missing}; sys.argv[1:] = ['--help']; runpy.run_module('benchmarks.{name}', run_name='__main__')"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", start], cwd=launch.ROOT, capture_output=True, text=True, check=False
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert "Usage:" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [("gpu_messages", "cupy"), ("attention_gpu", "torch"), ("mpiarray_halos", "mpiarray")],
+)
+def test_a_missing_package_is_named_in_one_line(name, package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    main = importlib.import_module(f"benchmarks.{name}").main
+    result = CliRunner().invoke(main, [])
+    assert result.exit_code == 1
+    assert f"needs {package}" in result.output
+    assert result.output.count("\n") == 1
 
 
 def test_every_benchmark_has_the_same_two_options():
