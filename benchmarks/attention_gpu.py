@@ -4,7 +4,7 @@
 
 Tensors of (1, H, S, D), without and with a causal mask, forward and with gradients. "kernel" is PyTorch's
 operator itself, with the output that it needs for the gradients; "ours" is `roundelay.attention`, and for the
-gradients also `attention_backward`, on the same tensors. What both find is compared first. "twice" times the
+gradients also `attention_backward`, on the same tensors. Their results are compared first. "twice" times the
 kernel again, under another name: how far it is from 1 is the noise.
 """
 
@@ -55,7 +55,7 @@ class Row(NamedTuple):
 
     @property
     def label(self) -> str:
-        """What it is, in words."""
+        """Description in words."""
         options = ", causal" * self.causal + ", gradients" * self.backward
         return f"{self.dtype}, D {self.size}, {self.tokens}{options}"
 

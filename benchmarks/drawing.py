@@ -1,4 +1,4 @@
-"""What the pictures and tables of the benchmarks have in common: the JSON files, colours and labels."""
+"""Shared by the pictures and tables of the benchmarks: the JSON files, colours and labels."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MARKS = "os^D"
 MISSING = "-"
 
 Results = dict[str, Any]
-# What makes a picture or a table from results, and the benchmarks that have them.
+# The function that makes a picture or a table from results, and the benchmarks that have them.
 Plots = dict[str, tuple[Callable[[list[Results]], Figure], list[str]]]
 Tables = dict[str, tuple[Callable[[list[Results]], str], list[str]]]
 
@@ -65,7 +65,7 @@ def library_of(results: Results) -> str:
 
 
 def title_of(results: Results) -> str:
-    """What a panel is a measurement of."""
+    """Title of a panel: the software and the processor."""
     environment = results["environment"]
     return f"{library_of(results)}, mpi4py {environment['mpi4py']}, {environment['processor']}"
 

@@ -99,7 +99,7 @@ def measure(row: Row, rounds: int, cubes: tuple[Any, Any]) -> dict[str, Any]:
         "ours": message_way(MPI.COMM_WORLD, outgoing, incoming),
         "hand": hand_way(outgoing, incoming),
     }
-    # What the other rank sends differs from what this one has by its rank.
+    # The other rank's values differ from this one's by the difference of the ranks.
     check(row.label, ways, cubes[1], row.part, outgoing + (PEER - RANK))
     samples = time_in_step(ways, rounds)
     micros = {name: 1e6 * statistics.median(each) / 2 for name, each in samples.items()}

@@ -32,7 +32,7 @@ from roundelay.terminal import track
 
 SIZES = (32, 64, 96, 128, 192)
 AXES = (0, 1, 2)
-# An update shall be at least so many times as fast as without roundelay.
+# How many times as fast as without roundelay an update shall be at least.
 TARGET = 0.98
 
 

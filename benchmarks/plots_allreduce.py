@@ -82,7 +82,7 @@ def draw_times(runs: list[Results]) -> Figure:
 
 
 def draw_predictions(runs: list[Results]) -> Figure:
-    """What the model of the links predicts, in parts of what was measured."""
+    """Times that the model of the links predicts, relative to those measured."""
     figure = Figure(figsize=(6 * len(runs), 5), layout="constrained")
     for axes, results in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs, strict=True):
         axes.axhspan(0.75, 1.25, color=GREEN, alpha=0.12, label="within 25 %")

@@ -55,7 +55,7 @@ Rows = list[dict[str, Any]]
 
 
 class Mask(NamedTuple):
-    """What tokens see, and how the sequence lies."""
+    """The tokens that each token sees, and how the sequence lies."""
 
     causal: bool
     placement: str
@@ -155,7 +155,7 @@ def _draw_rates(axes: Axes, results: Results, mask: Mask, backward: bool) -> Non
 
 
 def draw_algorithms(runs: list[Results]) -> Figure:
-    """Time of each algorithm in parts of what is chosen takes, over the tokens of a rank."""
+    """Time of each algorithm relative to that of the choice, over the tokens of a rank."""
 
     def draw(axes: Axes, rows: Rows) -> None:
         _draw_series(axes, rows, "than auto")
@@ -265,7 +265,7 @@ def draw_memory(runs: list[Results]) -> Figure:
 
 
 def rates_table(runs: list[Results]) -> str:
-    """What is chosen: its rate, also in parts of the kernel's and of a product's; and the ring by hand."""
+    """The choice: its rate, also relative to the kernel's and to a product's; and the ring by hand."""
 
     def of(mask: Mask, backward: bool) -> Callable[[Results], str]:
         def figure(run: Results) -> str:
@@ -289,7 +289,7 @@ def rates_table(runs: list[Results]) -> str:
 
 
 def _best_table_figure(run: Results) -> str:
-    """What could have been saved by the fastest algorithm, over all rows with all algorithms."""
+    """Time that the fastest algorithm would have saved, over all rows with all algorithms."""
     losses = [
         max(0.0, 1 - min(ratio for name, ratio in row["than auto"].items() if name not in NO_ALGORITHMS))
         for row in run["rows"]

@@ -52,7 +52,7 @@ def draw_times(runs: list[Results]) -> Figure:
 
 
 def draw_slopes(runs: list[Results]) -> Figure:
-    """Time of each scheme, in parts of uncoded rounds, over the time of the data."""
+    """Time of each scheme, relative to uncoded rounds, over the time of the data."""
     (results,) = runs
     rows = results["slopes"]
     ratios = [row["slope"] / results["base"] for row in rows]
@@ -73,7 +73,7 @@ def draw_slopes(runs: list[Results]) -> Figure:
             FuncFormatter(lambda value, _: f"{value:.2g}" if value < 10 else f"{value:.0f}")
         )
         axes.grid(alpha=0.3)
-    figure.axes[0].set_ylabel("time, in parts of uncoded rounds")
+    figure.axes[0].set_ylabel("time / time of uncoded rounds")
     figure.axes[0].legend()
     figure.suptitle(f"Simulated: {rows[0]['here']['workers']} workers, {results['jobs']} gradients")
     return figure
@@ -155,7 +155,7 @@ def codes_table(runs: list[Results]) -> str:
 
 
 def overhead_table(runs: list[Results]) -> str:
-    """How long a round takes, in parts of a broadcast and a reduction."""
+    """How long a round takes, relative to a broadcast and a reduction."""
     lines = [f"| bytes | {' | '.join(map(library_of, runs))} |", "|---:|" + "---:|" * len(runs)]
     for size in values_of(runs, "bytes"):
         rows = (row_with(results, "bytes", size) for results in runs)

@@ -52,8 +52,8 @@ def draw_attention(runs: list[Results]) -> Figure:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter("{x:.0f}")
         axes.grid(alpha=0.3)
-    figure.axes[0].set_ylabel("speed, in parts of the kernel's")
-    figure.axes[2].set_ylabel("speed, in parts of the kernel's")
+    figure.axes[0].set_ylabel("speed / speed of the kernel")
+    figure.axes[2].set_ylabel("speed / speed of the kernel")
     for axes in figure.axes[2:]:
         axes.set_xlabel("tokens")
     figure.axes[0].legend()

@@ -11,7 +11,7 @@ FACES = ("first axis, a single run", "second axis, runs of a row", "last axis, r
 
 
 def grid_table(runs: list[Results]) -> str:
-    """Times in parts of that of copies by hand: a line for each problem and call, a column for each size."""
+    """Times relative to copies by hand: a line for each problem and call, a column for each size."""
     sizes = sorted(values_of(runs, "size"))
     lines = []
     for run in runs:
