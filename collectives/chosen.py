@@ -40,12 +40,12 @@ class Chosen:
         return self.algorithm.shares_memory
 
     def bind(self, division: Division, in_place: bool) -> Bound:
-        """The plan for so many elements, to be run by messages."""
+        """The plan for a number of elements, to be run by messages."""
         found: Bound = self._bound(bind, division, in_place)
         return found
 
     def bind_shared(self, in_place: bool, count: int) -> SharedBound:
-        """The plan for so many elements, to be run through shared memory."""
+        """The plan for a number of elements, to be run through shared memory."""
         found: SharedBound = self._bound(bind_shared, count, in_place)
         return found
 

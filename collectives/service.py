@@ -1,4 +1,4 @@
-"""What one communicator knows about its collectives: which algorithms it asks for, and what runs its calls.
+"""The collectives of one communicator: the algorithms that it asks for, and those that run its calls.
 
 Nothing is sent before the program asks for an algorithm. Messages go over a communicator of roundelay's own,
 which all communicators of the same processes share.
@@ -110,7 +110,7 @@ class Service:
             return True
         # Ranks meet here whatever the name is, also those whose arguments are wrong.
         is_tried = self.processes.is_tried(operation)
-        # What is left to the library is compared over the ranks, too, where they are to be checked.
+        # Where arguments are to be checked, calls left to the library are compared over the ranks, too.
         return name == AUTO and not is_tried and not checks_bounds()
 
     @property
@@ -120,7 +120,7 @@ class Service:
 
     @property
     def processes(self) -> Processes:
-        """What the communicator's processes know together; the first time, and after `force`, collective.
+        """Knowledge that the communicator's processes share; the first time, and after `force`, collective.
 
         Raises `ValueError` on all ranks where they ask for different algorithms, or for an unknown one.
         """
@@ -168,9 +168,9 @@ class Service:
             self._compared.add(key)
 
     def choose(self, wanted: Wanted) -> Choice:
-        """What an operation is left to; None for the library's own collective. Watched if it may change.
+        """The algorithm that runs an operation; None for the library's own. Watched if it may change.
 
-        Raises `ValueError` for a name that is unknown, or that cannot be had.
+        Raises `ValueError` for a name that is unknown, or that does not fit.
         """
         wanted = wanted.rounded()
         found = self._choices.get(wanted)
@@ -185,7 +185,7 @@ class Service:
         return Watched(self._plain, *self.processes.decide(wanted))
 
     def name_for(self, operation: str, ordered: bool = False, background: bool = False, root: int = 0) -> str:
-        """The algorithm that is asked for; the library's own where that cannot be had."""
+        """The algorithm that is asked for; the library's own where that one cannot run."""
         name = self.names[operation]
         if name in (AUTO, NATIVE) or self.processes.can_run(operation, name, ordered, background, root):
             return name
@@ -271,7 +271,7 @@ class Service:
         self.kept.clear()
         self._forget_choices()
         for purpose, comm in self._private.items():
-            # What is under way could come to a communicator that is made when this one is freed.
+            # A message under way could reach a communicator that is made after this one is freed.
             if self.is_over.get(purpose, lambda: True)():
                 comm.Free()
         self._private.clear()

@@ -318,7 +318,7 @@ def test_a_collective_that_cannot_end():
     )
 
 
-# What may be missing
+# Missing parts
 
 
 def test_no_room_for_shared_memory_on_some_rank():

@@ -118,7 +118,7 @@ def test_as_mpi4py_alone(comm, name):
 
 
 def main(argv: list[str]) -> int:
-    """Make calls until so many trees were met on all ranks together; print what differs."""
+    """Make calls until a number of trees was met on all ranks together; print what differs."""
     parser = argparse.ArgumentParser(prog="python -m tests.test_random_trees", description=__doc__)
     parser.add_argument("--trees", type=int, default=10_000, help="on all ranks together (default 10000)")
     parser.add_argument("--seed", type=int, default=1)

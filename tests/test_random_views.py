@@ -121,7 +121,7 @@ def test_drawn_views_are_what_they_claim(role):
 
 
 def main(argv: list[str]) -> int:
-    """Make calls until so many views were met on all ranks together; print what differs."""
+    """Make calls until a number of views was met on all ranks together; print what differs."""
     parser = argparse.ArgumentParser(prog="python -m tests.test_random_views", description=__doc__)
     parser.add_argument("--views", type=int, default=10_000, help="on all ranks together (default 10000)")
     parser.add_argument("--seed", type=int, default=1)

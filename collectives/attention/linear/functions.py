@@ -1,7 +1,7 @@
 """Linear attention over ranks, without and with decay: LASP-2 and its kin.
 
-Nothing but states of (Dk, Dv) for each head goes between ranks, however long the sequence is. What a rank
-computes from its own tokens alone is done while they are under way.
+Only states of (Dk, Dv) for each head go between ranks, however long the sequence is. While they are under
+way, a rank computes the part that needs its own tokens alone.
 """
 
 from __future__ import annotations
