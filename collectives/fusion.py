@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..comm.recorded import recorded
 from ..datatypes.plain import MPI
 from .array_views import is_array, mark_written, writable_array
 from .consent import agree_on
@@ -34,6 +35,7 @@ class _Given(NamedTuple):
     groups: list[list[Array]]
 
 
+@recorded
 def allreduce_many(
     comm: MPI.Intracomm, arrays: Iterable[Any], op: MPI.Op = MPI.SUM, algorithm: str = AUTO
 ) -> None:

@@ -169,9 +169,11 @@ def header() -> str:
     lines += ["};", "extern struct functions next;", "", "/* The functions that replace them. */"]
     lines += [f"int roundelay_{name}({arguments});" for name, arguments in intercepted]
     lines += ["", "enum function {"]
-    lines += [f"    FUNCTION_{name}," for name, _ in intercepted]
+    performed = lines_of(table.PERFORMED)
+    lines += [f"    FUNCTION_{name}," for name in [*(name for name, _ in intercepted), *performed]]
     lines += ["    FUNCTIONS", "};", "", "/* Their names. */", "#define INTERCEPTED(X) \\"]
-    lines += [" \\\n".join(f"    X({name})" for name, _ in intercepted), "#define CALLED(X) \\"]
+    lines += [" \\\n".join(f"    X({name})" for name, _ in intercepted), "#define PERFORMED(X) \\"]
+    lines += [" \\\n".join(f"    X({name})" for name in performed), "", "#define CALLED(X) \\"]
     lines += [" \\\n".join(f"    X({name})" for name, _ in named(table.CALLED)), "", "#endif", ""]
     return "\n".join(lines)
 
