@@ -98,3 +98,9 @@ def _with_seconds(dtype: np.dtype, *names: str) -> np.dtype:
 TIMED_CALL = _with_seconds(CALL, "entered", "left")
 TIMED_REQUEST = _with_seconds(REQUEST, "started")
 TIMED_PEER = _with_seconds(PEER, "waited")
+
+
+def size_of(ranks: int) -> int:
+    """Bytes of the record of one of that many ranks."""
+    fixed = HEAD.itemsize + LANES * LANE.itemsize + COMMS * COMM.itemsize + REQUESTS * REQUEST.itemsize
+    return fixed + ranks * PEER.itemsize + COMMS * ((ranks + 7) // 8)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -60,6 +60,10 @@ class RankView:
     requests: np.ndarray
     peers: np.ndarray
     lost: int
+
+    def as_ended(self) -> RankView:
+        """The same of a rank that has left MPI before it was gone."""
+        return replace(self, state="ended", idle=0.0)
 
 
 @dataclass(frozen=True)
