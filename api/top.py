@@ -137,4 +137,4 @@ def _picture(state: dict[str, Any]) -> Group:
 
 
 def _operation(doing: dict[str, Any]) -> str:
-    return doing["function"] + (f" #{doing['sequence']}" if doing["sequence"] else "")
+    return str(doing["function"]) + (f" #{doing['sequence']}" if doing["sequence"] else "")

@@ -64,7 +64,7 @@ class Member:
         ended = self.record.calls_ended()
         state, idle = self.process.look(clock.now, ended != self._ended)
         self._ended = ended
-        view = self.record.view(self.host, state, idle, clock)
+        view = self.record.view(self.host, state, idle, self.process.cpu(), clock)
         if state == "dead" and view.finalizing == 2:
             view = view.as_ended()
         inside = len(view.under_way) > 0

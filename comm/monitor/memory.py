@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-VERSION = 1
+VERSION = 2
 LANES = 8
 CALLS = 1024
 COMMS = 128
@@ -86,6 +86,8 @@ HEAD = np.dtype(
         ("lost_comms", "u4"),
         ("lost_requests", "u4"),
         ("finalizing", "u4"),
+        ("unnamed", "u4"),
+        ("spare", "u4"),
     ]
 )
 

@@ -137,6 +137,16 @@ class Process:
             return False
         return True
 
+    def cpu(self) -> float:
+        """Seconds of processor time that it has used, without its descendants; negative when it is gone."""
+        if self.is_gone:
+            return -1.0
+        try:
+            # What `clock_getcpuclockid` gives for another process, which Python does not have.
+            return time.clock_gettime(~self.number << 3 | 2)
+        except OSError:
+            return -1.0
+
     def _fields(self) -> list[str]:
         fields = _fields_of(f"/proc/{self.number}/stat")
         return fields if fields and fields[19] == self._started else []

@@ -63,8 +63,8 @@ class Record:
         bits = np.frombuffer(self._map, np.uint8, memory.COMMS * ((ranks + 7) // 8), at)
         self._bits = bits.reshape(memory.COMMS, -1)
         # Fields of all lanes, looked up once: each look-up takes longer than reading them.
-        names = ("begun", "ended", "advanced")
-        self._begun, self._ended, self._advanced = (self._lanes[name] for name in names)
+        names = ("begun", "ended", "advanced", "thread")
+        self._begun, self._ended, self._advanced, self._threads = (self._lanes[name] for name in names)
         self._calls = self._lanes["calls"]
         self._ids, self._handles = self._comms["id"], self._requests["handle"]
         self._read = np.zeros(memory.LANES, np.uint32)
@@ -75,7 +75,7 @@ class Record:
         """How many calls have ended since the start."""
         return int(self._ended.sum())
 
-    def view(self, host: str, state: str, idle: float, clock: Clock) -> RankView:
+    def view(self, host: str, state: str, idle: float, cpu: float, clock: Clock) -> RankView:
         """Give what the rank is doing, and the calls that have ended since this was called before."""
         advanced = int(self._advanced.sum())
         under_way = self._under_way()
@@ -103,6 +103,9 @@ class Record:
             ),
             peers=peers,
             lost=int(head["lost_threads"]) + int(head["lost_comms"]) + int(head["lost_requests"]),
+            threads=int(np.count_nonzero(self._threads)),
+            unnamed=int(head["unnamed"]),
+            cpu=cpu,
         )
 
     def _under_way(self) -> np.ndarray:
