@@ -228,6 +228,18 @@ static PyObject *end_operation(PyObject *module, PyObject *nothing)
     Py_RETURN_NONE;
 }
 
+/* For a test of those who read the record in Python. */
+static PyObject *sizes(PyObject *module, PyObject *nothing)
+{
+    (void)module;
+    (void)nothing;
+    return Py_BuildValue("{snsnsnsnsnsn}", "HEAD", (Py_ssize_t)offsetof(struct record, lanes), "LANE",
+                         (Py_ssize_t)sizeof(struct lane), "CALL", (Py_ssize_t)sizeof(struct recorded_call),
+                         "COMM", (Py_ssize_t)sizeof(struct recorded_comm), "REQUEST",
+                         (Py_ssize_t)sizeof(struct recorded_request), "PEER",
+                         (Py_ssize_t)sizeof(struct recorded_peer));
+}
+
 static PyObject *ticks(PyObject *module, PyObject *nothing)
 {
     (void)module;
@@ -255,6 +267,7 @@ static PyMethodDef functions[] = {
     {"begin_operation", begin_operation, METH_VARARGS, NULL},
     {"end_operation", end_operation, METH_NOARGS, NULL},
     {"ticks", ticks, METH_NOARGS, NULL},
+    {"record_sizes", sizes, METH_NOARGS, NULL},
     {"functions", name_functions, METH_NOARGS, NULL},
     {"call", (PyCFunction)(void (*)(void))call_as_wanted, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
