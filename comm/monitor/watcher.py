@@ -110,7 +110,7 @@ class Watcher:
             # Whatever it is, the job goes on.
             self.complain(f"the monitor failed, and judges no more: {type(error).__name__}: {error}")
             verdicts = []
-        for verdict in self._worth_saying(verdicts, now):
+        for verdict in self._worth_saying([*aborts(snapshot), *verdicts], now):
             self._say(verdict, now)
         self.findings.go_on(now)
         self.clients.show(self.state, now)
@@ -120,13 +120,17 @@ class Watcher:
         if self.findings.is_ending:
             return []
         said = []
-        has_death = any(entry["kind"] == "dead" for entry in self.findings.entries)
+        dead = {rank for each in self.findings.entries if each["kind"] == "dead" for rank in each["ranks"]}
+        has_death = bool(dead)
         for verdict in verdicts:
             if verdict.kind == "dead" and has_death:
-                self._held.append((now, verdict))
+                if not dead.issuperset(verdict.ranks):
+                    self._held.append((now, verdict))
             elif not has_death or any(not each.process.is_gone for each in self.ranks.values()):
                 said.append(verdict)
-            has_death |= verdict.kind == "dead"
+            if verdict.kind == "dead":
+                has_death = True
+                dead.update(verdict.ranks)
         outlived = [each for at, each in self._held if now - at > SECONDS_TO_CLEAN_UP]
         self._held = [(at, each) for at, each in self._held if now - at <= SECONDS_TO_CLEAN_UP]
         return said + outlived
@@ -167,6 +171,17 @@ class Watcher:
             report.write(self.options.report, found)
         except OSError as error:
             self.complain(f"the report cannot be written: {error}")
+
+
+def aborts(snapshot: Snapshot) -> list[Verdict]:
+    """Ranks that are in MPI_Abort: not those that it kills are to blame, which may be gone before."""
+    found = []
+    for rank, view in snapshot.ranks.items():
+        names = [snapshot.functions[int(number)] for number in view.under_way["function"]]
+        if "Abort" in names:
+            sentence = f"rank {rank} ends the job by MPI_Abort"
+            found.append(Verdict("dead", (rank,), sentence, hosts=(view.host,), evidence={"abort": True}))
+    return found
 
 
 def main() -> None:
