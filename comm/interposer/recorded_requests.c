@@ -8,7 +8,7 @@ enum { NEAR = 16 };
 
 static int home_of(uint64_t handle)
 {
-    return (int)(handle * SPREAD >> 32) % RECORDED_REQUESTS;
+    return (int)(handle * SPREAD >> 32 & (RECORDED_REQUESTS - 1));
 }
 
 /* A null handle of the library's could be any number. */
