@@ -12,15 +12,15 @@ from ..datatypes.plain import MPI
 VARIABLE = "ROUNDELAY_INJECT_LOG"
 
 
-def announce(kind: str) -> None:
-    """Write the fault, the rank and the time (seconds since the epoch) as a line of JSON.
+def announce(kind: str, **details: int) -> None:
+    """Write the fault, the rank and the time (seconds since the epoch) as a line of JSON, with details.
 
     It is a system call of its own, done before the fault: a process that is killed has said so.
     """
     path = os.environ.get(VARIABLE)
     if not path:
         return
-    line = json.dumps({"fault": kind, "rank": MPI.COMM_WORLD.Get_rank(), "time": time.time()})
+    line = json.dumps({"fault": kind, "rank": MPI.COMM_WORLD.Get_rank(), "time": time.time(), **details})
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         os.write(file, line.encode() + b"\n")
