@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     )
     from .collectives.fusion import allreduce_many
     from .collectives.progressive import ProgressiveAllreduce
+    from .comm.monitor.notices import HangError
+    from .comm.monitor.start import monitor
+    from .comm.monitor.verdict import Verdict
     from .datatypes.canonical import canonicalize, equivalent
     from .datatypes.decode import UnsupportedDatatype
     from .datatypes.layout import Layout
@@ -44,11 +47,13 @@ __version__: str
 __all__ = [
     "MPI",
     "CodedGradients",
+    "HangError",
     "Layout",
     "ProgressiveAllreduce",
     "Rates",
     "SequencePlan",
     "UnsupportedDatatype",
+    "Verdict",
     "algorithms",
     "allgather",
     "allgatherv",
@@ -66,6 +71,7 @@ __all__ = [
     "linear_attention",
     "linear_attention_backward",
     "measured_rates",
+    "monitor",
     "pack",
     "pack_size",
     "permutation",
@@ -82,9 +88,11 @@ __all__ = [
 # Names are looked up when first used: importing roundelay initializes nothing.
 _HOMES = {
     "CodedGradients": "collectives.coding.coded",
+    "HangError": "comm.monitor.notices",
     "Layout": "datatypes.layout",
     "ProgressiveAllreduce": "collectives.progressive",
     "UnsupportedDatatype": "datatypes.decode",
+    "Verdict": "comm.monitor.verdict",
     "algorithms": "collectives.catalogue",
     **dict.fromkeys(
         (
@@ -112,6 +120,7 @@ _HOMES = {
     ),
     "Rates": "collectives.attention.costs",
     "measured_rates": "collectives.attention.costs",
+    "monitor": "comm.monitor.start",
     "SequencePlan": "collectives.attention.packed",
     "plan_sequences": "collectives.attention.planner",
     "canonicalize": "datatypes.canonical",

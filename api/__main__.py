@@ -1,4 +1,4 @@
-"""The command line: `roundelay run`, `info`, `measure`, `plan` and `coding`."""
+"""The command line: `roundelay run`, `info`, `measure`, `plan`, `coding` and `top`."""
 
 from __future__ import annotations
 
@@ -28,10 +28,17 @@ def main() -> None:
 
 @main.command(
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
-    options_metavar="",
+    options_metavar="[--monitor] [--on-hang ...] [--report FILE]",
+)
+@click.option("--monitor", is_flag=True, help="Watch the ranks, and say which is slow, stuck or dead.")
+@click.option("--report", type=OutputFile(), help="Write what is found to a JSON file; includes --monitor.")
+@click.option(
+    "--on-hang",
+    type=click.Choice(["report", "abort", "raise"]),
+    help="What to do with a job that hangs, beside saying so; includes --monitor.",
 )
 @click.argument("program", nargs=-1, type=click.UNPROCESSED, required=True)
-def run(program: tuple[str, ...]) -> None:
+def run(program: tuple[str, ...], monitor: bool, report: Path | None, on_hang: str | None) -> None:
     """Run an unmodified mpi4py program with the layer in place.
 
     PROGRAM is a file, "-m module", "-c code" or "-" for standard input, followed by its arguments. When
@@ -39,7 +46,8 @@ def run(program: tuple[str, ...]) -> None:
     """
     from .running import run_program
 
-    run_program(program)
+    is_watched = monitor or report is not None or on_hang is not None
+    run_program(program, is_watched, report, on_hang or "report")
 
 
 @main.command()
@@ -85,6 +93,19 @@ def coding(context: click.Context, arguments: tuple[str, ...]) -> None:
     from .coding_commands import coding
 
     _hand_over(coding, context, arguments)
+
+
+@main.command()
+@click.argument("process", metavar="[PID]", type=int, required=False)
+@click.option("--once", is_flag=True, help="Print the table once.")
+def top(process: int | None, once: bool) -> None:
+    """Show what the ranks of a running job do, which is monitored.
+
+    PID is the process of a rank, or of mpiexec; needed if several jobs are monitored on this machine.
+    """
+    from .top import show_job
+
+    show_job(process, once)
 
 
 def _hand_over(command: click.Command, context: click.Context, arguments: tuple[str, ...]) -> None:

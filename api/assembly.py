@@ -6,7 +6,7 @@ from ctypes import memmove
 from typing import Any
 
 from .comm import communicators
-from .comm.settings import INFO_KEY, OPERATIONS, is_disabled, names_of_algorithms
+from .comm.settings import INFO_KEY, OPERATIONS, is_disabled, is_monitored, names_of_algorithms
 from .comm.substitute import predefined
 from .datatypes.plain import MPI
 
@@ -47,6 +47,10 @@ def assemble(module: str) -> dict[str, Any]:
         elif type(value) in ours_of:
             names[name] = _constant(ours_of[type(value)], value, name)
     belong_to(module)
+    if is_monitored():
+        from .comm.monitor.initialization import begin_with_mpi
+
+        begin_with_mpi(names)
     return names
 
 

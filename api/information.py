@@ -13,7 +13,14 @@ from .comm.settings import OPERATIONS
 _NAMED = {f"ROUNDELAY_{operation.upper()}": ("auto", *algorithms(operation)) for operation in OPERATIONS}
 # Of no effect once roundelay is installed (cmake/).
 _OF_THE_BUILD = "ROUNDELAY_REQUIRE_INTERPOSER"
-SWITCHES = ("ROUNDELAY_DISABLE", "ROUNDELAY_CHECK", *_NAMED, "ROUNDELAY_GPU_DIRECT", "ROUNDELAY_CACHE_DIR")
+SWITCHES = (
+    "ROUNDELAY_DISABLE",
+    "ROUNDELAY_CHECK",
+    "ROUNDELAY_MONITOR",
+    *_NAMED,
+    "ROUNDELAY_GPU_DIRECT",
+    "ROUNDELAY_CACHE_DIR",
+)
 
 
 def information() -> dict[str, str]:

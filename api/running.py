@@ -12,18 +12,24 @@ from traceback import walk_tb
 
 import click
 
-from .comm.settings import is_disabled
+from .comm.settings import ask_for_monitoring, is_disabled, is_monitored
 from .datatypes.missing import MissingMPI
 from .takeover import take_over
 
 
-def run_program(arguments: Sequence[str]) -> None:
+def run_program(
+    arguments: Sequence[str], monitor: bool = False, report: Path | None = None, on_hang: str = "report"
+) -> None:
     """Run a program as `python -m mpi4py` does, which aborts all ranks when one ends by an error.
 
     Parameters
     ----------
     arguments : sequence of str
         A file, "-m" and a module, "-c" and code, or "-", followed by the program's own arguments.
+    monitor : bool
+        Whether to watch the job, and with what `roundelay.monitor` takes.
+    report : path, optional
+    on_hang : str
 
     Raises
     ------
@@ -41,6 +47,8 @@ def run_program(arguments: Sequence[str]) -> None:
     if arguments[0] in ("-m", "-c", "-") and not getattr(sys.flags, "safe_path", sys.flags.isolated):
         # Where Python would look for modules. An installed command has its own folder there.
         sys.path[0] = str(Path.cwd()) if arguments[0] == "-m" else ""
+    if monitor or is_monitored():
+        _watch(report, on_hang)
     if not is_disabled():
         take_over()
     try:
@@ -58,6 +66,18 @@ def run_program(arguments: Sequence[str]) -> None:
         # Click would take some exceptions for its own.
         sys.excepthook(*sys.exc_info())
         sys.exit(status)
+
+
+def _watch(report: Path | None, on_hang: str) -> None:
+    """Start the watcher before there is MPI: some networks do not bear new processes afterwards."""
+    from .comm.monitor.start import Options, local_rank, prepare, say
+
+    if is_disabled():
+        if local_rank() in ("", "0"):
+            say("not monitored: ROUNDELAY_DISABLE is set")
+        return
+    ask_for_monitoring()
+    prepare(Options.checked(report, on_hang))
 
 
 def _abort_at_exit(status: SystemExit | int) -> None:

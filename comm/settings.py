@@ -33,6 +33,19 @@ def checks_bounds() -> bool:
     return _is_set("ROUNDELAY_CHECK")
 
 
+_asked: set[str] = set()
+
+
+def ask_for_monitoring() -> None:
+    """Do as if `ROUNDELAY_MONITOR` were set, for this process alone."""
+    _asked.add("ROUNDELAY_MONITOR")
+
+
+def is_monitored() -> bool:
+    """`ROUNDELAY_MONITOR`: the job is watched from the moment when MPI is there."""
+    return "ROUNDELAY_MONITOR" in _asked or _is_set("ROUNDELAY_MONITOR")
+
+
 @cache
 def names_of_algorithms() -> dict[str, str]:
     """`ROUNDELAY_ALLREDUCE` and its like: the algorithms that are asked for, by operation."""

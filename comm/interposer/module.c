@@ -201,6 +201,18 @@ static PyObject *go_on(PyObject *module, PyObject *on)
     return Py_NewRef(Py_None);
 }
 
+/* For a test of those who read the record in Python. */
+static PyObject *sizes(PyObject *module, PyObject *nothing)
+{
+    (void)module;
+    (void)nothing;
+    return Py_BuildValue("{snsnsnsnsnsn}", "HEAD", (Py_ssize_t)offsetof(struct record, lanes), "LANE",
+                         (Py_ssize_t)sizeof(struct lane), "CALL", (Py_ssize_t)sizeof(struct recorded_call),
+                         "COMM", (Py_ssize_t)sizeof(struct recorded_comm), "REQUEST",
+                         (Py_ssize_t)sizeof(struct recorded_request), "PEER",
+                         (Py_ssize_t)sizeof(struct recorded_peer));
+}
+
 static PyObject *ticks(PyObject *module, PyObject *nothing)
 {
     (void)module;
@@ -225,6 +237,7 @@ static PyMethodDef functions[] = {
     {"start_record", start, METH_VARARGS, record_text},
     {"go_on_recording", go_on, METH_O, NULL},
     {"ticks", ticks, METH_NOARGS, NULL},
+    {"record_sizes", sizes, METH_NOARGS, NULL},
     {"functions", name_functions, METH_NOARGS, NULL},
     {"call", (PyCFunction)(void (*)(void))call_as_wanted, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},

@@ -148,10 +148,13 @@ static void count_sent(int32_t dest, uint8_t class, int64_t bytes)
 
 static void count_received(int32_t source, uint8_t class, int64_t bytes, uint64_t waited)
 {
+    if (source == ANY_RANK || class == ANY_CLASS)
+        atomic_fetch_add_explicit(&record->unnamed, 1, memory_order_relaxed);
     if (source < 0)
         return;
     struct recorded_peer *peer = &record->peers[source];
-    atomic_fetch_add_explicit(&peer->received[class % TAG_CLASSES], 1, memory_order_relaxed);
+    if (class != ANY_CLASS)
+        atomic_fetch_add_explicit(&peer->received[class], 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&peer->bytes_received, (uint64_t)(bytes < 0 ? 0 : bytes), memory_order_relaxed);
     atomic_fetch_add_explicit(&peer->waited, waited, memory_order_relaxed);
     atomic_fetch_add_explicit(&peer->waits, 1, memory_order_relaxed);

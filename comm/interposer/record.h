@@ -11,7 +11,7 @@
 #include <stdatomic.h>
 
 enum {
-    RECORD_VERSION = 1,
+    RECORD_VERSION = 2,
     LANES = 8,
     RECORDED_CALLS = 1024,
     RECORDED_COMMS = 128,
@@ -104,6 +104,9 @@ struct record {
     _Atomic uint32_t lost_threads, lost_comms, lost_requests;
     /* MPI_Finalize: 1 inside, 2 after. */
     _Atomic uint32_t finalizing;
+    /* Messages received of which MPI did not say from whom, or with which tag. */
+    _Atomic uint32_t unnamed;
+    uint32_t spare;
     struct lane lanes[LANES];
     struct recorded_comm comms[RECORDED_COMMS];
     struct recorded_request requests[RECORDED_REQUESTS];

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-VERSION = 1
+VERSION = 2
 LANES = 8
 CALLS = 1024
 COMMS = 128
@@ -86,6 +86,8 @@ HEAD = np.dtype(
         ("lost_comms", "u4"),
         ("lost_requests", "u4"),
         ("finalizing", "u4"),
+        ("unnamed", "u4"),
+        ("spare", "u4"),
     ]
 )
 
@@ -98,3 +100,9 @@ def _with_seconds(dtype: np.dtype, *names: str) -> np.dtype:
 TIMED_CALL = _with_seconds(CALL, "entered", "left")
 TIMED_REQUEST = _with_seconds(REQUEST, "started")
 TIMED_PEER = _with_seconds(PEER, "waited")
+
+
+def size_of(ranks: int) -> int:
+    """Bytes of the record of one of that many ranks."""
+    fixed = HEAD.itemsize + LANES * LANE.itemsize + COMMS * COMM.itemsize + REQUESTS * REQUEST.itemsize
+    return fixed + ranks * PEER.itemsize + COMMS * ((ranks + 7) // 8)

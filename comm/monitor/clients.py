@@ -1,0 +1,180 @@
+"""Who speaks to the watcher: ranks, and those that look on. And the wait for either, or for a rank's end."""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from . import handover
+from .members import Member
+from .processes import Process, ProcessTable
+
+SECONDS_BETWEEN_SHOWS = 0.5
+# Without a descriptor that tells of a process's end.
+_SECONDS_BETWEEN_LOOKS = 1.0
+
+
+@dataclass
+class Newcomer:
+    """Somebody who has not said yet what he wants."""
+
+    connection: socket.socket
+    process: Process
+
+
+class Clients:
+    """All connections.
+
+    Parameters
+    ----------
+    listener : socket
+    welcome : callable
+        Makes a member of a newcomer, his greeting and his descriptors.
+    change : callable
+        Gets what a member says later on.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        welcome: Callable[[Newcomer, dict[str, Any], list[int]], Member | None],
+        change: Callable[[Member, dict[str, Any]], None],
+    ) -> None:
+        listener.setblocking(False)
+        self._listener, self._welcome, self._change = listener, welcome, change
+        self._table = ProcessTable()
+        self._poll = select.epoll()
+        self._poll.register(listener.fileno(), select.EPOLLIN)
+        self._by_connection: dict[int, Newcomer | Member] = {}
+        self._by_process: dict[int, Newcomer | Member] = {}
+        self._viewers: dict[int, socket.socket] = {}
+        self._shown = 0.0
+        self.refused = 0
+        # Connections of ranks wait before the watcher has begun.
+        self._take_all()
+
+    def are_there(self) -> bool:
+        """Whether anybody is left who is, or may become, a rank."""
+        return any(not each.process.is_gone for each in self._by_connection.values())
+
+    def wait(self, seconds: float) -> list[Member]:
+        """Serve connections for so long, or until a rank ends; give those that have, in that order."""
+        ended: list[Member] = []
+        if not any(isinstance(each, Member) for each in self._by_connection.values()):
+            seconds = _SECONDS_BETWEEN_LOOKS
+        for file, _ in self._poll.poll(max(seconds, 0.0)):
+            if file == self._listener.fileno():
+                self._take_all()
+            elif file in self._by_process:
+                client = self._by_process.pop(file)
+                self._poll.unregister(file)
+                if isinstance(client, Member):
+                    ended.append(client)
+                else:
+                    client.process.is_gone = True
+            elif file in self._viewers:
+                self._drop_viewer(file)
+            elif file in self._by_connection:
+                self._serve(file)
+        self._look_for_ends()
+        return ended
+
+    def _look_for_ends(self) -> None:
+        """Of newcomers without a descriptor; members are looked at anyway."""
+        for client in list(self._by_connection.values()):
+            if isinstance(client, Newcomer) and client.process.file < 0:
+                client.process.look(time.monotonic(), False)
+
+    def _take_all(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
+                process = Process(handover.check(connection), self._table)
+            except OSError:
+                # Another user, or gone already.
+                self.refused += 1
+                connection.close()
+                continue
+            connection.setblocking(False)
+            newcomer = Newcomer(connection, process)
+            self._by_connection[connection.fileno()] = newcomer
+            self._poll.register(connection.fileno(), select.EPOLLIN)
+            if process.file >= 0:
+                self._by_process[process.file] = newcomer
+                self._poll.register(process.file, select.EPOLLIN)
+
+    def _serve(self, file: int) -> None:
+        client = self._by_connection[file]
+        files: list[int] = []
+        try:
+            message, files = handover.receive(client.connection, 2)
+        except BlockingIOError:
+            return
+        except (OSError, ValueError):
+            message = None
+        if message is None:
+            self._lose(file)
+        elif isinstance(client, Member):
+            handover.close(files)
+            with suppress(TypeError, ValueError):
+                self._change(client, message)
+        elif message.get("kind") == "rank" and len(files) == 2:
+            member = self._welcome(client, message, files)
+            if member is None:
+                self._forget(file)
+                return
+            self._by_connection[file] = member
+            if client.process.file in self._by_process:
+                self._by_process[client.process.file] = member
+        else:
+            handover.close(files)
+            if message.get("kind") == "top":
+                self._viewers[file] = client.connection
+                self._forget(file, keeps_connection=True)
+                self._shown = 0.0
+            else:
+                self._forget(file)
+
+    def _lose(self, file: int) -> None:
+        """A connection ends: nothing follows for a rank, which is watched until its process ends."""
+        if isinstance(self._by_connection[file], Member):
+            self._poll.unregister(file)
+        else:
+            self._forget(file)
+
+    def _forget(self, file: int, keeps_connection: bool = False) -> None:
+        client = self._by_connection.pop(file)
+        if client.process.file in self._by_process:
+            self._poll.unregister(client.process.file)
+            del self._by_process[client.process.file]
+        client.process.close()
+        if not keeps_connection:
+            self._poll.unregister(file)
+            client.connection.close()
+
+    def _drop_viewer(self, file: int) -> None:
+        self._poll.unregister(file)
+        self._viewers.pop(file).close()
+
+    def show(self, state: Callable[[], dict[str, Any]], now: float) -> None:
+        """Send those that look on the state of the job, not too often."""
+        if not self._viewers or now - self._shown < SECONDS_BETWEEN_SHOWS:
+            return
+        self._shown = now
+        found = state()
+        for file, connection in list(self._viewers.items()):
+            try:
+                handover.send(connection, found)
+            except BlockingIOError:
+                # He has not read those before.
+                continue
+            except OSError:
+                self._drop_viewer(file)

@@ -1,0 +1,122 @@
+"""The ranks of a node, as its watcher knows them: process, record, and the pipe for stacks."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from . import handover
+from .clock import Clock
+from .processes import Process
+from .reading import Record
+from .snapshot import RankView
+from .stacks import SECONDS_TO_ANSWER, drain, read_stack
+
+# Polls over which the share of waiting is averaged: about ten seconds.
+_POLLS = 64
+
+
+class Member:
+    """One rank.
+
+    Parameters
+    ----------
+    connection : socket
+    process : Process
+    greeting : mapping
+        What it says of itself.
+    files : list of int
+        Its record and its pipe, which are closed later on.
+
+    Raises
+    ------
+    OtherVersion
+        Its record cannot be read.
+    KeyError, TypeError, ValueError
+        The greeting is none.
+    """
+
+    def __init__(
+        self, connection: socket.socket, process: Process, greeting: Mapping[str, Any], files: list[int]
+    ) -> None:
+        record, self.pipe = files
+        self.connection, self.process = connection, process
+        self.functions = tuple(map(str, greeting["functions"]))
+        self.record = Record(record, self.functions)
+        os.close(record)
+        os.set_blocking(self.pipe, False)
+        self.rank, self.size = self.record.rank, self.record.ranks
+        self.host, self.module = str(greeting["host"]), str(greeting["module"])
+        self.argv = [str(each) for each in greeting["argv"]]
+        self.stack_signal = int(greeting["stack"])
+        self.notice_signal = int(greeting.get("notice", 0))
+        self.waiting = 0.0
+        self.polls = self.polls_inside = 0
+        self.last: RankView | None = None
+        self._ended = -1
+
+    def view(self, clock: Clock) -> RankView:
+        """Give what it is doing now."""
+        ended = self.record.calls_ended()
+        state, idle = self.process.look(clock.now, ended != self._ended)
+        self._ended = ended
+        view = self.record.view(self.host, state, idle, self.process.cpu(), clock)
+        if state == "dead" and view.finalizing == 2:
+            view = view.as_ended()
+        inside = len(view.under_way) > 0
+        self.polls += 1
+        self.polls_inside += inside
+        self.waiting += (inside - self.waiting) / min(self.polls, _POLLS)
+        self.last = view
+        return view
+
+    def tell(self, kind: str, entry: Mapping[str, Any]) -> None:
+        """Tell it of a verdict, if it listens; it reads that when it gets the signal."""
+        if not self.notice_signal or self.process.is_gone:
+            return
+        try:
+            self.connection.setblocking(False)
+            handover.send(self.connection, {"kind": kind, "verdict": dict(entry)})
+        except OSError:
+            # It has not read those before, and this one is in the report.
+            return
+        self.process.send(self.notice_signal)
+
+    def close(self) -> None:
+        """Know it no more."""
+        self.process.close()
+        self.connection.close()
+        os.close(self.pipe)
+
+
+def stacks_of(members: Iterable[Member]) -> dict[int, str]:
+    """Ask some ranks for their Python stacks, all at the same time; say why where there is none."""
+    found, asked = {}, []
+    for member in members:
+        state = member.last.state if member.last else "running"
+        if member.process.is_gone:
+            found[member.rank] = f"no stack: it is {state}"
+        elif state in ("stopped", "traced"):
+            found[member.rank] = f"no stack: it is {state}, and answers no signal"
+        else:
+            drain(member.pipe)
+            asked += [member] if member.process.send(member.stack_signal) else []
+    for member in asked:
+        stack = read_stack(member.pipe)
+        found[member.rank] = stack or f"no stack: no answer within {SECONDS_TO_ANSWER:g} s"
+    return found
+
+
+def ranks_in(sentence: str) -> set[int]:
+    """Ranks whose places a sentence names."""
+    return {int(rank) for rank in re.findall(r"\{(\d+)\}", sentence)}
+
+
+def end_processes(members: Iterable[Member], number: int = signal.SIGTERM) -> None:
+    """Send all of them a signal."""
+    for member in members:
+        member.process.send(number)

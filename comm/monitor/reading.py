@@ -1,0 +1,160 @@
+"""Reading the record of a rank, while the rank writes it."""
+
+from __future__ import annotations
+
+import mmap
+import os
+
+import numpy as np
+
+from . import memory
+from .clock import Clock
+from .snapshot import RankView
+
+# Calls of these do not wait: that one is under way says nothing of how far a rank is.
+LOOKS = ("Test", "Testall", "Testany", "Testsome", "Iprobe", "Improbe", "Request_get_status")
+
+
+class OtherVersion(ValueError):
+    """A record that this version of roundelay cannot read."""
+
+
+class Record:
+    """The record of a rank, mapped for reading.
+
+    Parameters
+    ----------
+    file : int
+        A descriptor of its memory, which may be closed afterwards.
+    functions : sequence of str
+        Names of MPI's functions by their numbers.
+
+    Raises
+    ------
+    OtherVersion
+        It was written by another version, or is no record.
+    """
+
+    def __init__(self, file: int, functions: tuple[str, ...]) -> None:
+        size = os.fstat(file).st_size
+        if size < memory.HEAD.itemsize:
+            raise OtherVersion(f"expected a record, found {size} bytes")
+        self._map = mmap.mmap(file, size, prot=mmap.PROT_READ)
+        head = np.frombuffer(self._map, memory.HEAD, 1)
+        version, ranks = int(head["version"][0]), int(head["ranks"][0])
+        if version != memory.VERSION or ranks < 1 or size != memory.size_of(ranks):
+            raise OtherVersion(
+                f"expected a record of version {memory.VERSION}, "
+                f"found {size} bytes of version {version} for {ranks} ranks"
+            )
+        self.rank, self.ranks = int(head["rank"][0]), ranks
+        self.process = int(head["process"][0])
+        self.started = int(head["ticks"][0]), int(head["nanoseconds"][0])
+        self._head = head
+        at = memory.HEAD.itemsize
+        self._lanes = np.frombuffer(self._map, memory.LANE, memory.LANES, at)
+        at += self._lanes.nbytes
+        self._comms = np.frombuffer(self._map, memory.COMM, memory.COMMS, at)
+        at += self._comms.nbytes
+        self._requests = np.frombuffer(self._map, memory.REQUEST, memory.REQUESTS, at)
+        at += self._requests.nbytes
+        self._peers = np.frombuffer(self._map, memory.PEER, ranks, at)
+        at += self._peers.nbytes
+        bits = np.frombuffer(self._map, np.uint8, memory.COMMS * ((ranks + 7) // 8), at)
+        self._bits = bits.reshape(memory.COMMS, -1)
+        # Fields of all lanes, looked up once: each look-up takes longer than reading them.
+        names = ("begun", "ended", "advanced", "thread")
+        self._begun, self._ended, self._advanced, self._threads = (self._lanes[name] for name in names)
+        self._calls = self._lanes["calls"]
+        self._ids, self._handles = self._comms["id"], self._requests["handle"]
+        self._read = np.zeros(memory.LANES, np.uint32)
+        self._members: dict[int, np.ndarray] = {}
+        self._looks = {number for number, name in enumerate(functions) if name in LOOKS}
+
+    def calls_ended(self) -> int:
+        """How many calls have ended since the start."""
+        return int(self._ended.sum())
+
+    def view(self, host: str, state: str, idle: float, cpu: float, clock: Clock) -> RankView:
+        """Give what the rank is doing, and the calls that have ended since this was called before."""
+        advanced = int(self._advanced.sum())
+        under_way = self._under_way()
+        advanced += sum(int(call["function"]) not in self._looks for call in under_way)
+        calls = self._finished()
+        comms = self._comms[np.flatnonzero(self._ids)]
+        peers = self._peers.view(memory.TIMED_PEER).copy()
+        peers["waited"] = self._peers["waited"] * clock.seconds_per_tick
+        head = self._head[0]
+        return RankView(
+            rank=self.rank,
+            process=self.process,
+            host=host,
+            state=state,
+            idle=idle,
+            time=clock.now,
+            finalizing=int(head["finalizing"]),
+            advanced=advanced,
+            under_way=_timed(under_way, memory.TIMED_CALL, clock, "entered"),
+            calls=_timed(calls, memory.TIMED_CALL, clock, "entered", "left"),
+            comms=comms,
+            members={int(each): self._members_of(int(each)) for each in comms["id"]},
+            requests=_timed(
+                self._requests[np.flatnonzero(self._handles)], memory.TIMED_REQUEST, clock, "started"
+            ),
+            peers=peers,
+            lost=int(head["lost_threads"]) + int(head["lost_comms"]) + int(head["lost_requests"]),
+            threads=int(np.count_nonzero(self._threads)),
+            unnamed=int(head["unnamed"]),
+            cpu=cpu,
+        )
+
+    def _under_way(self) -> np.ndarray:
+        """The calls that threads are in: those that were still the same after they were copied."""
+        lanes = np.flatnonzero(self._begun != self._ended)
+        begun = self._begun[lanes]
+        found: np.ndarray = self._calls[lanes, begun % memory.CALLS]
+        same = (found["number"] == begun) & (found["left"] == 0)
+        same &= (self._begun[lanes] == begun) & (self._ended[lanes] != begun)
+        return found[same]
+
+    def _finished(self) -> np.ndarray:
+        """Calls that have ended since the last look, the oldest first."""
+        ended = self._ended.copy()
+        changed = np.flatnonzero(ended != self._read)
+        found = [self._finished_in(int(lane), int(ended[lane])) for lane in changed]
+        self._read = ended
+        if len(found) == 1:
+            return found[0]
+        calls = np.concatenate(found) if found else np.empty(0, memory.CALL)
+        return calls[np.argsort(calls["left"], kind="stable")]
+
+    def _finished_in(self, lane: int, ended: int) -> np.ndarray:
+        # Counters pass 2^32 and begin anew; a difference is right all the same.
+        count = min((ended - int(self._read[lane])) % 2**32, memory.CALLS)
+        numbers = np.arange(ended - count + 1, ended + 1, dtype=np.int64) % 2**32
+        found: np.ndarray = self._calls[lane, numbers % memory.CALLS]
+        # The rank may have written over the oldest meanwhile, and be at one more.
+        behind = (int(self._begun[lane]) - numbers) % 2**32
+        return found[(found["number"] == numbers) & (behind < memory.CALLS - 1)]
+
+    def _members_of(self, comm: int) -> np.ndarray:
+        """Ranks of a communicator. Those of an id never change, and a place is filled before it has an id."""
+        members = self._members.get(comm)
+        if members is None:
+            places = np.flatnonzero(self._ids == comm)
+            bits = self._bits[places[0]] if len(places) else np.zeros(0, np.uint8)
+            members = np.flatnonzero(np.unpackbits(bits, bitorder="little")[: self.ranks])
+            if len(self._members) > 4 * memory.COMMS:
+                self._members.clear()
+            self._members[comm] = members
+        return members
+
+
+def _timed(raw: np.ndarray, dtype: np.dtype, clock: Clock, *names: str) -> np.ndarray:
+    """The same with times in seconds, which have the places of the ticks."""
+    timed = np.ascontiguousarray(raw).view(dtype)
+    if len(raw):
+        ticks = [raw[name].copy() for name in names]
+        for name, each in zip(names, ticks, strict=True):
+            timed[name] = clock.seconds(each)
+    return timed

@@ -1,0 +1,122 @@
+"""Python stacks of ranks, also of those that hang in C: `faulthandler` writes them from a signal handler."""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib.util
+import os
+import re
+import select
+import signal
+import sysconfig
+import time
+from pathlib import Path
+
+# Ranks that hang or compute answer within milliseconds, those that share a core a little later.
+SECONDS_TO_ANSWER = 0.3
+_FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+|\?\?\?) in (?P<function>.*)$')
+
+
+class StackPipe:
+    """In a rank: the pipe into which the stacks of its threads are written when a signal arrives.
+
+    Attributes
+    ----------
+    signal : int
+        A real-time signal that nothing else in this process handles: the highest that is free, mostly 64.
+    """
+
+    def __init__(self) -> None:
+        self.signal = free_signal()
+        self.read_end, self._write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            # Of all threads, without the interpreter's lock. A full pipe loses the rest, and stops nobody.
+            faulthandler.register(self.signal, file=self._write_end, all_threads=True, chain=False)
+        except BaseException:
+            self.close_read_end()
+            os.close(self._write_end)
+            raise
+
+    def close_read_end(self) -> None:
+        """Leave the other end to whoever got it."""
+        os.close(self.read_end)
+
+
+def free_signal() -> int:
+    """A real-time signal that has no handler in this process.
+
+    Raises
+    ------
+    OSError
+        All of them have one.
+    """
+    handled = 0
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(("SigCgt:", "SigIgn:", "SigBlk:")):
+            handled |= int(line.split()[1], 16)
+    for number in range(signal.SIGRTMAX, signal.SIGRTMIN - 1, -1):
+        if not handled >> (number - 1) & 1:
+            return number
+    raise OSError("all real-time signals have handlers")
+
+
+def drain(pipe: int) -> None:
+    """Throw away what a rank wrote before it is asked."""
+    while True:
+        try:
+            if not os.read(pipe, 65536):
+                return
+        except OSError:
+            return
+
+
+def read_stack(pipe: int, seconds: float = SECONDS_TO_ANSWER) -> str:
+    """Read what a rank writes that has got the signal; nothing if it does not answer in time."""
+    found, end = b"", time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        # Once it has begun, it goes on without a pause.
+        if not select.select([pipe], [], [], min(left, 0.03) if found else left)[0]:
+            break
+        try:
+            part = os.read(pipe, 65536)
+        except BlockingIOError:
+            continue
+        if not part:
+            break
+        found += part
+    return found.decode(errors="replace").rstrip()
+
+
+def _folder_of(package: str) -> str:
+    spec = importlib.util.find_spec(package)
+    return str(Path(spec.origin).parent) + os.sep if spec and spec.origin else "\0"
+
+
+class CallSites:
+    """Finds where a program is, in a stack that has frames of roundelay, mpi4py and Python itself."""
+
+    def __init__(self) -> None:
+        self._packages = tuple(_folder_of(each) for each in ("roundelay", "mpi4py"))
+        paths = sysconfig.get_paths()
+        self._library = tuple({paths["stdlib"] + os.sep, paths["platstdlib"] + os.sep})
+
+    def find(self, stack: str) -> str:
+        """The innermost frame of the program's own, as ``solve.py:88``; nothing if there is none."""
+        frames = [match for line in _thread_of(stack) if (match := _FRAME.match(line))]
+        own = [frame for frame in frames if self._is_own(frame["file"])]
+        for frame in (own or frames)[:1]:
+            return f"{Path(frame['file']).name}:{frame['line']}"
+        return ""
+
+    def _is_own(self, file: str) -> bool:
+        if file.startswith("<frozen") or file.startswith(self._packages):
+            return False
+        installed = "/site-packages/" in file or "/dist-packages/" in file
+        return installed or not file.startswith(self._library)
+
+
+def _thread_of(stack: str) -> list[str]:
+    """Lines of the thread that got the signal, which is the main one unless it blocks it."""
+    parts = re.split(r"^(?=(?:Current thread|Thread) 0x)", stack, flags=re.MULTILINE)
+    own = [part for part in parts if part.startswith("Current thread")] or parts[-1:]
+    return own[0].splitlines() if own else []

@@ -1,0 +1,208 @@
+"""The watcher of a node: a process that reads the records of its ranks until the last of them is gone.
+
+``python -m roundelay.comm.monitor.watcher SOCKET NAME OPTIONS``, started by `start`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from contextlib import suppress
+from typing import Any
+
+from . import handover, report
+from .clients import Clients, Newcomer
+from .clock import Clock, ticks_of
+from .findings import Findings
+from .judge import Judge
+from .members import Member
+from .snapshot import Snapshot
+from .start import Options, say
+from .verdict import Verdict
+
+PERIOD = 0.15
+# A later death within this many seconds, of a job that does not outlive it, is mpiexec's doing.
+SECONDS_TO_CLEAN_UP = 1.0
+
+
+class Watcher:
+    """What the watcher knows of the job.
+
+    Parameters
+    ----------
+    listener : socket
+    options : Options
+    """
+
+    def __init__(self, listener: socket.socket, options: Options) -> None:
+        self.ranks: dict[int, Member] = {}
+        self.options = options
+        self.findings = Findings(options, self.ranks)
+        self.history = report.History()
+        self.clients = Clients(listener, self._welcome, self._change)
+        self.clock: Clock | None = None
+        self.judge: Judge | None = None
+        self.started, self.begin = report.now_as_date(), time.monotonic()
+        self._last_look = 0.0
+        self._complaints: set[str] = set()
+        self._held: list[tuple[float, Verdict]] = []
+
+    def complain(self, what: str) -> None:
+        """Say something once."""
+        if what not in self._complaints:
+            self._complaints.add(what)
+            say(what)
+
+    def run(self) -> None:
+        """Watch until nobody is left, and write the report."""
+        due = time.monotonic()
+        while self.clients.are_there():
+            deaths = self.clients.wait(due - time.monotonic())
+            for member in deaths:
+                # One after the other: who died first is to blame for the others.
+                member.process.end(time.monotonic())
+                self.look()
+            if time.monotonic() >= due:
+                self.look()
+                due = max(due + PERIOD, time.monotonic() + PERIOD / 2)
+        self.write(has_ended=True)
+
+    def _welcome(self, newcomer: Newcomer, greeting: dict[str, Any], files: list[int]) -> Member | None:
+        """Take a rank in; None where it cannot be watched."""
+        try:
+            member = Member(newcomer.connection, newcomer.process, greeting, files)
+            if self.clock is None:
+                self.clock = Clock(ticks_of(member.module), member.record.started)
+                self.judge = Judge(member.size, member.functions)
+        except (OSError, ImportError, KeyError, TypeError, ValueError) as error:
+            handover.close(files)
+            self.complain(f"a rank is not monitored: {error}")
+            return None
+        self.ranks[member.rank] = member
+        return member
+
+    def _change(self, member: Member, message: dict[str, Any]) -> None:
+        """A rank wants something else than was said at the start."""
+        self.options = Options.checked(message.get("report"), str(message.get("on_hang", "report")))
+        self.findings.options = self.options
+        member.notice_signal = int(message.get("notice", member.notice_signal))
+
+    def look(self) -> None:
+        """Look at all ranks, and say what is new."""
+        if self.clock is None or self.judge is None or not self.ranks:
+            return
+        now = self.clock.update()
+        views = {rank: self.ranks[rank].view(self.clock) for rank in sorted(self.ranks)}
+        self.history.add(views.values())
+        member = next(iter(self.ranks.values()))
+        gap = now - self._last_look if self._last_look else 0.0
+        self._last_look = now
+        if any(view.lost for view in views.values()):
+            self.complain("a rank has more communicators, requests or threads than its record holds")
+        snapshot = Snapshot(now, gap, member.size, views, member.functions)
+        try:
+            verdicts = self.judge.look(snapshot)
+        except Exception as error:
+            # Whatever it is, the job goes on.
+            self.complain(f"the monitor failed, and judges no more: {type(error).__name__}: {error}")
+            verdicts = []
+        for verdict in self._worth_saying([*aborts(snapshot), *verdicts], now):
+            self._say(verdict, now)
+        self.findings.go_on(now)
+        self.clients.show(self.state, now)
+
+    def _worth_saying(self, verdicts: list[Verdict], now: float) -> list[Verdict]:
+        """Hold back deaths that follow another: mpiexec ends all ranks when it has lost one."""
+        if self.findings.is_ending:
+            return []
+        said = []
+        dead = {rank for each in self.findings.entries if each["kind"] == "dead" for rank in each["ranks"]}
+        has_death = bool(dead)
+        for verdict in verdicts:
+            if verdict.kind == "dead" and has_death:
+                if not dead.issuperset(verdict.ranks):
+                    self._held.append((now, verdict))
+            elif not has_death or any(not each.process.is_gone for each in self.ranks.values()):
+                said.append(verdict)
+            if verdict.kind == "dead":
+                has_death = True
+                dead.update(verdict.ranks)
+        outlived = [each for at, each in self._held if now - at > SECONDS_TO_CLEAN_UP]
+        self._held = [(at, each) for at, each in self._held if now - at <= SECONDS_TO_CLEAN_UP]
+        return said + outlived
+
+    def _say(self, verdict: Verdict, now: float) -> None:
+        entry = self.findings.take(verdict, now - self.begin)
+        # Before the job is ended, and the file system with it.
+        self.write()
+        self.findings.act(entry, now)
+
+    def state(self) -> dict[str, Any]:
+        """The job as it is: what the report and `roundelay top` show of it."""
+        first = next(iter(self.ranks.values()), None)
+        return {
+            "verdicts": self.findings.entries,
+            "job": {
+                "size": first.size if first else 0,
+                "argv": first.argv if first else [],
+                "started": self.started,
+                "seconds": round(time.monotonic() - self.begin, 3),
+                "ranks": [report.rank_of(self.ranks[rank]) for rank in sorted(self.ranks)],
+            },
+        }
+
+    def write(self, has_ended: bool = False) -> None:
+        """Write the report, if there is to be one."""
+        if self.options.report is None:
+            return
+        found = self.state()
+        found["job"]["ended"] = has_ended
+        ranks = {
+            str(rank): self.history.summary(member.last, member.functions, self.begin)
+            for rank, member in sorted(self.ranks.items())
+            if member.last is not None
+        }
+        found["history"] = {"columns": report.COLUMNS, "ranks": ranks}
+        try:
+            report.write(self.options.report, found)
+        except OSError as error:
+            self.complain(f"the report cannot be written: {error}")
+
+
+def aborts(snapshot: Snapshot) -> list[Verdict]:
+    """Ranks that are in MPI_Abort: not those that it kills are to blame, which may be gone before."""
+    found = []
+    for rank, view in snapshot.ranks.items():
+        names = [snapshot.functions[int(number)] for number in view.under_way["function"]]
+        if "Abort" in names:
+            sentence = f"rank {rank} ends the job by MPI_Abort"
+            found.append(Verdict("dead", (rank,), sentence, hosts=(view.host,), evidence={"abort": True}))
+    return found
+
+
+def main() -> None:
+    """Watch the ranks that come to a socket."""
+    file, _name, options = sys.argv[1:]
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
+    with suppress(OSError):
+        # Not beside the first rank only, which may be bound to a core.
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    with socket.socket(fileno=int(file)) as listener:
+        watcher = Watcher(listener, Options(**json.loads(options)))
+        # Who ends a job ends its ranks, too; the report is written at once, and again after them.
+        signal.signal(signal.SIGTERM, lambda *_: watcher.write())
+        try:
+            watcher.run()
+        except Exception as error:
+            watcher.complain(
+                f"the monitor failed, and the job goes on without: {type(error).__name__}: {error}"
+            )
+
+
+if __name__ == "__main__":
+    main()
