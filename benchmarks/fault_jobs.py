@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +108,11 @@ def run_job(
         )
         with ended_with_all_it_started(process) as left:
             look_after(process, start + limit, lambda: is_found(read_verdicts(report)[0]))
+            end = time.time() if process.poll() is None else float("inf")
     verdicts, has_report = read_verdicts(report)
     return Outcome(
-        verdicts=verdicts,
+        # That the ranks are dead is right when they have been ended here.
+        verdicts=[verdict for verdict in verdicts if verdict["time"] < end],
         injected=read_lines(log),
         seconds=time.monotonic() - start,
         status=process.returncode,
@@ -140,7 +143,10 @@ def read_verdicts(report: Path) -> tuple[list[dict[str, Any]], bool]:
         verdicts = json.loads(report.read_text())["verdicts"]
     except (OSError, ValueError, KeyError):
         return [], False
-    return sorted(verdicts, key=lambda verdict: float(verdict.get("time", 0.0))), True
+    for verdict in verdicts:
+        # The report counts from its own start; the fault has the time of day.
+        verdict["time"] = datetime.fromisoformat(verdict["date"]).timestamp()
+    return sorted(verdicts, key=lambda verdict: float(verdict["time"])), True
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
