@@ -31,7 +31,8 @@ def link() -> str:
     package = top / ".editable" / "roundelay"
     shutil.rmtree(package, ignore_errors=True)
     package.mkdir(parents=True)
-    files = [file for file in (top / FOLDERS["roundelay"]).iterdir() if file.is_file()]
+    own = (top / FOLDERS["roundelay"]).iterdir()
+    files = [file for file in own if file.is_file() or (file / "__init__.py").is_file()]
     folders = [top / folder for name, folder in FOLDERS.items() if name != "roundelay"]
     for target in files + folders:
         (package / target.name).symlink_to(target)

@@ -1,15 +1,19 @@
 """Time that roundelay adds to messages that need none of it: contiguous NumPy arrays, beside mpi4py alone.
 
-    mpiexec -n 2 python -m benchmarks.overhead [--rounds 400]
+    mpiexec -n 2 python -m benchmarks.overhead [--rounds 400] [--monitor]
 
 "Send, Recv" is a ping-pong, and its time the one-way time, which contains one call of each. The other modes
 are exchanges, in which both ranks send and receive at once, and collectives; their time is that of one of
 them, and `bytes` are those for each rank. The time added is the median over the rounds of the difference
 between two samples taken one right after the other.
+
+With `--monitor` it is what the record of the fault monitor adds to a call of 8 bytes: both samples go through
+roundelay, one with the record and one without it.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -26,11 +30,15 @@ from benchmarks.measure import by_library, library_key
 from benchmarks.pingpong import PEER, RANK, WORLD, Way, message_way, require_two_ranks, time_in_step
 from benchmarks.results import results_folder, write_json
 from roundelay import MPI
+from roundelay.comm.interposer import interposer
 from roundelay.terminal import track
 
 SIZES = (0, *(1 << 2 * step for step in range(11)))
 # Sizes up to this are also taken together: the time added does not depend on the size, the noise does.
 SMALL = 1 << 10
+# What the record is measured at, and what it may add to a call.
+RECORDED_BYTES = 8
+RECORD_LIMIT = 0.1
 
 Bytes = NDArray[np.uint8]
 
@@ -44,12 +52,15 @@ class Mode(NamedTuple):
         How many one-way trips an iteration is.
     sends, receives
         To and from how many ranks the buffers have bytes.
+    calls
+        How many calls of MPI follow one another in a trip.
     """
 
     make: Callable[[Any, Bytes, Bytes], Way]
     trips: int = 1
     sends: int = 1
     receives: int = 1
+    calls: int = 1
 
 
 def send_recv(mpi: Any, outgoing: Bytes, incoming: Bytes) -> Way:
@@ -108,8 +119,8 @@ def collective(name: str) -> Callable[[Any, Bytes, Bytes], Way]:
 
 
 MODES = {
-    "Send, Recv": Mode(send_recv, trips=2),
-    "Isend, Irecv, Waitall": Mode(isend_irecv),
+    "Send, Recv": Mode(send_recv, trips=2, calls=2),
+    "Isend, Irecv, Waitall": Mode(isend_irecv, calls=3),
     "Sendrecv": Mode(sendrecv),
     "Bcast": Mode(bcast),
     "Allreduce": Mode(collective("Allreduce")),
@@ -162,6 +173,72 @@ def spread(added: list[float]) -> dict[str, float]:
     return {"median": middle, "lower quartile": low, "upper quartile": high}
 
 
+def start_recording() -> None:
+    """Begin a record that nobody reads, and pause it."""
+    module = interposer()
+    file = os.memfd_create("record")
+    module.start_record(file, RANK, WORLD.size)
+    os.close(file)
+    module.go_on_recording(False)
+
+
+def recording(on: bool, way: Way) -> Way:
+    """A way with the record on, or off."""
+    go_on = interposer().go_on_recording
+
+    def run(count: int) -> None:
+        go_on(on)
+        way(count)
+        go_on(False)
+
+    return run
+
+
+def measure_record(name: str, rounds: int) -> dict[str, Any]:
+    """Time one mode with and without the record."""
+    mode = MODES[name]
+    outgoing = np.full(mode.sends * RECORDED_BYTES, RANK, np.uint8)
+    incoming = np.empty(mode.receives * RECORDED_BYTES, np.uint8)
+    way = mode.make(MPI, outgoing, incoming)
+    samples = {
+        key: [1e6 * seconds / mode.trips for seconds in times]
+        for key, times in time_in_step(
+            {"off": recording(False, way), "on": recording(True, way)}, rounds
+        ).items()
+    }
+    added = [on - off for on, off in zip(samples["on"], samples["off"], strict=True)]
+    return {
+        "mode": name,
+        "bytes": RECORDED_BYTES,
+        "calls": mode.calls,
+        "microseconds": {key: statistics.median(times) for key, times in samples.items()},
+        "added": spread(added),
+        "added a call": statistics.median(added) / mode.calls,
+    }
+
+
+def show_record(rows: list[dict[str, Any]]) -> None:
+    """Print what the record adds."""
+    table = Table(
+        "mode", "off us", "on us", "added us", "quartiles", "calls", "added a call", show_edge=False
+    )
+    for row in rows:
+        times, added = row["microseconds"], row["added"]
+        table.add_row(
+            row["mode"],
+            f"{times['off']:.3f}",
+            f"{times['on']:.3f}",
+            f"{added['median']:.3f}",
+            f"{added['lower quartile']:.3f} to {added['upper quartile']:.3f}",
+            f"{row['calls']}",
+            f"{row['added a call']:.3f}",
+        )
+    console = Console(width=110)
+    console.print(table)
+    worst = max(row["added a call"] for row in rows)
+    console.print(f"at most {worst:.3f} us added to a call; the limit is {RECORD_LIMIT} us")
+
+
 def show(rows: list[dict[str, Any]], summary: dict[str, dict[str, float]]) -> None:
     """Print the table of rows and the summary."""
     table = Table("mode", "bytes", "mpi4py us", "roundelay us", "added us", "quartiles", show_edge=False)
@@ -184,9 +261,17 @@ def show(rows: list[dict[str, Any]], summary: dict[str, dict[str, float]]) -> No
 @click.command()
 @results_folder
 @click.option("--rounds", default=400, show_default=True, help="Pairs of samples.")
-def main(rounds: int, output: Path) -> None:
+@click.option("--monitor", is_flag=True, help="Measure what the record of the fault monitor adds.")
+def main(rounds: int, monitor: bool, output: Path) -> None:
     """Time contiguous messages and print what roundelay adds to them."""
     require_two_ranks()
+    if monitor:
+        start_recording()
+        recorded = [measure_record(name, rounds) for name in track(MODES, "measuring", visible=RANK == 0)]
+        if RANK == 0:
+            show_record(recorded)
+            write_json(output / f"overhead-monitor-{library_key()}.json", {"rows": recorded})
+        return
     rows: list[dict[str, Any]] = []
     added_small: dict[str, list[float]] = {name: [] for name in MODES}
     combinations = [(name, nbytes) for name in MODES for nbytes in SIZES]

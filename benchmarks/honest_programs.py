@@ -1,0 +1,584 @@
+"""Programs without a fault, of which the monitor should have nothing to say; ranks of `benchmarks.faults`.
+
+    mpiexec -n 4 python -m benchmarks.honest_programs random 0 100
+    mpiexec -n 4 python -m benchmarks.honest_programs clean 60
+
+"random" runs programs drawn from a seed each, "clean" works in all the ways that look like a hang: compute
+phases, unequal work, a server that waits for whoever comes, checkpoints, polling.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from roundelay import MPI
+
+WORLD = MPI.COMM_WORLD
+# Messages of different phases have different tags, if they do not part by a barrier.
+TAGS_OF_A_PHASE = 64
+PHASES_WITH_TAGS = 250
+# Long enough for a rendezvous, now and then.
+LONG = 20_000
+NAP = 1e-4
+
+Requests = list[tuple[Any, Callable[[], None]]]
+
+
+class Message(NamedTuple):
+    """From one rank to another; its number is its first element."""
+
+    number: int
+    source: int
+    dest: int
+    count: int
+
+    def content(self) -> Any:
+        """The array that is sent."""
+        return np.full(self.count, float(self.number))
+
+    def check(self, received: Any) -> None:
+        """Check what has been received."""
+        assert (received[: self.count] == self.number).all(), self
+
+
+class RandomProgram:
+    """A correct program, drawn from a seed: phases that the ranks of some communicator go through in turn.
+
+    Attributes
+    ----------
+    common
+        The same on all ranks; drawn anew for each phase.
+    own
+        Of this rank alone.
+    comms
+        What this rank has of each communicator; None where it is no member.
+    pending
+        Nonblocking collectives under way, with what checks their results.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.own = Random(f"{seed} {WORLD.rank}")
+        self.comms: list[Any] = [WORLD]
+        self.pending: Requests = []
+        self.tag = 0
+
+    def run(self) -> None:
+        """Run all phases, and free what they have made."""
+        phases = Random(self.seed).randint(3, 10)
+        for phase in range(phases):
+            self.common = Random(f"{self.seed} {phase}")
+            self.tag = (self.seed * 10 + phase) % PHASES_WITH_TAGS * TAGS_OF_A_PHASE
+            act = self.common.choice(PHASES)
+            comm = self.common.choice(self.comms) if act not in MAKERS else self.comms[0]
+            if self.own.random() < 0.2:
+                time.sleep(self.own.random() * 0.003)
+            if comm is not None:
+                act(self, comm)
+            if self.own.random() < 0.3:
+                self.complete()
+        self.complete()
+        for comm in self.comms[1:]:
+            if comm is not None:
+                comm.Free()
+
+    def complete(self) -> None:
+        """Wait for what is under way."""
+        for request, check in self.pending:
+            while self.own.random() < 0.5 and not request.Test():
+                time.sleep(NAP)
+            request.Wait()
+            check()
+        self.pending.clear()
+
+    def count(self) -> int:
+        """Draw how many elements, alike on all ranks."""
+        return self.common.choice([0, 1, 2, 10, 100, 1000, LONG])
+
+    def messages(self, size: int) -> list[Message]:
+        """Draw messages between ranks of a communicator of that size, none to oneself."""
+        pairs = [(a, b) for a in range(size) for b in range(size) if a != b]
+        drawn = [self.common.choice(pairs) for _ in range(self.common.randint(1, 3 * size))] if pairs else []
+        return [Message(number, *pair, self.count()) for number, pair in enumerate(drawn)]
+
+
+# Communicators
+
+
+def split(program: RandomProgram, comm: Any) -> None:
+    """Divide a communicator; some ranks may be in no part."""
+    colors = [program.common.choice([0, 1, 1, MPI.UNDEFINED]) for _ in range(comm.size)]
+    made = comm.Split(colors[comm.rank], program.common.choice([1, -1]) * comm.rank)
+    program.comms.append(None if made == MPI.COMM_NULL else made)
+
+
+def duplicate(program: RandomProgram, comm: Any) -> None:
+    """Duplicate a communicator, at once or meanwhile."""
+    if program.common.random() < 0.5:
+        program.comms.append(comm.Dup())
+        return
+    made, request = comm.Idup()
+    request.Wait()
+    program.comms.append(made)
+
+
+def take_some(program: RandomProgram, comm: Any) -> None:
+    """Make a communicator of some ranks, which the others know nothing of."""
+    members = program.common.sample(range(comm.size), program.common.randint(1, comm.size))
+    if comm.rank not in members:
+        program.comms.append(None)
+        return
+    group = comm.Get_group()
+    part = group.Incl(members)
+    program.comms.append(comm.Create_group(part, program.tag))
+    part.Free()
+    group.Free()
+
+
+def make_grid(program: RandomProgram, comm: Any) -> None:
+    """Make a ring, and exchange with the neighbors on it."""
+    made = comm.Create_cart([comm.size], periods=[program.common.random() < 0.5])
+    out, into = np.ones((2, 5)), np.zeros((2, 5))
+    made.Neighbor_alltoall(out, into)
+    program.comms.append(made)
+
+
+# Messages
+
+
+def post_all(program: RandomProgram, comm: Any) -> None:
+    """Post receives and sends in any order, and complete them in one of many ways."""
+    own, rank = program.own, comm.rank
+    posts: list[Callable[[], tuple[Any, Callable[[], None]]]] = []
+    for message in program.messages(comm.size):
+        if message.dest == rank:
+            posts.append(lambda message=message: _post_receive(program, comm, message))  # type: ignore[misc]
+        if message.source == rank:
+            posts.append(lambda message=message: _post_send(program, comm, message))  # type: ignore[misc]
+    own.shuffle(posts)
+    under_way = [post() for post in posts]
+    complete_all(own, [request for request, _ in under_way])
+    for _, check in under_way:
+        check()
+
+
+def _post_receive(program: RandomProgram, comm: Any, message: Message) -> tuple[Any, Callable[[], None]]:
+    buffer = np.empty(message.count + program.own.choice([0, 5]))
+    source = MPI.ANY_SOURCE if program.own.random() < 0.3 else message.source
+    request = comm.Irecv(buffer, source, program.tag + message.number % TAGS_OF_A_PHASE)
+    return request, lambda: message.check(buffer)
+
+
+def _post_send(program: RandomProgram, comm: Any, message: Message) -> tuple[Any, Callable[[], None]]:
+    buffer = message.content()
+    send = program.own.choice([comm.Isend, comm.Isend, comm.Issend])
+    request = send(buffer, message.dest, program.tag + message.number % TAGS_OF_A_PHASE)
+    return request, lambda: message.check(buffer)
+
+
+def complete_all(own: Random, requests: list[Any]) -> None:
+    """Complete requests in a way that is drawn."""
+    way = own.randrange(6)
+    if way == 0:
+        MPI.Request.Waitall(requests)
+    elif way == 1:
+        own.shuffle(requests)
+        for request in requests:
+            request.Wait()
+    elif way == 2:
+        while MPI.Request.Waitany(requests) != MPI.UNDEFINED:
+            pass
+    elif way == 3:
+        while MPI.Request.Waitsome(requests) is not None:
+            pass
+    elif way == 4:
+        while not MPI.Request.Testall(requests):
+            time.sleep(NAP)
+    else:
+        for request in requests:
+            while not request.Test():
+                time.sleep(NAP)
+
+
+def in_order(program: RandomProgram, comm: Any) -> None:
+    """Send and receive one by one, in an order that is the same on all ranks."""
+    for message in program.messages(comm.size):
+        if message.source == comm.rank:
+            send = program.own.choice([comm.Send, comm.Ssend])
+            send(message.content(), message.dest, program.tag)
+        elif message.dest == comm.rank:
+            buffer = np.empty(message.count)
+            receive_one(program, comm, buffer, message.source)
+            message.check(buffer)
+
+
+def receive_one(program: RandomProgram, comm: Any, buffer: Any, source: int) -> None:
+    """Receive, with or without looking first."""
+    way, status = program.own.randrange(5), MPI.Status()
+    if way == 0:
+        comm.Probe(source, program.tag, status)
+        assert status.Get_count(MPI.DOUBLE) == len(buffer)
+    elif way == 1:
+        while not comm.Iprobe(source, program.tag):
+            time.sleep(NAP)
+    elif way == 2:
+        comm.Mprobe(source, program.tag).Recv(buffer)
+        return
+    comm.Recv(buffer, source, program.tag, status)
+    assert status.source == source
+
+
+def from_anyone(program: RandomProgram, comm: Any) -> None:
+    """Receive what comes, with any tag from any rank; nobody goes on before all have it."""
+    messages = program.messages(comm.size)
+    requests = [
+        comm.Isend(message.content(), message.dest, message.number)
+        for message in messages
+        if message.source == comm.rank
+    ]
+    for _ in range(sum(message.dest == comm.rank for message in messages)):
+        buffer, status = np.empty(LONG), MPI.Status()
+        comm.Recv(buffer, MPI.ANY_SOURCE, MPI.ANY_TAG, status)
+        messages[status.tag].check(buffer)
+    MPI.Request.Waitall(requests)
+    comm.Barrier()
+
+
+def serve(program: RandomProgram, comm: Any) -> None:
+    """One rank answers what the others ask, whoever comes first."""
+    asked, server = program.common.randint(1, 4), program.common.randrange(comm.size)
+    if comm.rank == server:
+        for _ in range(asked * (comm.size - 1)):
+            question, status = np.empty(1), MPI.Status()
+            comm.Recv(question, MPI.ANY_SOURCE, MPI.ANY_TAG, status)
+            comm.Send(question + 1, status.source, status.tag)
+    else:
+        for number in range(asked):
+            answer = np.empty(1)
+            comm.Send(np.array([float(number)]), server, number)
+            time.sleep(program.own.random() * 0.001)
+            comm.Recv(answer, server, number)
+            assert answer[0] == number + 1
+    comm.Barrier()
+
+
+def shift(program: RandomProgram, comm: Any) -> None:
+    """Exchange along a line that has ends."""
+    count, out = program.count(), MPI.PROC_NULL
+    out = comm.rank + 1 if comm.rank + 1 < comm.size else out
+    source = comm.rank - 1 if comm.rank > 0 else MPI.PROC_NULL
+    if program.common.random() < 0.5:
+        comm.Sendrecv(np.ones(count), out, program.tag, np.empty(count), source, program.tag)
+    else:
+        comm.Sendrecv_replace(np.ones(count), out, program.tag, source, program.tag)
+
+
+def persist(program: RandomProgram, comm: Any) -> None:
+    """Exchange around a ring by persistent requests."""
+    by, count = program.common.randrange(comm.size), program.count()
+    out, into = np.full(count, float(comm.rank)), np.empty(count)
+    source = (comm.rank - by) % comm.size
+    requests = [
+        comm.Recv_init(into, source, program.tag),
+        comm.Send_init(out, (comm.rank + by) % comm.size, program.tag),
+    ]
+    for _ in range(program.common.randint(0, 4)):
+        MPI.Prequest.Startall(requests)
+        complete_all(program.own, list(requests))
+        assert (into == source).all()
+    for request in requests:
+        request.Free()
+
+
+def pickled(program: RandomProgram, comm: Any) -> None:
+    """Objects in place of arrays."""
+    root = program.common.randrange(comm.size)
+    assert comm.bcast({"a": [1, 2]} if comm.rank == root else None, root) == {"a": [1, 2]}
+    assert comm.allreduce(1) == comm.size
+    assert len(comm.allgather(comm.rank)) == comm.size
+    request = comm.isend(comm.rank, (comm.rank + 1) % comm.size, program.tag)
+    assert comm.recv(source=(comm.rank - 1) % comm.size, tag=program.tag) == (comm.rank - 1) % comm.size
+    request.wait()
+
+
+# Collectives
+
+
+def collective(program: RandomProgram, comm: Any) -> None:
+    """One of all collectives: blocking, nonblocking or persistent."""
+    name = program.common.choice(list(COLLECTIVES))
+    count, root = program.count(), program.common.randrange(comm.size)
+    arguments, check = COLLECTIVES[name](comm, count, root)
+    form = program.common.choice(["blocking", "blocking", "nonblocking", "persistent"])
+    if form == "nonblocking":
+        program.pending.append((getattr(comm, "I" + name.lower())(*arguments), check))
+    elif form == "persistent":
+        request = getattr(comm, f"{name}_init")(*arguments)
+        for _ in range(program.common.randint(0, 3)):
+            request.Start()
+            request.Wait()
+            check()
+        request.Free()
+    else:
+        getattr(comm, name)(*arguments)
+        check()
+
+
+Prepared = tuple[tuple[Any, ...], Callable[[], None]]
+
+
+def _is(array: Any, value: float) -> Callable[[], None]:
+    def check() -> None:
+        assert (array == value).all()
+
+    return check
+
+
+def _unchecked() -> None:
+    pass
+
+
+def _barrier(_comm: Any, _count: int, _root: int) -> Prepared:
+    return (), _unchecked
+
+
+def _bcast(comm: Any, count: int, root: int) -> Prepared:
+    buffer = np.full(count, 7.0 if comm.rank == root else 0.0)
+    return (buffer, root), _is(buffer, 7.0)
+
+
+def _reduce(comm: Any, count: int, root: int) -> Prepared:
+    total = np.zeros(count) if comm.rank == root else None
+    return (np.ones(count), total, MPI.SUM, root), _is(total, comm.size) if total is not None else _unchecked
+
+
+def _allreduce(comm: Any, count: int, _root: int) -> Prepared:
+    total = np.zeros(count)
+    return (np.ones(count), total), _is(total, comm.size)
+
+
+def _scan(comm: Any, count: int, _root: int) -> Prepared:
+    total = np.zeros(count)
+    return (np.ones(count), total), _is(total, comm.rank + 1)
+
+
+def _exscan(_comm: Any, count: int, _root: int) -> Prepared:
+    return (np.ones(count), np.zeros(count)), _unchecked
+
+
+def _gather(comm: Any, count: int, root: int) -> Prepared:
+    into = np.zeros((comm.size, count)) if comm.rank == root else None
+    return (np.full(count, 3.0), into, root), _is(into, 3.0) if into is not None else _unchecked
+
+
+def _scatter(comm: Any, count: int, root: int) -> Prepared:
+    into = np.zeros(count)
+    return (np.full((comm.size, count), 3.0) if comm.rank == root else None, into, root), _is(into, 3.0)
+
+
+def _allgather(comm: Any, count: int, _root: int) -> Prepared:
+    into = np.zeros((comm.size, count))
+    return (np.full(count, 3.0), into), _is(into, 3.0)
+
+
+def _alltoall(comm: Any, count: int, _root: int) -> Prepared:
+    into = np.zeros((comm.size, count))
+    return (np.full((comm.size, count), 3.0), into), _is(into, 3.0)
+
+
+def _reduce_scatter_block(comm: Any, count: int, _root: int) -> Prepared:
+    into = np.zeros(count)
+    return (np.ones((comm.size, count)), into), _is(into, comm.size)
+
+
+def _reduce_scatter(comm: Any, count: int, _root: int) -> Prepared:
+    counts = [count + rank for rank in range(comm.size)]
+    into = np.zeros(counts[comm.rank])
+    return (np.ones(sum(counts)), into, counts), _is(into, comm.size)
+
+
+def _gatherv(comm: Any, count: int, root: int) -> Prepared:
+    counts = [count + rank for rank in range(comm.size)]
+    into = np.zeros(sum(counts)) if comm.rank == root else None
+    received = None if into is None else [into, counts]
+    return (np.full(counts[comm.rank], 3.0), received, root), _is(
+        into, 3.0
+    ) if into is not None else _unchecked
+
+
+def _scatterv(comm: Any, count: int, root: int) -> Prepared:
+    counts = [count + rank for rank in range(comm.size)]
+    into = np.zeros(counts[comm.rank])
+    sent = [np.full(sum(counts), 3.0), counts] if comm.rank == root else None
+    return (sent, into, root), _is(into, 3.0)
+
+
+def _allgatherv(comm: Any, count: int, _root: int) -> Prepared:
+    counts = [count + rank for rank in range(comm.size)]
+    into = np.zeros(sum(counts))
+    return (np.full(counts[comm.rank], 3.0), [into, counts]), _is(into, 3.0)
+
+
+def _alltoallv(comm: Any, count: int, _root: int) -> Prepared:
+    # Each rank has one number of elements for all, and gets as many as the others have.
+    counts = [count + rank for rank in range(comm.size)]
+    own, into = counts[comm.rank], np.zeros(sum(counts))
+    return ([np.full(own * comm.size, 3.0), [own] * comm.size], [into, counts]), _is(into, 3.0)
+
+
+COLLECTIVES: dict[str, Callable[[Any, int, int], Prepared]] = {
+    "Barrier": _barrier,
+    "Bcast": _bcast,
+    "Reduce": _reduce,
+    "Allreduce": _allreduce,
+    "Scan": _scan,
+    "Exscan": _exscan,
+    "Gather": _gather,
+    "Scatter": _scatter,
+    "Allgather": _allgather,
+    "Alltoall": _alltoall,
+    "Reduce_scatter_block": _reduce_scatter_block,
+    "Reduce_scatter": _reduce_scatter,
+    "Gatherv": _gatherv,
+    "Scatterv": _scatterv,
+    "Allgatherv": _allgatherv,
+    "Alltoallv": _alltoallv,
+}
+MAKERS = [split, duplicate, take_some, make_grid]
+MESSAGES = [post_all, post_all, in_order, from_anyone, serve, shift, persist, pickled]
+PHASES = [*MAKERS, *MESSAGES, *([collective] * 6)]
+
+
+def run_random(first: int, programs: int) -> None:
+    """Run programs one after another."""
+    for seed in range(first, first + programs):
+        try:
+            RandomProgram(seed).run()
+        except BaseException:
+            print(f"program {seed} on rank {WORLD.rank} of {WORLD.size}", file=sys.stderr, flush=True)
+            raise
+
+
+# Work that looks like a hang
+
+
+def compute(seconds: float) -> None:
+    """Keep a core busy."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        np.linalg.norm(np.ones(1000))
+
+
+def unequal(random: Random) -> None:
+    """Steps in which each rank has another amount of work, and each time another."""
+    own = Random(f"{random.random()} {WORLD.rank}")
+    for _ in range(20):
+        compute(own.choice([0.01, 0.05, 0.2]))
+        WORLD.Allreduce(np.ones(10), np.empty(10))
+
+
+def long_phase(random: Random) -> None:
+    """A phase in which nobody communicates."""
+    compute(random.uniform(4, 8))
+    WORLD.Barrier()
+
+
+def alone(random: Random) -> None:
+    """One rank computes, or lets another program compute, and all others wait."""
+    seconds, root = random.uniform(4, 8), random.randrange(WORLD.size)
+    is_own = random.random() < 0.5
+    if WORLD.rank == root and is_own:
+        compute(seconds)
+    elif WORLD.rank == root:
+        code = f"import time\nend = time.monotonic() + {seconds}\nwhile time.monotonic() < end: pass"
+        subprocess.run([sys.executable, "-c", code], check=True)
+    WORLD.Bcast(np.ones(10), root)
+
+
+def rare_questions(random: Random) -> None:
+    """A server that waits for whoever comes, and workers that come seldom."""
+    own = Random(f"{random.random()} {WORLD.rank}")
+    answer, status = np.empty(1), MPI.Status()
+    if WORLD.rank == 0:
+        for _ in range(3 * (WORLD.size - 1)):
+            WORLD.Recv(answer, MPI.ANY_SOURCE, MPI.ANY_TAG, status)
+            WORLD.Send(answer, status.source, 1)
+    else:
+        for _ in range(3):
+            compute(own.uniform(0.5, 3))
+            WORLD.Send(np.ones(1), 0, WORLD.rank)
+            WORLD.Recv(answer, 0, 1)
+    WORLD.Barrier()
+
+
+def checkpoint(random: Random) -> None:
+    """All ranks write a file each, or one of them writes for all."""
+    is_shared = random.random() < 0.5
+    block = np.ones((8 << 20) // 8)
+    whole = np.empty((WORLD.size, block.size)) if is_shared and WORLD.rank == 0 else None
+    if is_shared:
+        WORLD.Gather(block, whole)
+    if not is_shared or WORLD.rank == 0:
+        with tempfile.TemporaryDirectory() as folder:
+            for number in range(4):
+                with Path(folder, str(number)).open("wb") as file:
+                    file.write(block if whole is None else whole)
+                    os.fsync(file.fileno())
+    WORLD.Barrier()
+
+
+def polling(random: Random) -> None:
+    """One rank looks whether something has come, while another one computes."""
+    by_test, seconds = random.random() < 0.5, random.uniform(3, 6)
+    if WORLD.rank == 0 and by_test:
+        request = WORLD.Irecv(np.empty(1), 1, 2)
+        while not request.Test():
+            time.sleep(0.001)
+    elif WORLD.rank == 0:
+        while not WORLD.Iprobe(1, 2):
+            pass
+        WORLD.Recv(np.empty(1), 1, 2)
+    elif WORLD.rank == 1:
+        compute(seconds)
+        WORLD.Send(np.ones(1), 0, 2)
+    WORLD.Barrier()
+
+
+def some_programs(random: Random) -> None:
+    """Random programs."""
+    run_random(random.randrange(1 << 20), 20)
+
+
+KINDS = [unequal, long_phase, alone, rare_questions, checkpoint, polling, some_programs]
+
+
+def run_clean(seconds: float) -> None:
+    """Work for so long."""
+    random = Random(0)
+    end = time.monotonic() + seconds
+    turn = 0
+    while WORLD.bcast(time.monotonic() < end):
+        KINDS[turn % len(KINDS)](random)
+        turn += 1
+
+
+def main(kind: str, *numbers: str) -> None:
+    """Be a rank."""
+    if kind == "random":
+        run_random(*map(int, numbers))
+    else:
+        run_clean(float(numbers[0]))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
