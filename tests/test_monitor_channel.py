@@ -39,6 +39,7 @@ class Job:
         self.views = {rank: views.view(rank, self.size, host=f"h{rank // 2}") for rank in range(self.size)}
 
     def step(self):
+        """Let all that are there look once."""
         for node in sorted(self.alive):
             self.channels[node].exchange([self.views[2 * node], self.views[2 * node + 1]])
         time.sleep(0.02)
@@ -62,10 +63,12 @@ class Job:
         return found
 
     def lose(self, node):
+        """Let a node be gone."""
         self.alive.discard(node)
         self.channels[node].close()
 
     def close(self):
+        """Let go of all ports."""
         for caller in self.callers:
             caller.close()
         for node in self.alive:
@@ -622,7 +625,7 @@ def test_ten_thousand_fuzzed_frames_without_a_key(job):
 def test_a_port_in_use():
     with socket.create_server((HERE, 0)) as taken, socket.create_server((HERE, 0)) as other:
         ports = [taken.getsockname()[1], other.getsockname()[1]]
-        with pytest.raises(ChannelUnavailable, match="no port on 127.0.0.1"):
+        with pytest.raises(ChannelUnavailable, match="no port on"):
             listen(HERE, [0], "h0", ports)
         other.close()
         gate = listen(HERE, [0], "h0", ports)

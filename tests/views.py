@@ -60,6 +60,9 @@ def view(rank: int, size: int, *, seed: int = 0, host: str = "h0", ended: int = 
         requests=calls(random, 4, size, memory.TIMED_REQUEST),
         peers=peers,
         lost=int(random.integers(5)),
+        threads=int(random.integers(1, 9)),
+        unnamed=int(random.integers(100)),
+        cpu=float(random.uniform(0, 9)),
     )
 
 

@@ -1,4 +1,4 @@
-"""The address of this host at which the other nodes of a job can reach it, so that nobody else need hear of it."""
+"""The address at which the other nodes of a job reach this host, so that it need listen on no other."""
 
 from __future__ import annotations
 

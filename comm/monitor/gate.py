@@ -1,7 +1,7 @@
 """Where a watcher listens for those of other nodes: nobody enters without a key of the job.
 
-Each watcher makes its own keys, and only their public halves travel, over MPI. CURVE encrypts and authenticates
-both sides, with fresh keys for each connection, so that recorded bytes open nothing.
+Each watcher makes its own keys, and only their public halves travel, over MPI. CURVE encrypts and
+authenticates both sides, with fresh keys for each connection, so that recorded bytes open nothing.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class Gate:
         }
 
     def received(self) -> Iterator[tuple[int, bytes, bytes]]:
-        """Yield what has come from other nodes: the node, its address here, and the message. Does not wait."""
+        """Yield what has come from other nodes: the node, its address here, the message. Does not wait."""
         self._answer_door()
         for _ in range(_AT_ONCE):
             try:
@@ -250,7 +250,7 @@ def listen(address: str, ranks: Sequence[int], host: str, ports: Sequence[int] =
 
 def _bind(socket: zmq.Socket[bytes], address: str, ports: Sequence[int]) -> str:
     tried = []
-    for port in ports or ["*"]:
+    for port in [*map(str, ports)] or ["*"]:
         try:
             socket.bind(f"tcp://{address}:{port}")
         except zmq.ZMQError as error:

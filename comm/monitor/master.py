@@ -13,8 +13,18 @@ from .memory import CALLS, LANES
 from .silence import Silence
 from .snapshot import RankView
 from .view_bytes import read_views
-from .wire import Answer, Asked, Head, Kind, Malformed, Request, message, read_answer
-from .wire import read_message, request_bytes
+from .wire import (
+    Answer,
+    Asked,
+    Head,
+    Kind,
+    Malformed,
+    Request,
+    message,
+    read_answer,
+    read_message,
+    request_bytes,
+)
 
 # Of one rank, that ended between two calls of `collect`.
 _MOST_CALLS = CALLS * LANES

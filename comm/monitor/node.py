@@ -11,8 +11,18 @@ from .gate import Gate, Invitation
 from .silence import Silence
 from .snapshot import RankView
 from .view_bytes import views_bytes
-from .wire import NOBODY, Answer, Head, Kind, Malformed, Request, answer_bytes, message
-from .wire import read_message, read_request
+from .wire import (
+    NOBODY,
+    Answer,
+    Head,
+    Kind,
+    Malformed,
+    Request,
+    answer_bytes,
+    message,
+    read_message,
+    read_request,
+)
 
 # Messages of one master that are read at a time.
 _AT_ONCE = 256
@@ -85,7 +95,8 @@ class Node:
         master = self.follows
         if master not in self._masters:
             return False
-        return all([self._send(master, Kind.VIEWS, body) for body in views_bytes(views)])
+        sent = [self._send(master, Kind.VIEWS, body) for body in views_bytes(views)]
+        return all(sent)
 
     def greet(self) -> None:
         """Let those who may become master know that this node is there, and whom it follows."""

@@ -24,13 +24,13 @@ from .snapshot import RankView
 from .wire import MOST_BYTES, Malformed, read_text
 
 STATES = ("running", "idle", "stopped", "traced", "dead", "ended")
-# Of each rank, those that ended since the message before. More are not needed to compare ranks, and a node of 64
-# ranks that call MPI without a pause sends 2 MB at a time.
+# Of each rank, those that ended since the message before. More are not needed to compare ranks, and a node of
+# 64 ranks that call MPI without a pause sends 2 MB at a time.
 MOST_CALLS = CALLS // 2
 _LONGEST_HOST = 255
 
 # The lengths of the host's name, of what is under way, calls, comms, requests, peers, members and their runs.
-_VIEW = struct.Struct("<iIBBHddQQ" + "7I")
+_VIEW = struct.Struct("<iIBBHdddQQII" + "7I")
 _RANK = struct.Struct("<i")
 _PEER_ROW = np.dtype([("rank", "i4"), ("spare", "u4"), ("peer", TIMED_PEER)])
 _MEMBERS = np.dtype([("id", "u4"), ("runs", "u4")])
@@ -104,7 +104,8 @@ class _Reader:
         if count > most:
             raise Malformed(f"{count} records: expected at most {most}")
         # A copy is aligned, and does not keep the message.
-        return np.frombuffer(self.take(count * dtype.itemsize), dtype).copy()
+        found: np.ndarray = np.frombuffer(self.take(count * dtype.itemsize), dtype).copy()
+        return found
 
 
 def _encode(view: RankView) -> bytes:
@@ -126,20 +127,22 @@ def _encode(view: RankView) -> bytes:
         len(host),
         view.idle,
         view.time,
+        view.cpu,
         view.advanced,
         view.lost,
+        view.threads,
+        view.unnamed,
         *map(len, arrays),
     )
     return b"".join((head, host, *(array.tobytes() for array in arrays)))
 
 
 def _decode(reader: _Reader, size: int, functions: int) -> RankView:
-    rank, process, state, finalizing, host, idle, time, advanced, lost, *counts = _VIEW.unpack(
-        reader.take(_VIEW.size)
-    )
+    rank, process, state, finalizing, host, *rest = _VIEW.unpack(reader.take(_VIEW.size))
+    idle, time, cpu, advanced, lost, threads, unnamed, *counts = rest
     if state >= len(STATES) or finalizing > 2 or host > _LONGEST_HOST:
         raise Malformed(f"state {state}, finalizing {finalizing}, a host's name of {host} bytes")
-    if not (np.isfinite((idle, time)).all() and idle >= 0):
+    if not (np.isfinite((idle, time, cpu)).all() and idle >= 0):
         raise Malformed(f"idle for {idle} s at {time} s")
     name = read_text(reader.take(host))
     under_way = reader.array(TIMED_CALL, counts[0], LANES)
@@ -167,6 +170,9 @@ def _decode(reader: _Reader, size: int, functions: int) -> RankView:
         requests=requests,
         peers=_read_peers(rows, size),
         lost=lost,
+        threads=threads,
+        unnamed=unnamed,
+        cpu=cpu,
     )
 
 
@@ -232,7 +238,7 @@ def _read_members(members: np.ndarray, runs: np.ndarray, size: int) -> Mapping[i
         begin += many
         if sum(count for _, _, count in part) > size:
             raise Malformed(f"communicator {number} of more than {size} ranks")
-        parts = [np.arange(first, first + step * count, step, "i4") for first, step, count in part]
+        parts = [np.arange(first, first + step * count, step, dtype="i4") for first, step, count in part]
         ranks = np.concatenate([np.zeros(0, "i4"), *parts])
         if (np.diff(ranks) <= 0).any() or number in found:
             raise Malformed(f"communicator {number}, ranks {ranks.tolist()}: expected ascending ones, once")
