@@ -31,7 +31,7 @@ class Job:
         self.size = 2 * nodes
         invitations = [gate.invitation for gate in self.gates]
         self.channels = [
-            open_channel(gate, invitations, functions=views.FUNCTIONS, lost_after=lost_after)
+            open_channel(gate, invitations, size=self.size, functions=views.FUNCTIONS, lost_after=lost_after)
             for gate in self.gates
         ]
         self.alive = set(range(nodes))
@@ -240,22 +240,20 @@ def test_questions_and_answers(job):
         master.ask(0, Asked.STACKS)
 
 
-def test_abort_reaches_every_node(job):
+def test_what_all_are_told_reaches_every_node(job):
     job = job(4)
     job.settle()
-    job.channels[0].master.abort()
-    asked = {}
-    job.until(
-        lambda: (
-            [
-                asked.setdefault(node, request.asked)
-                for node in (1, 2, 3)
-                for _, request in job.channels[node].node.requests()
-            ]
-            and len(asked) == 3
-        )
-    )
-    assert asked == {1: Asked.ABORT, 2: Asked.ABORT, 3: Asked.ABORT}
+    job.channels[0].master.tell(Asked.VERDICT, "{}")
+    job.channels[0].master.tell(Asked.ABORT)
+    asked = {1: [], 2: [], 3: []}
+
+    def all_asked():
+        for node, found in asked.items():
+            found += [(request.asked, request.text) for _, request in job.channels[node].node.requests()]
+        return all(len(found) == 2 for found in asked.values())
+
+    job.until(all_asked)
+    assert asked == dict.fromkeys((1, 2, 3), [(Asked.VERDICT, "{}"), (Asked.ABORT, "")])
 
 
 def test_a_lost_node_is_unreachable(job):
@@ -679,11 +677,11 @@ def test_an_invitation_that_cannot_be(change):
 def test_invitations_that_are_no_job():
     one, other = listen(HERE, [0], "h0"), listen(HERE, [2], "h1")
     with pytest.raises(ValueError, match="ranks"):
-        open_channel(one, [one.invitation, other.invitation], functions=1)
+        open_channel(one, [one.invitation, replace(other.invitation, ranks=(0, 1))], size=4, functions=1)
     with pytest.raises(ValueError, match="no invitation of this node"):
-        open_channel(other, [one.invitation], functions=1)
+        open_channel(other, [one.invitation], size=4, functions=1)
     with pytest.raises(ValueError, match="same key"):
-        open_channel(one, [one.invitation, replace(one.invitation, ranks=(1,))], functions=1)
+        open_channel(one, [one.invitation, replace(one.invitation, ranks=(1,))], size=4, functions=1)
     one.close()
     other.close()
 

@@ -5,8 +5,9 @@ At the start, while MPI works, each node listens at an address that the others r
 
     networks = comm.allgather(addresses())                      # in a rank of each node
     gate = listen(address_for(networks[own], others), ranks, host)  # in its watcher
-    invitations = comm.allgather(gate.invitation.to_json())     # in the rank again
-    channel = open_channel(gate, [Invitation.from_json(each) for each in invitations], functions=400)
+    texts = comm.allgather(gate.invitation.to_json())           # in the rank again
+    nodes = [Invitation.from_json(text) for text in texts]      # in the watcher again
+    channel = open_channel(gate, nodes, size=comm.size, functions=400)
 
 From then on the channel needs neither MPI nor the ranks, and no thread of its own: the watcher calls
 `Channel.exchange` several times a second.
@@ -79,6 +80,7 @@ def open_channel(
     gate: Gate,
     invitations: Sequence[Invitation],
     *,
+    size: int,
     functions: int,
     lost_after: float = 3.0,
     clock: Callable[[], float] = time.monotonic,
@@ -90,7 +92,9 @@ def open_channel(
     gate : Gate
         What `listen` gave.
     invitations : sequence of Invitation
-        Of all nodes of the job, in any order.
+        Of all nodes that are watched, in any order.
+    size : int
+        Ranks of the job.
     functions : int
         How many functions of MPI have a number in the records.
     lost_after : float
@@ -101,12 +105,12 @@ def open_channel(
     Raises
     ------
     ValueError
-        If the invitations are not those of all ranks from 0 on, or the own one is not among them.
+        If two nodes have the same rank, a rank is none of the job, or the own node is not among them.
     """
     nodes = sorted(invitations, key=lambda each: each.ranks[0])
     ranks = sorted(rank for each in nodes for rank in each.ranks)
-    if ranks != list(range(len(ranks))):
-        raise ValueError(f"invitations for ranks {ranks}: expected each from 0 on once")
+    if len(set(ranks)) != len(ranks) or ranks[-1] >= size:
+        raise ValueError(f"invitations for ranks {ranks}: expected each of {size} at most once")
     if gate.invitation not in nodes:
         raise ValueError(f"no invitation of this node, {gate.invitation.host}, among {len(nodes)}")
     if len(nodes) >= NOBODY:
@@ -117,6 +121,6 @@ def open_channel(
     own = nodes.index(gate.invitation)
     gate.admit(nodes)
     masters, others = Silence(clock), Silence(clock)
-    node = Node(gate, nodes, own, masters, lost_after=lost_after)
-    master = Master(gate, nodes, own, functions, others, lost_after=lost_after)
+    node = Node(gate, nodes, own, size, masters, lost_after=lost_after)
+    master = Master(gate, nodes, own, size, functions, others, lost_after=lost_after)
     return Channel(gate, node, master, own, (masters, others))

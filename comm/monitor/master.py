@@ -51,6 +51,8 @@ class Master:
         All nodes of the job, by their lowest rank.
     own : int
         The place of this node among them.
+    size : int
+        Ranks of the job.
     functions : int
         How many functions of MPI have a number in the records.
     silence : Silence
@@ -65,6 +67,7 @@ class Master:
         gate: Gate,
         nodes: Sequence[Invitation],
         own: int,
+        size: int,
         functions: int,
         silence: Silence,
         *,
@@ -73,7 +76,7 @@ class Master:
     ) -> None:
         self._gate, self._nodes, self._own, self._functions = gate, nodes, own, functions
         self._silence, self._lost_after, self._patience = silence, lost_after, patience
-        self._size = sum(len(each.ranks) for each in nodes)
+        self._size = size
         self._node_of = {rank: place for place, each in enumerate(nodes) for rank in each.ranks}
         self._address: dict[int, bytes] = {}
         self._last: dict[int, int] = {}
@@ -147,7 +150,7 @@ class Master:
         for node in range(len(self._nodes)):
             self._send(node, Kind.BEAT)
 
-    def ask(self, rank: int, asked: Asked) -> int:
+    def ask(self, rank: int, asked: Asked, text: str = "") -> int:
         """Ask the node of a rank for something; give the number that its answer will have.
 
         Raises
@@ -158,7 +161,7 @@ class Master:
         node = self._node_of.get(rank, self._own)
         if node == self._own:
             raise ValueError(f"rank {rank}: expected one on another node")
-        request = Request(self._sent & 0xFFFFFFFF, rank, asked)
+        request = Request(self._sent & 0xFFFFFFFF, rank, asked, text)
         if (
             self.is_lost(node)
             or len(self._asked) >= _MOST_ASKED
@@ -170,11 +173,11 @@ class Master:
             self._asked[request.number] = _Asked(node, request, self._silence.now)
         return request.number
 
-    def abort(self) -> None:
-        """Ask all other nodes to end their ranks."""
+    def tell(self, asked: Asked, text: str = "") -> None:
+        """Ask the same of all other nodes, and wait for no answer."""
         for place, each in enumerate(self._nodes):
             if place != self._own:
-                self.ask(each.ranks[0], Asked.ABORT)
+                self._send(place, Kind.ASK, request_bytes(Request(0, each.ranks[0], asked, text)))
 
     def answers(self) -> list[Answer]:
         """Give what has come back since this was called before; one for each request, sooner or later."""

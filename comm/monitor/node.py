@@ -43,6 +43,8 @@ class Node:
         All nodes of the job, by their lowest rank.
     own : int
         The place of this node among them.
+    size : int
+        Ranks of the job.
     silence : Silence
         Of masters.
     lost_after : float
@@ -54,13 +56,14 @@ class Node:
         gate: Gate,
         nodes: Sequence[Invitation],
         own: int,
+        size: int,
         silence: Silence,
         *,
         lost_after: float = 3.0,
     ) -> None:
         self._gate, self._nodes, self._own = gate, nodes, own
         self._silence, self._lost_after = silence, lost_after
-        self._size = sum(len(each.ranks) for each in nodes)
+        self._size = size
         self._masters: dict[int, zmq.Socket[Any]] = {}
         self._last: dict[int, int] = {}
         self._sent: dict[int, int] = {}

@@ -60,6 +60,10 @@ class Asked(IntEnum):
     """The Python stack of a rank."""
     ABORT = 2
     """End the ranks of the node."""
+    VERDICT = 3
+    """Tell the ranks of the node of a verdict, as JSON has it."""
+    RAISE = 4
+    """The same, and let them raise."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ class Request:
     number: int
     rank: int
     asked: Asked
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -135,25 +140,22 @@ def read_message(data: bytes, nodes: int) -> tuple[Head, memoryview]:
 
 def request_bytes(request: Request) -> bytes:
     """Give the body of a message that asks."""
-    return _ASK.pack(request.number, request.rank, request.asked, 0)
+    return _ASK.pack(request.number, request.rank, request.asked, 0) + _text_bytes(request.text)
 
 
 def read_request(body: memoryview, size: int) -> Request:
     """Read the body of a message that asks something of one of `size` ranks."""
-    if len(body) != _ASK.size:
-        raise Malformed(f"a request of {len(body)} bytes: expected {_ASK.size}")
-    number, rank, asked, spare = _ASK.unpack(body)
+    if not _ASK.size <= len(body) <= _ASK.size + MOST_TEXT:
+        raise Malformed(f"a request of {len(body)} bytes: expected at most {_ASK.size + MOST_TEXT}")
+    number, rank, asked, spare = _ASK.unpack_from(body)
     if spare or asked not in Asked._value2member_map_:
         raise Malformed(f"asked for {asked}: expected one of {[*Asked._value2member_map_]}")
-    return Request(number, checked_rank(rank, size), Asked(asked))
+    return Request(number, checked_rank(rank, size), Asked(asked), read_text(body[_ASK.size :]))
 
 
 def answer_bytes(answer: Answer) -> bytes:
     """Give the body of an answer, whose text is cut where it is too long."""
-    text = answer.text.encode("utf-8", "backslashreplace")
-    if len(text) > MOST_TEXT:
-        text = text[:MOST_TEXT].decode("utf-8", "ignore").encode()
-    return _ANSWER.pack(answer.number, answer.rank, answer.given, 0) + text
+    return _ANSWER.pack(answer.number, answer.rank, answer.given, 0) + _text_bytes(answer.text)
 
 
 def read_answer(body: memoryview, size: int) -> Answer:
@@ -164,6 +166,11 @@ def read_answer(body: memoryview, size: int) -> Answer:
     if spare or given > 1:
         raise Malformed(f"an answer that is given {given}: expected 0 or 1")
     return Answer(number, checked_rank(rank, size), bool(given), read_text(body[_ANSWER.size :]))
+
+
+def _text_bytes(text: str) -> bytes:
+    found = text.encode("utf-8", "backslashreplace")
+    return found if len(found) <= MOST_TEXT else found[:MOST_TEXT].decode("utf-8", "ignore").encode()
 
 
 def read_text(data: memoryview) -> str:
