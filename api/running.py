@@ -54,12 +54,15 @@ def run_program(
     try:
         run_command_line(list(arguments))
     except SystemExit as stop:
+        if stop.code not in (None, 0):
+            _tell_watcher(stop)
         _abort_at_exit(stop)
         raise
     except MissingMPI:
         raise
     except BaseException as failure:
         status = 128 + SIGINT if isinstance(failure, KeyboardInterrupt) else 1
+        _tell_watcher(failure)
         _abort_at_exit(status)
         if _has_not_begun(failure):
             raise click.ClickException(_message(failure)) from failure
@@ -78,6 +81,12 @@ def _watch(report: Path | None, on_hang: str) -> None:
         return
     ask_for_monitoring()
     prepare(Options.checked(report, on_hang))
+
+
+def _tell_watcher(failure: BaseException) -> None:
+    start = sys.modules.get(f"{__package__}.comm.monitor.start")
+    if start is not None:
+        start.tell_failure(failure)
 
 
 def _abort_at_exit(status: SystemExit | int) -> None:

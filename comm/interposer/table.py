@@ -70,8 +70,9 @@ Bcast Allgather Allgatherv Reduce Allreduce Reduce_scatter_block Reduce_scatter 
 """
 
 # Nothing is changed in these: a program can know by them that what it has not waited for is complete, and an
-# observer what it waits for.
+# observer what it waits for, or which rank ends the job.
 PASSED = """
+Abort comm errorcode
 Probe source tag comm status
 Iprobe source tag comm flag status
 Mprobe source tag comm message status
@@ -159,6 +160,7 @@ TYPES = {
     "degrees": "const int *degrees",
     "dest": "int dest",
     "dimensions": "int dimensions",
+    "errorcode": "int errorcode",
     "flag": "int *flag",
     "freed": "MPI_Comm *freed",
     "group": "MPI_Group group",

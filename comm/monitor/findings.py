@@ -45,11 +45,14 @@ class Findings:
         # When something is to be done with a job that hangs, and how far those ranks were that are in MPI.
         self._raised_at = self._terminated_at = 0.0
         self._waiting: dict[int, int] = {}
+        # Whether somebody interrupts the job.
+        self.is_wanted = False
 
     @property
     def is_ending(self) -> bool:
         """Whether the job is being ended, so that nothing that happens to it says anything."""
-        return self._terminated_at > 0
+        return self._terminated_at > 0 or self._raised_at > 0 or self.is_wanted
+
 
     def complete(self, verdict: Verdict) -> Verdict:
         """Find out where ranks are, and fill that into the sentence."""

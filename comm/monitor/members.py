@@ -17,7 +17,7 @@ from .snapshot import RankView
 from .stacks import SECONDS_TO_ANSWER, drain, read_stack
 
 # Polls over which the share of waiting is averaged: about ten seconds.
-_POLLS = 64
+_POLLS = 50
 
 
 class Member:
@@ -54,6 +54,8 @@ class Member:
         self.argv = [str(each) for each in greeting["argv"]]
         self.stack_signal = int(greeting["stack"])
         self.notice_signal = int(greeting.get("notice", 0))
+        # The exception by which it ends the job, and where that was raised.
+        self.failure = self.failure_stack = ""
         self.waiting = 0.0
         self.polls = self.polls_inside = 0
         self.last: RankView | None = None
@@ -98,7 +100,9 @@ def stacks_of(members: Iterable[Member]) -> dict[int, str]:
     found, asked = {}, []
     for member in members:
         state = member.last.state if member.last else "running"
-        if member.process.is_gone:
+        if member.failure_stack:
+            found[member.rank] = member.failure_stack
+        elif member.process.is_gone:
             found[member.rank] = f"no stack: it is {state}"
         elif state in ("stopped", "traced"):
             found[member.rank] = f"no stack: it is {state}, and answers no signal"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,6 +14,10 @@ from .snapshot import RankView
 
 # Calls of these do not wait: that one is under way says nothing of how far a rank is.
 LOOKS = ("Test", "Testall", "Testany", "Testsome", "Iprobe", "Improbe", "Request_get_status")
+
+_NO_RAW_CALLS = np.empty(0, memory.CALL)
+_NO_CALLS = np.empty(0, memory.TIMED_CALL)
+_NO_REQUESTS = np.empty(0, memory.REQUEST)
 
 
 class OtherVersion(ValueError):
@@ -69,6 +74,8 @@ class Record:
         self._ids, self._handles = self._comms["id"], self._requests["handle"]
         self._read = np.zeros(memory.LANES, np.uint32)
         self._members: dict[int, np.ndarray] = {}
+        self._last: RankView | None = None
+        self._last_counters = self._read, self._read
         self._looks = {number for number, name in enumerate(functions) if name in LOOKS}
 
     def calls_ended(self) -> int:
@@ -77,15 +84,20 @@ class Record:
 
     def view(self, host: str, state: str, idle: float, cpu: float, clock: Clock) -> RankView:
         """Give what the rank is doing, and the calls that have ended since this was called before."""
+        # One look at the counters of all lanes, by which nothing is read that has not changed.
+        ended, begun = self._ended.copy(), self._begun.copy()
+        if self._last is not None and self._is_as_it_was(begun, ended):
+            now = {"state": state, "idle": idle, "cpu": cpu, "time": clock.now}
+            finalizing = int(self._head["finalizing"][0])
+            self._last = replace(self._last, calls=_NO_CALLS, finalizing=finalizing, **now)
+            return self._last
+        calls = self._finished(ended)
+        under_way = self._under_way(begun, ended)
         advanced = int(self._advanced.sum())
-        under_way = self._under_way()
-        advanced += sum(int(call["function"]) not in self._looks for call in under_way)
-        calls = self._finished()
-        comms = self._comms[np.flatnonzero(self._ids)]
-        peers = self._peers.view(memory.TIMED_PEER).copy()
-        peers["waited"] = self._peers["waited"] * clock.seconds_per_tick
+        advanced += sum(number not in self._looks for number in under_way["function"].tolist())
         head = self._head[0]
-        return RankView(
+        self._last_counters = begun, ended
+        self._last = RankView(
             rank=self.rank,
             process=self.process,
             host=host,
@@ -96,36 +108,37 @@ class Record:
             advanced=advanced,
             under_way=_timed(under_way, memory.TIMED_CALL, clock, "entered"),
             calls=_timed(calls, memory.TIMED_CALL, clock, "entered", "left"),
-            comms=comms,
-            members={int(each): self._members_of(int(each)) for each in comms["id"]},
-            requests=_timed(
-                self._requests[np.flatnonzero(self._handles)], memory.TIMED_REQUEST, clock, "started"
-            ),
-            peers=peers,
+            comms=self._used_comms(),
+            members=self._members,
+            requests=_timed(self._used_requests(), memory.TIMED_REQUEST, clock, "started"),
+            peers=self._timed_peers(clock),
             lost=int(head["lost_threads"]) + int(head["lost_comms"]) + int(head["lost_requests"]),
             threads=int(np.count_nonzero(self._threads)),
             unnamed=int(head["unnamed"]),
             cpu=cpu,
         )
+        return self._last
 
-    def _under_way(self) -> np.ndarray:
+    def _is_as_it_was(self, begun: np.ndarray, ended: np.ndarray) -> bool:
+        before = self._last_counters
+        return np.array_equal(begun, before[0]) and np.array_equal(ended, before[1])
+
+    def _under_way(self, begun: np.ndarray, ended: np.ndarray) -> np.ndarray:
         """The calls that threads are in: those that were still the same after they were copied."""
-        lanes = np.flatnonzero(self._begun != self._ended)
-        begun = self._begun[lanes]
-        found: np.ndarray = self._calls[lanes, begun % memory.CALLS]
-        same = (found["number"] == begun) & (found["left"] == 0)
-        same &= (self._begun[lanes] == begun) & (self._ended[lanes] != begun)
-        return found[same]
+        lanes = np.flatnonzero(begun != ended)
+        found: np.ndarray = self._calls[lanes, begun[lanes] % memory.CALLS]
+        same = (found["number"] == begun[lanes]) & (found["left"] == 0)
+        same &= (self._begun[lanes] == begun[lanes]) & (self._ended[lanes] != begun[lanes])
+        return found if same.all() else found[same]
 
-    def _finished(self) -> np.ndarray:
+    def _finished(self, ended: np.ndarray) -> np.ndarray:
         """Calls that have ended since the last look, the oldest first."""
-        ended = self._ended.copy()
         changed = np.flatnonzero(ended != self._read)
-        found = [self._finished_in(int(lane), int(ended[lane])) for lane in changed]
+        found = [self._finished_in(lane, int(ended[lane])) for lane in changed.tolist()]
         self._read = ended
-        if len(found) == 1:
-            return found[0]
-        calls = np.concatenate(found) if found else np.empty(0, memory.CALL)
+        if len(found) < 2:
+            return found[0] if found else _NO_RAW_CALLS
+        calls = np.concatenate(found)
         return calls[np.argsort(calls["left"], kind="stable")]
 
     def _finished_in(self, lane: int, ended: int) -> np.ndarray:
@@ -135,26 +148,39 @@ class Record:
         found: np.ndarray = self._calls[lane, numbers % memory.CALLS]
         # The rank may have written over the oldest meanwhile, and be at one more.
         behind = (int(self._begun[lane]) - numbers) % 2**32
-        return found[(found["number"] == numbers) & (behind < memory.CALLS - 1)]
+        whole = (found["number"] == numbers) & (behind < memory.CALLS - 1)
+        return found if whole.all() else found[whole]
+
+    def _used_comms(self) -> np.ndarray:
+        """Communicators; their members are known afterwards."""
+        comms: np.ndarray = self._comms[np.flatnonzero(self._ids)]
+        ids = comms["id"].tolist()
+        if ids != list(self._members):
+            self._members = {each: self._members_of(each) for each in ids}
+        return comms
 
     def _members_of(self, comm: int) -> np.ndarray:
         """Ranks of a communicator. Those of an id never change, and a place is filled before it has an id."""
-        members = self._members.get(comm)
-        if members is None:
-            places = np.flatnonzero(self._ids == comm)
-            bits = self._bits[places[0]] if len(places) else np.zeros(0, np.uint8)
-            members = np.flatnonzero(np.unpackbits(bits, bitorder="little")[: self.ranks])
-            if len(self._members) > 4 * memory.COMMS:
-                self._members.clear()
-            self._members[comm] = members
-        return members
+        if comm in self._members:
+            return self._members[comm]
+        places = np.flatnonzero(self._ids == comm)
+        bits = self._bits[places[0]] if len(places) else np.zeros(0, np.uint8)
+        return np.flatnonzero(np.unpackbits(bits, bitorder="little")[: self.ranks])
+
+    def _used_requests(self) -> np.ndarray:
+        used = np.flatnonzero(self._handles)
+        return self._requests[used] if len(used) else _NO_REQUESTS
+
+    def _timed_peers(self, clock: Clock) -> np.ndarray:
+        peers: np.ndarray = self._peers.view(memory.TIMED_PEER).copy()
+        peers["waited"] = self._peers["waited"] * clock.seconds_per_tick
+        return peers
 
 
 def _timed(raw: np.ndarray, dtype: np.dtype, clock: Clock, *names: str) -> np.ndarray:
     """The same with times in seconds, which have the places of the ticks."""
-    timed = np.ascontiguousarray(raw).view(dtype)
+    timed = raw.view(dtype)
     if len(raw):
-        ticks = [raw[name].copy() for name in names]
-        for name, each in zip(names, ticks, strict=True):
-            timed[name] = clock.seconds(each)
+        for name in names:
+            timed[name] = clock.seconds(raw[name])
     return timed

@@ -109,7 +109,7 @@ class CallSites:
         return ""
 
     def _is_own(self, file: str) -> bool:
-        if file.startswith("<frozen") or file.startswith(self._packages):
+        if file.startswith(("<frozen", *self._packages)) or "mpi4py/MPI" in file:
             return False
         installed = "/site-packages/" in file or "/dist-packages/" in file
         return installed or not file.startswith(self._library)

@@ -12,10 +12,12 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
 from . import handover
@@ -38,6 +40,10 @@ _LOCAL_RANKS = (
 ON_HANG = ("report", "abort", "raise")
 # Of the program, which a report shows.
 _MOST_ARGUMENTS = 64
+# Of the text of an exception.
+_MOST_TEXT = 300
+# The stacks of those that wait take 0.3 s at most.
+_SECONDS_TO_LOOK = 1.0
 
 
 class NotMonitored(RuntimeError):
@@ -173,6 +179,37 @@ def _change() -> bool:
         handover.send(_state.connection, {"kind": "change", **asdict(_state.options), **_notice_signal()})
     _listen_to_notices()
     return True
+
+
+def tell_failure(failure: BaseException) -> None:
+    """Tell the watcher that this rank is about to end the job, and give it a moment to look at the others.
+
+    Soon they are killed, and cannot be asked any more where they were.
+    """
+    connection = _state.connection
+    if connection is None:
+        return
+    is_exit = isinstance(failure, SystemExit)
+    what = f"exit status {failure.code}" if isinstance(failure, SystemExit) else type(failure).__name__
+    text = "" if is_exit or not str(failure) else f": {str(failure).splitlines()[0][:_MOST_TEXT]}"
+    frames = [
+        f'  File "{frame.f_code.co_filename}", line {line} in {frame.f_code.co_name}'
+        for frame, line in walk_tb(failure.__traceback__)
+    ]
+    message = {
+        "kind": "failing",
+        "what": what + text,
+        "stack": "\n".join(["Current thread 0x0 (most recent call first):", *reversed(frames)]),
+        "is_wanted": isinstance(failure, KeyboardInterrupt),
+    }
+    with suppress(OSError, ValueError):
+        handover.send(connection, message)
+        end = time.monotonic() + _SECONDS_TO_LOOK
+        connection.settimeout(_SECONDS_TO_LOOK)
+        while time.monotonic() < end:
+            answer, _ = handover.receive(connection)
+            if answer is None or answer.get("kind") == "seen":
+                return
 
 
 def _listen_to_notices() -> None:

@@ -11,7 +11,9 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from . import handover, report
@@ -24,7 +26,7 @@ from .snapshot import Snapshot
 from .start import Options, say
 from .verdict import Verdict
 
-PERIOD = 0.15
+PERIOD = 0.2
 # A later death within this many seconds, of a job that does not outlive it, is mpiexec's doing.
 SECONDS_TO_CLEAN_UP = 1.0
 
@@ -43,7 +45,7 @@ class Watcher:
         self.options = options
         self.findings = Findings(options, self.ranks)
         self.history = report.History()
-        self.clients = Clients(listener, self._welcome, self._change)
+        self.clients = Clients(listener, self._welcome, self._hear)
         self.clock: Clock | None = None
         self.judge: Judge | None = None
         self.started, self.begin = report.now_as_date(), time.monotonic()
@@ -85,11 +87,18 @@ class Watcher:
         self.ranks[member.rank] = member
         return member
 
-    def _change(self, member: Member, message: dict[str, Any]) -> None:
-        """A rank wants something else than was said at the start."""
-        self.options = Options.checked(message.get("report"), str(message.get("on_hang", "report")))
-        self.findings.options = self.options
-        member.notice_signal = int(message.get("notice", member.notice_signal))
+    def _hear(self, member: Member, message: dict[str, Any]) -> None:
+        """A rank says something later on."""
+        if message.get("kind") == "change":
+            self.options = Options.checked(message.get("report"), str(message.get("on_hang", "report")))
+            self.findings.options = self.options
+            member.notice_signal = int(message.get("notice", member.notice_signal))
+        elif message.get("kind") == "failing":
+            member.failure, member.failure_stack = str(message.get("what")), str(message.get("stack", ""))
+            self.findings.is_wanted |= message.get("is_wanted") is True
+            self.look()
+            with suppress(OSError):
+                handover.send(member.connection, {"kind": "seen"})
 
     def look(self) -> None:
         """Look at all ranks, and say what is new."""
@@ -110,7 +119,7 @@ class Watcher:
             # Whatever it is, the job goes on.
             self.complain(f"the monitor failed, and judges no more: {type(error).__name__}: {error}")
             verdicts = []
-        for verdict in self._worth_saying(verdicts, now):
+        for verdict in self._worth_saying([*verdicts, *aborts(snapshot, self.ranks)], now):
             self._say(verdict, now)
         self.findings.go_on(now)
         self.clients.show(self.state, now)
@@ -120,13 +129,18 @@ class Watcher:
         if self.findings.is_ending:
             return []
         said = []
-        has_death = any(entry["kind"] == "dead" for entry in self.findings.entries)
-        for verdict in verdicts:
+        dead = {rank for each in self.findings.entries if each["kind"] == "dead" for rank in each["ranks"]}
+        has_death = bool(dead)
+        # A rank that ends the job comes before those that are dead by that.
+        for verdict in sorted(verdicts, key=lambda each: "dead_before" in each.evidence):
             if verdict.kind == "dead" and has_death:
-                self._held.append((now, verdict))
+                if not dead.issuperset(verdict.ranks):
+                    self._held.append((now, verdict))
             elif not has_death or any(not each.process.is_gone for each in self.ranks.values()):
                 said.append(verdict)
-            has_death |= verdict.kind == "dead"
+            if verdict.kind == "dead":
+                has_death = True
+                dead.update(verdict.ranks)
         outlived = [each for at, each in self._held if now - at > SECONDS_TO_CLEAN_UP]
         self._held = [(at, each) for at, each in self._held if now - at <= SECONDS_TO_CLEAN_UP]
         return said + outlived
@@ -167,6 +181,21 @@ class Watcher:
             report.write(self.options.report, found)
         except OSError as error:
             self.complain(f"the report cannot be written: {error}")
+
+
+def aborts(snapshot: Snapshot, ranks: Mapping[int, Member]) -> list[Verdict]:
+    """Ranks that end the job: not those that MPI_Abort kills are to blame, which may be gone before."""
+    found = []
+    for rank, view in snapshot.ranks.items():
+        how = ""
+        if ranks[rank].failure:
+            how = f"{ranks[rank].failure}, at {{{rank}}}"
+        elif "Abort" in (snapshot.functions[number] for number in view.under_way["function"].tolist()):
+            how = "it has called MPI_Abort"
+        if how:
+            evidence = {"failure": ranks[rank].failure or "MPI_Abort"}
+            found.append(Verdict("dead", (rank,), f"rank {rank} ends the job: {how}", 0.0, evidence))
+    return [replace(each, hosts=(snapshot.ranks[each.ranks[0]].host,)) for each in found]
 
 
 def main() -> None:
