@@ -43,6 +43,13 @@ class RankView:
         What it has exchanged with each rank of the job since the start.
     lost : int
         How many communicators, requests and threads did not fit into the record.
+    threads : int
+        How many threads of it have called MPI and are still there.
+    unnamed : int
+        Messages that it has received without MPI having told the record from whom, or with which tag.
+    cpu : float
+        Seconds of processor time that it has used, by which it is known whether it had its turn lately;
+        negative where that is not known.
     """
 
     rank: int
@@ -60,6 +67,9 @@ class RankView:
     requests: np.ndarray
     peers: np.ndarray
     lost: int
+    threads: int = 1
+    unnamed: int = 0
+    cpu: float = -1.0
 
 
 @dataclass(frozen=True)
