@@ -1,0 +1,156 @@
+"""From snapshots to verdicts: each finding once, and again only after it had ended and come back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .clocks import Clocks
+from .deadlock import Deadlocks
+from .gathered import Gathered, Gatherer
+from .leaks import find_leaks
+from .mismatch import Mismatches
+from .pace import Paces
+from .slow_jobs import SlowJobs
+from .slow_links import SlowLinks
+from .slow_ranks import SlowRanks
+from .snapshot import Snapshot
+from .stuck import Hangs
+from .undelivered import find_undelivered
+from .verdict import Verdict
+from .wait_graph import SHORTEST_QUIET, WaitGraph
+from .wording import Functions
+
+# After calls of a rank beyond a mismatch, it explains no longer why the rank hangs.
+_EXPLAINED = 20
+# How much longer a rank may be idle than it was at a false alarm.
+_MORE_PATIENCE = 2.0
+
+
+class Judge:
+    """Looks at the snapshots of a job, several times a second.
+
+    Parameters
+    ----------
+    size : int
+        Ranks of the job.
+    functions : tuple of str
+        Names of MPI's functions, by the numbers that the records have.
+    """
+
+    def __init__(self, size: int, functions: tuple[str, ...]) -> None:
+        self._functions = Functions(functions)
+        self._clocks = Clocks()
+        self._gatherer = Gatherer()
+        self._mismatches = Mismatches(self._functions)
+        self._deadlocks = Deadlocks()
+        self._hangs = Hangs()
+        self._paces = Paces(self._functions)
+        self._slow_ranks = SlowRanks(self._functions)
+        self._slow_links = SlowLinks(size, self._functions)
+        self._slow_jobs = SlowJobs(self._functions)
+        self._dead: set[int] = set()
+        # By kind and culprits of a hang, how far these were; by rank, how far it was at a mismatch.
+        self._open: dict[tuple[str, tuple[int, ...]], dict[int, int]] = {}
+        self._mismatched: dict[int, int] = {}
+        self._leaks_known = False
+
+    def look(self, snapshot: Snapshot) -> list[Verdict]:
+        """Give what is wrong and was not before."""
+        self._clocks.update(snapshot)
+        if snapshot.gap > 2:
+            for pace in self._paces.of.values():
+                pace.forget()
+        calls = self._gatherer.add(snapshot)
+        found = self._deaths(snapshot) + self._disagreements(snapshot, calls)
+        found += self._hanging(snapshot)
+        found += self._slowness(snapshot, calls)
+        found += self._leaks(snapshot)
+        views = snapshot.ranks
+        return [
+            replace(each, hosts=tuple(views[rank].host for rank in each.ranks if rank in views))
+            for each in found
+        ]
+
+    def _deaths(self, snapshot: Snapshot) -> list[Verdict]:
+        """Ranks that are gone and had not left MPI, those that went first at the front."""
+        views = snapshot.ranks
+        dead = [
+            rank
+            for rank, view in views.items()
+            if view.state == "dead" and view.finalizing < 2 and rank not in self._dead
+        ]
+        before = sorted(self._dead)
+        self._dead.update(dead)
+        found = []
+        for rank in sorted(dead, key=lambda rank: -views[rank].idle):
+            call = ""
+            if len(views[rank].under_way):
+                call = f", in {self._functions.names[int(views[rank].under_way['function'][0])]}"
+            sentence = f"rank {rank} on {views[rank].host} is dead{call or ', outside MPI'}"
+            found.append(Verdict("dead", (rank,), sentence, views[rank].idle, {"dead_before": before}))
+        return found
+
+    def _disagreements(self, snapshot: Snapshot, calls: Gathered | None) -> list[Verdict]:
+        if calls is None:
+            return []
+        found = self._mismatches.look(calls, self._gatherer.sizes)
+        for comm, _ in found:
+            for rank, view in snapshot.ranks.items():
+                if comm in self._gatherer.known.get(rank, ()):
+                    self._mismatched[rank] = view.advanced
+        return [verdict for _, verdict in found]
+
+    def _hanging(self, snapshot: Snapshot) -> list[Verdict]:
+        """Hangs and deadlocks, which nobody is looked for in while all go on."""
+        views, clocks = snapshot.ranks, self._clocks
+        self._close(snapshot)
+        if not any(
+            clocks.quiet(rank) >= SHORTEST_QUIET and len(view.under_way) for rank, view in views.items()
+        ):
+            return []
+        graph = WaitGraph(snapshot, clocks, self._functions, self._gatherer.known)
+        found = self._deadlocks.look(graph, clocks)
+        stalled = self._deadlocks.stalled
+        found += self._hangs.look(graph, clocks, stalled)
+        found += find_undelivered(graph, clocks, stalled)
+        return [each for each in found if self._is_news(each, snapshot)]
+
+    def _close(self, snapshot: Snapshot) -> None:
+        """Forget hangs whose culprits go on; those who were only slow are waited for longer from now on."""
+        for key, advanced in list(self._open.items()):
+            moved = [
+                rank
+                for rank, view in snapshot.ranks.items()
+                if advanced.get(rank, view.advanced) != view.advanced
+            ]
+            if moved:
+                del self._open[key]
+
+    def _is_news(self, verdict: Verdict, snapshot: Snapshot) -> bool:
+        views = snapshot.ranks
+        involved = {*verdict.ranks, *verdict.evidence.get("waiting", ())}
+        for rank in involved:
+            if rank in self._mismatched and views[rank].advanced <= self._mismatched[rank] + _EXPLAINED:
+                return False
+        known = {rank for (kind, ranks), _ in self._open.items() if kind == verdict.kind for rank in ranks}
+        if known.issuperset(verdict.ranks):
+            return False
+        self._open[verdict.kind, verdict.ranks] = {rank: views[rank].advanced for rank in verdict.ranks}
+        if verdict.kind == "stuck":
+            for rank in verdict.ranks:
+                self._hangs.patience[rank] = _MORE_PATIENCE * max(verdict.since, 1.0)
+        return True
+
+    def _slowness(self, snapshot: Snapshot, calls: Gathered | None) -> list[Verdict]:
+        self._paces.add(calls)
+        found = self._slow_ranks.look(self._paces, snapshot.time)
+        found += self._slow_links.look(snapshot, self._clocks)
+        explained = bool(self._slow_ranks.slow or self._slow_links.slow)
+        return found + self._slow_jobs.look(self._paces, explained)
+
+    def _leaks(self, snapshot: Snapshot) -> list[Verdict]:
+        if self._leaks_known or self._dead:
+            return []
+        found = find_leaks(snapshot, self._functions)
+        self._leaks_known = found is not None
+        return found or []
