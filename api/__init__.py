@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     )
     from .collectives.fusion import allreduce_many
     from .collectives.progressive import ProgressiveAllreduce
+    from .comm.recovery.errors import DamagedCheckpoint, DataLost, RecoveryUnavailable, RemoteFailure
+    from .comm.recovery.protected import Protected, Recovered
+    from .comm.recovery.resilient import Loss, Resilient, resilient
     from .datatypes.canonical import canonicalize, equivalent
     from .datatypes.decode import UnsupportedDatatype
     from .datatypes.layout import Layout
@@ -44,9 +47,17 @@ __version__: str
 __all__ = [
     "MPI",
     "CodedGradients",
+    "DamagedCheckpoint",
+    "DataLost",
     "Layout",
+    "Loss",
     "ProgressiveAllreduce",
+    "Protected",
     "Rates",
+    "Recovered",
+    "RecoveryUnavailable",
+    "RemoteFailure",
+    "Resilient",
     "SequencePlan",
     "UnsupportedDatatype",
     "algorithms",
@@ -74,6 +85,7 @@ __all__ = [
     "reduce",
     "reduce_scatter",
     "reduce_scatter_block",
+    "resilient",
     "shard",
     "unpack",
 ]
@@ -116,6 +128,11 @@ _HOMES = {
     "plan_sequences": "collectives.attention.planner",
     "canonicalize": "datatypes.canonical",
     "equivalent": "datatypes.canonical",
+    **dict.fromkeys(
+        ("DamagedCheckpoint", "DataLost", "RecoveryUnavailable", "RemoteFailure"), "comm.recovery.errors"
+    ),
+    **dict.fromkeys(("Protected", "Recovered"), "comm.recovery.protected"),
+    **dict.fromkeys(("Loss", "Resilient", "resilient"), "comm.recovery.resilient"),
     "pack": "datatypes.packing",
     "pack_size": "datatypes.packing",
     "unpack": "datatypes.packing",
