@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from ...datatypes.plain import MPI
 from ..communicators import promote
 from .derived import revoke_all, track
+from .ending import end_without
 from .errors import RecoveryUnavailable, RemoteFailure
 from .ulfm import why_unavailable
 
@@ -67,6 +68,8 @@ class Resilient:
         self._on_loss = on_loss
         # The step at which an error lost no rank: the same error again is the program's own.
         self._retried = -1
+        if can_recover:
+            end_without(lambda: self.comm)
 
     def run(self, advance: Callable[[MPI.Intracomm, int], Any], steps: int, start: int = 0) -> None:
         """Call ``advance(comm, step)`` for each step, also after ranks are lost, until all ranks have done all.
