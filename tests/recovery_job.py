@@ -197,9 +197,10 @@ class Job:
                 "seed": self.options.seed,
                 "right": all(is_right for is_right, _ in told),
                 "lost": self.job.lost,
+                "fresh": any(each["went_back"] < 0 for each in told[0][1]),
                 "planned": self.plan,
                 "lost_commits": lost,
-                "seconds": [max(each["seconds"] for each in found) for _, found in told[:1] if found],
+                "seconds": max((each["seconds"] for _, found in told for each in found), default=0.0),
                 "recoveries": told[0][1],
             }
             print("RESULT " + json.dumps(lines), flush=True)

@@ -6,10 +6,10 @@ A partner on the same node maps what a rank writes, and nothing is sent to it.
 from __future__ import annotations
 
 from contextlib import suppress
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ...datatypes.plain import MPI
@@ -18,11 +18,14 @@ from .partners import partners
 from .registered import Arrays, Form, form_of, write
 from .resilient import world_ranks
 from .segment import VERSIONS, Address, MappedSegment, Segment
+from .ulfm import check_whole, why_unavailable
 
 Array = NDArray[Any]
 
 # Every MPI library counts that many bytes in one message.
 _MESSAGE_BYTES = 1 << 30
+# A digest and its complement fit the flag of an agreement.
+_DIGEST = (1 << 15) - 1
 
 
 class Member(NamedTuple):
@@ -114,6 +117,8 @@ class Generation:
 
     def commit(self, serial: int, step: int) -> None:
         """Copy the arrays, and begin to send the copy."""
+        if not why_unavailable():
+            check_whole(self.comm)
         slot = serial % VERSIONS
         for _, segment in self._sources:
             segment.begin(slot)
@@ -139,11 +144,15 @@ class Generation:
         """
         MPI.Request.Waitall(self._requests)
         self._arrived()
-        numbers = np.array([step, -step, serial, -serial])
-        self.comm.Allreduce(MPI.IN_PLACE, numbers, MPI.MIN)
-        low, high = int(numbers[0]), -int(numbers[1])
-        if low != high:
-            raise ValueError(f"commit: expected the same step on all ranks, got {low} to {high}")
+        if why_unavailable():
+            steps = self.comm.allgather(step)
+            are_same = len(set(steps)) == 1
+        else:
+            # Nothing but an agreement is sure to end alike on all ranks.
+            word = _word(step)
+            are_same = self.comm.Agree(word) == word
+        if not are_same:
+            raise ValueError(f"commit: expected the same step on all ranks, got {step} and others")
 
     def _arrived(self) -> None:
         self._requests.clear()
@@ -166,6 +175,12 @@ class Generation:
         """Free what MPI has of it."""
         with suppress(MPI.Exception):
             self.comm.Free()
+
+
+def _word(step: int) -> int:
+    """Bits of which some are lost in an agreement if ranks have different steps."""
+    digest = int.from_bytes(blake2b(str(step).encode(), digest_size=2).digest(), "little") & _DIGEST
+    return digest | (~digest & _DIGEST) << _DIGEST.bit_length()
 
 
 def _place() -> tuple[str, str]:

@@ -10,7 +10,7 @@ from ..communicators import promote
 from .derived import revoke_all, track
 from .ending import end_without
 from .errors import RecoveryUnavailable, RemoteFailure
-from .ulfm import why_unavailable
+from .ulfm import check_whole, why_unavailable
 
 # A shrink that fails is repeated: every time without one more rank, or after an error that passes.
 _ATTEMPTS = 1000
@@ -114,6 +114,8 @@ class Resilient:
                     must_ask = None
                 while self.step < steps:
                     advance(self.comm, self.step)
+                    if self.can_recover:
+                        check_whole(self.comm)
                     self.step += 1
                 if self.finish():
                     return
@@ -169,18 +171,21 @@ class Resilient:
         """
         if not self.can_recover:
             raise RecoveryUnavailable(why_unavailable() or "this job was not started with recovery")
-        is_own = error is not None and not _is_of_mpi(error)
+        kind = _kind(error)
         revoke_all(self.comm)
         # Whoever has finished waits here for all others.
         _agree(self.comm, 0)
-        comm, everyone = self._shrink((self.step, is_own, _description(error)))
+        comm, everyone = self._shrink((self.step, kind, _description(error)))
         survivors = world_ranks(comm)
         newly_lost = tuple(sorted(set(self.survivors) - set(survivors)))
         self.comm, self.survivors = comm, survivors
         self.lost = tuple(sorted((*self.lost, *newly_lost)))
         step = min(step for step, _, _ in everyone)
-        if any(is_own for _, is_own, _ in everyone):
-            self._raise(error if is_own else None, [each for each in everyone if each[1]])
+        # What a step computed from the results of a broken collective may have led to any error: it is done
+        # again, and raises again if the loss was not the reason.
+        final = [each for each in everyone if each[1] > bool(newly_lost)]
+        if final:
+            self._raise(error if kind > bool(newly_lost) else None, final)
         if not newly_lost:
             if self._retried == step:
                 self._raise(error, everyone)
@@ -195,7 +200,8 @@ class Resilient:
             everyone: list[Any] = []
             try:
                 everyone = new.allgather(told)
-            except MPI.Exception:
+            except Exception:
+                # Of any kind: what a collective gives on the way to an error may be nonsense.
                 new.Revoke()
             # A rank that has heard all others cannot know whether they have.
             if _agree(new, int(bool(everyone))):
@@ -203,7 +209,7 @@ class Resilient:
             old = new
         raise RuntimeError(f"no communicator of the survivors after {_ATTEMPTS} attempts")
 
-    def _raise(self, error: BaseException | None, everyone: list[tuple[int, bool, str]]) -> None:
+    def _raise(self, error: BaseException | None, everyone: list[tuple[int, int, str]]) -> None:
         """Stop, on all ranks; those that were only woken say whose error it was."""
         if error is not None and _description(error):
             raise error
@@ -285,12 +291,15 @@ def _description(error: BaseException | None) -> str:
     return f"rank {MPI.COMM_WORLD.rank}: {type(error).__name__}: {error}"
 
 
-def _is_of_mpi(error: BaseException | None) -> bool:
-    """Whether an exception is MPI's, or was raised on account of one."""
+def _kind(error: BaseException | None) -> int:
+    """0 for an exception that MPI raised or led to, 1 for any other error, 2 for an order to end."""
+    if error is not None and not isinstance(error, Exception):
+        return 2
     seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        if isinstance(error, MPI.Exception):
-            return True
-        seen.add(id(error))
-        error = error.__cause__ or error.__context__
-    return False
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        if isinstance(cause, MPI.Exception):
+            return 0
+        seen.add(id(cause))
+        cause = cause.__cause__ or cause.__context__
+    return int(error is not None)

@@ -35,6 +35,22 @@ def why_unavailable() -> str:
     return ""
 
 
+def check_whole(comm: MPI.Comm) -> None:
+    """Raise `mpi4py.MPI.Exception` if a process of a communicator is known to be dead; sends nothing.
+
+    Open MPI's collectives sometimes return without an error, and with wrong results, when a process dies in the
+    midst of them; that it died, this process then knows.
+    """
+    failed = comm.Get_failed()
+    try:
+        if failed.size:
+            raise MPI.Exception(MPI.ERR_PROC_FAILED)
+    finally:
+        failed.Free()
+    if comm.Is_revoked():
+        raise MPI.Exception(MPI.ERR_REVOKED)
+
+
 def _revokes() -> bool:
     comm = MPI.COMM_SELF.Dup()
     try:
