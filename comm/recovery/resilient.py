@@ -194,9 +194,9 @@ class Resilient:
 
     def _shrink(self, told: Any) -> tuple[Any, list[Any]]:
         """The communicator of those that are left, on which all of them have told all others."""
-        old = MPI.Intracomm(self.comm)
+        old: Any = MPI.Intracomm(self.comm)
         for _ in range(_ATTEMPTS):
-            new = old.Shrink()
+            new: Any = old.Shrink()
             everyone: list[Any] = []
             try:
                 everyone = new.allgather(told)
