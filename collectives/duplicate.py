@@ -75,6 +75,9 @@ class Duplicates:
         is_alone = self._agreeing.acquire(blocking=False)
         try:
             current = self._current if is_alone else None
+            if current is not None and current.comm.Is_revoked():
+                # Since a rank was lost; those that are left make another one.
+                current = None
             offer = np.zeros(1 + _WORDS, np.uint64)
             offer[0] = _ALONE * is_alone | _HAS_ONE * (current is not None)
             if current is not None:

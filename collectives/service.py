@@ -7,7 +7,7 @@ which all communicators of the same processes share.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from functools import cache
 from hashlib import blake2b
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..comm.interposer import interposer
+from ..comm.recovery.derived import hidden
 from ..comm.settings import checks_bounds
 from ..datatypes.plain import MPI
 from .catalogue import NATIVE
@@ -212,6 +213,8 @@ class Service:
             try:
                 self._tags = self.tags
             except MPI.Exception as error:
+                if self._plain.Is_revoked():
+                    raise
                 self._lacks_tags = True
                 if self.rank == 0:
                     warnings.warn(f"collectives are left to the MPI library: {error}", stacklevel=2)
@@ -248,6 +251,13 @@ class Service:
     def has_private(self, purpose: str) -> bool:
         """Whether that communicator is there already."""
         return purpose in self._private
+
+    def communicators(self) -> Iterator[MPI.Comm]:
+        """Those in whose calls a rank may wait while the program is in a collective of this one."""
+        yield from self._private.values()
+        for tags in (self._tags, self._persistent_tags):
+            if tags is not None:
+                yield tags.comm
 
     def mark_broken(self, error: BaseException) -> None:
         """Refuse what comes after an error in the middle of a schedule: ranks may be at different places."""
@@ -301,6 +311,15 @@ def joined_service(comm: MPI.Intracomm) -> Service | None:
 def known_service(comm: MPI.Intracomm) -> Service | None:
     """The service of a communicator, if there is one already."""
     return _services.get(comm.handle)
+
+
+def _made_for(comm: MPI.Comm) -> Iterable[MPI.Comm]:
+    found = _services.get(comm.handle)
+    return () if found is None else found.communicators()
+
+
+# Ranks that recover wake those that wait.
+hidden.append(_made_for)
 
 
 @cache
