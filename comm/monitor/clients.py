@@ -115,7 +115,7 @@ class Clients:
         client = self._by_connection[file]
         files: list[int] = []
         try:
-            message, files = handover.receive(client.connection, 2)
+            message, files = handover.receive(client.connection, 3)
         except BlockingIOError:
             return
         except (OSError, ValueError):
@@ -126,7 +126,7 @@ class Clients:
             handover.close(files)
             with suppress(TypeError, ValueError):
                 self._change(client, message)
-        elif message.get("kind") == "rank" and len(files) == 2:
+        elif message.get("kind") == "rank" and len(files) in (2, 3):
             member = self._welcome(client, message, files)
             if member is None:
                 self._forget(file)
