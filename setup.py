@@ -1,4 +1,4 @@
-"""What `pyproject.toml` cannot say: which folder is which package, and how the interposer is compiled.
+"""The parts of the build that `pyproject.toml` cannot say: the packages' folders, and the interposer.
 
 Each folder at the top of the repository is a subsystem and installs as ``roundelay.<folder>``; `api` is
 ``roundelay`` itself.

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from .comm.monitor.notices import HangError
     from .comm.monitor.start import monitor
     from .comm.monitor.verdict import Verdict
+    from .comm.recovery.errors import DamagedCheckpoint, DataLost, RecoveryUnavailable, RemoteFailure
+    from .comm.recovery.protected import Protected, Recovered
+    from .comm.recovery.resilient import Loss, Resilient, resilient
     from .datatypes.canonical import canonicalize, equivalent
     from .datatypes.decode import UnsupportedDatatype
     from .datatypes.layout import Layout
@@ -47,10 +50,18 @@ __version__: str
 __all__ = [
     "MPI",
     "CodedGradients",
+    "DamagedCheckpoint",
+    "DataLost",
     "HangError",
     "Layout",
+    "Loss",
     "ProgressiveAllreduce",
+    "Protected",
     "Rates",
+    "Recovered",
+    "RecoveryUnavailable",
+    "RemoteFailure",
+    "Resilient",
     "SequencePlan",
     "UnsupportedDatatype",
     "Verdict",
@@ -80,6 +91,7 @@ __all__ = [
     "reduce",
     "reduce_scatter",
     "reduce_scatter_block",
+    "resilient",
     "shard",
     "unpack",
 ]
@@ -125,6 +137,11 @@ _HOMES = {
     "plan_sequences": "collectives.attention.planner",
     "canonicalize": "datatypes.canonical",
     "equivalent": "datatypes.canonical",
+    **dict.fromkeys(
+        ("DamagedCheckpoint", "DataLost", "RecoveryUnavailable", "RemoteFailure"), "comm.recovery.errors"
+    ),
+    **dict.fromkeys(("Protected", "Recovered"), "comm.recovery.protected"),
+    **dict.fromkeys(("Loss", "Resilient", "resilient"), "comm.recovery.resilient"),
     "pack": "datatypes.packing",
     "pack_size": "datatypes.packing",
     "unpack": "datatypes.packing",

@@ -51,6 +51,21 @@ def run(program: tuple[str, ...], monitor: bool, report: Path | None, on_hang: s
 
 
 @main.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--output", type=OutputFile(), help="The page; by default FILE with the ending .html.")
+@click.option("--trace", type=OutputFile(), help="Write a trace, and a page only with --output.")
+def report(file: Path, output: Path | None, trace: Path | None) -> None:
+    """Show what a watcher has found as a page for a browser, or as a trace.
+
+    FILE is what `roundelay run --monitor --report FILE` wrote. The page is one file that needs no network.
+    The trace is in the JSON format of Chrome, for ui.perfetto.dev.
+    """
+    from .reporting import write_report
+
+    write_report(file, output, trace)
+
+
+@main.command()
 def info() -> None:
     """Show versions, the kernel cache, measured figures and switches."""
     from .information import information

@@ -18,7 +18,7 @@ def _take_info(comm: Any, info: MPI.Info) -> None:
     asked = {operation: info.Get(INFO_KEY.format(operation)) for operation in OPERATIONS}
     names = {operation: name for operation, name in asked.items() if name is not None}
     if names:
-        # What runs collectives is loaded when it is asked for.
+        # Load the engine of collectives when an algorithm is asked for.
         from .collectives.engine import take_names
 
         take_names(comm, names)

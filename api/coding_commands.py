@@ -69,7 +69,7 @@ def load(name: str, workers: int, **given: int | None) -> None:
 @click.option(
     "--patience",
     type=float,
-    help="How long a round waits after its first worker, in parts of that one's time.",
+    help="How long a round waits after its first worker, relative to that one's time.",
 )
 @click.option("--plot", type=PictureFile(), help="Draw the rounds and the trace into a picture.")
 def simulate_(path: str, schemes: str, jobs: int | None, patience: float | None, plot: Path | None) -> None:

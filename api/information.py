@@ -1,4 +1,4 @@
-"""What `roundelay info` shows."""
+"""The report of `roundelay info`."""
 
 from __future__ import annotations
 

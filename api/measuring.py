@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .collectives.figures import Table
     from .collectives.measure import Report
 
-# Range between the quartiles, in parts of the median, beyond which something else must have run.
+# Range between the quartiles, relative to the median, beyond which something else must have run.
 DOUBTFUL_SPREAD = 1 / 3
 _SCALES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
 
@@ -61,7 +61,7 @@ def _seconds(text: str) -> float:
 
 @contextmanager
 def _writing() -> Iterator[None]:
-    """What is wrong with the file is an error of the command."""
+    """Make errors of the file errors of the command."""
     try:
         yield
     except (OSError, ValueError) as error:

@@ -66,7 +66,7 @@ _rate = partial(_quantity, parse=parse_rate, metavar="RATE")
 @_rate("--node-bandwidth", help="Of a rank within its node.")
 @click.option("--shared", is_flag=True, help="All links share one medium, such as a radio channel.")
 @click.option("--root", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--top", type=click.IntRange(1), help="Show only so many algorithms.")
+@click.option("--top", type=click.IntRange(1), help="Show only this number of algorithms.")
 @click.option("--draw", type=PictureFile(), help="Draw the best one's messages into a picture.")
 def plan(operation: str, ranks: int, nbytes: int, **options: Any) -> None:
     """Predict what each algorithm for OPERATION takes on a network, and name the best.

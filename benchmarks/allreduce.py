@@ -6,8 +6,8 @@ or, on an emulated cluster,
 
     python -m benchmarks.netlab --hosts 8 -- python -m benchmarks.allreduce --name netlab
 
-All ways are timed in turn within one run, in changing order. A sample is so many calls in a row that it takes
-some 300 microseconds, and at least three; its time is that of the last rank to finish since the moment when
+All ways are timed in turn within one run, in changing order. A sample is as many calls in a row as take some
+300 microseconds, and at least three; its time is that of the last rank to finish since the moment when
 all were to start. On one machine, of which an emulated cluster is a part, the ranks' clocks are the same.
 """
 
@@ -53,7 +53,7 @@ def sizes(largest: int) -> list[int]:
 
 
 def ways(own: Floats, result: Floats) -> dict[str, tuple[Way, float | None]]:
-    """What is compared, and how long the model of the links, or what was measured, has it take."""
+    """Ways to be compared, and the time of each by the model of the links or by measurement."""
     service = service_of(MPI.COMM_WORLD)
     native = service.table.native_seconds("allreduce", service.nodes, own.nbytes)
     found: dict[str, tuple[Way, float | None]] = {
@@ -137,7 +137,7 @@ def measure(nbytes: int, rounds: int) -> dict[str, Any]:
     medians = {name: statistics.median(times) for name, times in samples.items()}
     best = min(medians, key=lambda name: medians[name])
     chosen = chosen_name(nbytes)
-    # What the choice costs, not the call: where the library's own is chosen, it is timed by mpi4py alone.
+    # The cost of the choice, not of the call: where the library's own is chosen, mpi4py alone is timed.
     taken = medians["native" if chosen == "native" else "auto"]
     return {
         "bytes": nbytes,

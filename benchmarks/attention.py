@@ -73,7 +73,7 @@ Way = Callable[[], list[Array]]
 
 
 class Row(NamedTuple):
-    """One problem: so many tokens on each rank, and whether gradients are computed too."""
+    """One problem: the tokens on each rank, and whether gradients are computed too."""
 
     tokens: int
     causal: bool = False
@@ -104,7 +104,7 @@ class Row(NamedTuple):
 
     @property
     def label(self) -> str:
-        """What it is, in words."""
+        """Description in words."""
         mask = f"causal {self.placement}" if self.causal else "all"
         return f"{self.tokens}, D {self.size}, Hk {self.key_heads}, {mask}{', gradients' * self.backward}"
 
@@ -122,7 +122,7 @@ def rows(largest: int) -> list[Row]:
     return [row for row in found if row.tokens <= largest]
 
 
-# What is compared ---------------------------------------------------------------------------------
+# Ways to compute ----------------------------------------------------------------------------------
 
 
 def whole_arrays(row: Row) -> dict[str, Array]:
@@ -277,7 +277,7 @@ def measure(row: Row, rounds: int, peers: Peers | None) -> dict[str, Any]:
     check(row, whole, compared, dense)
     product = gemm(GEMM_SIZE, GEMM_SIZE, GEMM_SIZE)
     times = in_turn({**compared, KERNEL: kernel(row, own, whole), GEMM: product}, rounds)
-    # What it takes for the same operations.
+    # The time for the same operations.
     best_kernel = times.pop(KERNEL)
     best_gemm = times.pop(GEMM) * (row.flops / (2 * GEMM_SIZE**3))
 
@@ -338,7 +338,7 @@ def measure_memory(peers: Peers | None) -> dict[str, Any]:
     return {"ranks": SIZE, **row._asdict(), "arguments": arguments, "grown": grown}
 
 
-# What is said -------------------------------------------------------------------------------------
+# Output -------------------------------------------------------------------------------------------
 
 
 def installed() -> dict[str, Any]:

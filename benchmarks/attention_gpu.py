@@ -4,7 +4,7 @@
 
 Tensors of (1, H, S, D), without and with a causal mask, forward and with gradients. "kernel" is PyTorch's
 operator itself, with the output that it needs for the gradients; "ours" is `roundelay.attention`, and for the
-gradients also `attention_backward`, on the same tensors. What both find is compared first. "twice" times the
+gradients also `attention_backward`, on the same tensors. Their results are compared first. "twice" times the
 kernel again, under another name: how far it is from 1 is the noise.
 """
 
@@ -14,31 +14,34 @@ import statistics
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
-import torch
 from rich.console import Console
 from rich.table import Table
 
 import roundelay
 from benchmarks.measure import ratio, time_in_turn
+from benchmarks.packages import require_cupy, require_torch
 from benchmarks.results import results_folder, write_json
 from roundelay import MPI
 from roundelay.collectives.attention.flash import EFFICIENT, FLASH
 from roundelay.terminal import track
 
+if TYPE_CHECKING:
+    import torch
+
 HEADS = 16
 # Tokens of the problems; of longer ones fewer samples are taken.
-TOKENS = {torch.bfloat16: (1024, 4096, 16384, 65536), torch.float32: (1024, 4096, 16384)}
+TOKENS = {"bfloat16": (1024, 4096, 16384, 65536), "float32": (1024, 4096, 16384)}
 LONG, FEWEST = 1e12, 5
-TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+TOLERANCES = {"float32": 1e-5, "bfloat16": 2e-2}
 
 
 class Row(NamedTuple):
     """A problem."""
 
-    dtype: torch.dtype
+    dtype: str
     size: int
     tokens: int
     causal: bool
@@ -51,25 +54,23 @@ class Row(NamedTuple):
         return scores * self.size * (14 if self.backward else 4)
 
     @property
-    def kind(self) -> str:
-        """Name of the dtype."""
-        return str(self.dtype).removeprefix("torch.")
-
-    @property
     def label(self) -> str:
-        """What it is, in words."""
+        """Description in words."""
         options = ", causal" * self.causal + ", gradients" * self.backward
-        return f"{self.kind}, D {self.size}, {self.tokens}{options}"
+        return f"{self.dtype}, D {self.size}, {self.tokens}{options}"
 
 
 def ways(row: Row) -> dict[str, Callable[[], list[torch.Tensor]]]:
     """The kernel and ours; each returns all that it found."""
+    import torch
+
     generator = torch.Generator("cuda").manual_seed(0)
     shape = 1, HEADS, row.tokens, row.size
     q, k, v, dout = (
-        torch.randn(shape, generator=generator, device="cuda", dtype=row.dtype) for _ in range(4)
+        torch.randn(shape, generator=generator, device="cuda", dtype=getattr(torch, row.dtype))
+        for _ in range(4)
     )
-    operators = FLASH if row.dtype == torch.bfloat16 else EFFICIENT
+    operators = FLASH if row.dtype == "bfloat16" else EFFICIENT
     scale = row.size**-0.5
     options = {"causal": row.causal, "heads": "BHSD", "algorithm": "ring"}
 
@@ -94,6 +95,8 @@ def ways(row: Row) -> dict[str, Callable[[], list[torch.Tensor]]]:
 
 def measure(row: Row, rounds: int) -> dict[str, Any]:
     """Check and time one problem."""
+    import torch
+
     calls = ways(row)
     for right, found in zip(calls["kernel"](), calls["ours"](), strict=True):
         error = torch.linalg.vector_norm(found.double() - right.double()) / torch.linalg.vector_norm(
@@ -103,7 +106,7 @@ def measure(row: Row, rounds: int) -> dict[str, Any]:
             raise SystemExit(f"{row.label}: ours differs from the kernel by {error:.1e} of its norm")
     samples = time_in_turn(calls, max(FEWEST, min(rounds, int(rounds * LONG / row.flops))))
     return {
-        "dtype": row.kind,
+        "dtype": row.dtype,
         "size": row.size,
         "tokens": row.tokens,
         "causal": row.causal,
@@ -120,6 +123,7 @@ def measure(row: Row, rounds: int) -> dict[str, Any]:
 @click.option("--rounds", default=15, show_default=True, help="Samples of each way.")
 def main(rounds: int, output: Path) -> None:
     """Time attention on a GPU, and write the results as JSON."""
+    torch, _ = require_torch(), require_cupy()
     problems = [
         Row(dtype, *problem)
         for dtype, tokens in TOKENS.items()

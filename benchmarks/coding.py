@@ -46,7 +46,7 @@ KINDS: dict[str, Callable[..., Trace]] = {
 }
 WORKERS, SHOWN_WORKERS = (32, 256, 4096), 256
 JOBS, PROBED = 480, 80
-# As published, in parts of the first worker's time.
+# As published, relative to the first worker's time.
 PUBLISHED_PATIENCE = 1.0
 BASE = 0.62
 # Seconds that all of the data takes on one worker.
@@ -116,7 +116,7 @@ def training(
 
 
 def _training(chosen: Candidate, trace: Trace, build: Callable[..., Scheme]) -> dict[str, Any]:
-    """What a training with all of a trace takes."""
+    """Seconds of a training with all of a trace."""
     tried = build(chosen.name, trace.workers, **chosen.parameters)
     result, waiting = (
         simulate(tried, trace, JOBS, patience=chosen.patience, wait_for_all=wait_for_all)

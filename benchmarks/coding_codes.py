@@ -54,7 +54,7 @@ VECTORS, BYTES = 16, 16 << 20
 
 
 class Row(NamedTuple):
-    """What was measured of one code."""
+    """Measurements of one code."""
 
     code: str
     workers: int

@@ -43,7 +43,7 @@ PROBED = 80
 Array = NDArray[np.float32]
 
 
-# What a round costs -------------------------------------------------------------------------------
+# Cost of a round ----------------------------------------------------------------------------------
 
 
 def overhead(nbytes: int) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def train(scheme: coding.Scheme, trace: coding.Trace, jobs: int, patience: float
     models = tuple(np.zeros(1000) for _ in range(scheme.delay + 1))
     injection = None
     if RANK:
-        # What a worker sleeps beside its share of the data, by the gradient function.
+        # The time that a worker sleeps beside its share of the data, by the gradient function.
         injection = coding.Injection(trace.at(0.0)[:, RANK - 1])
 
     def gradient(model: NDArray[np.float64], partition: coding.Partition) -> Iterator[NDArray[np.float64]]:

@@ -25,7 +25,7 @@ TURN = 100
 
 
 def turn(world: Any) -> float:
-    """Seconds for each of so many communicators."""
+    """Seconds for each of a number of communicators."""
     send, total = np.ones(4), np.zeros(4)
     world.Barrier()
     start = perf_counter()

@@ -1,4 +1,4 @@
-"""What the pictures and tables of the benchmarks have in common: the JSON files, colours and labels."""
+"""Shared by the pictures and tables of the benchmarks: the JSON files, colours and labels."""
 
 from __future__ import annotations
 
@@ -25,22 +25,38 @@ LIBRARIES = ("mpich", "openmpi")
 BLUE, ORANGE, GREEN, PINK, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#777777"
 LINES = (BLUE, ORANGE, GREEN, PINK)
 MARKS = "os^D"
+# Stands in a table for a row that was not measured, such as one that `--only` left out.
+MISSING = "-"
 
 Results = dict[str, Any]
-# What makes a picture or a table from results, and the benchmarks that have them.
+# The function that makes a picture or a table from results, and the benchmarks that have them.
 Plots = dict[str, tuple[Callable[[list[Results]], Figure], list[str]]]
 Tables = dict[str, tuple[Callable[[list[Results]], str], list[str]]]
 
 
 def read(benchmarks: list[str], folder: Path) -> list[Results]:
-    """Results of benchmarks, one for each MPI library that they were run with, or one if they use none."""
+    """Results of benchmarks, one for each MPI library that they were run with, or one if they use none.
+
+    Results without any row, of a run whose `--only` matched nothing, are left out.
+    """
     names = [
         name
         for benchmark in benchmarks
         for name in (benchmark, *(f"{benchmark}-{library}" for library in LIBRARIES))
     ]
     paths = [folder / f"{name}.json" for name in names]
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
+    return [results for results in found if results.get("rows") != []]
+
+
+def values_of(runs: list[Results], field: str) -> list[Any]:
+    """All values of a field of rows, because one run may lack rows that another has."""
+    return list(dict.fromkeys(row[field] for run in runs for row in run["rows"]))
+
+
+def row_with(run: Results, field: str, value: Any) -> dict[str, Any] | None:
+    """The first row whose field has that value, if there is one."""
+    return next((row for row in run["rows"] if row[field] == value), None)
 
 
 def library_of(results: Results) -> str:
@@ -49,7 +65,7 @@ def library_of(results: Results) -> str:
 
 
 def title_of(results: Results) -> str:
-    """What a panel is a measurement of."""
+    """Title of a panel: the software and the processor."""
     environment = results["environment"]
     return f"{library_of(results)}, mpi4py {environment['mpi4py']}, {environment['processor']}"
 

@@ -32,7 +32,7 @@ _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 
 
 class Peers:
-    """What the peers can do, once the ranks of a communicator are connected.
+    """The peers' ways to compute, once the ranks of a communicator are connected.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ def _package(quiet: bool) -> Callable[..., Tensor] | None:
 
 
 class Part(NamedTuple):
-    """What is computed in a step: which queries, with which of the keys that are there.
+    """Work of a step: which queries, with which of the keys that are there.
 
     Attributes
     ----------
@@ -158,7 +158,7 @@ class GlooRing:
                 rows = (each[:, :, part.rows] for each in (dout, q, out, lse))
                 found = _backward(part, *rows, *held[:, :, :, part.keys])
                 dq[:, :, part.rows] += found[0]
-            # What the others found is under way meanwhile.
+            # The gradients from other ranks are under way meanwhile.
             _wait(slope_works)
             if part is not None:
                 slopes[0, :, :, part.keys] += found[1]
@@ -170,7 +170,7 @@ class GlooRing:
         return dq, slopes[0], slopes[1]
 
     def _part(self, step: int, tokens: int) -> Part | None:
-        """What this rank computes in a step, with the keys of the rank so many places before it."""
+        """Work of this rank in a step, with the keys of the rank `step` places before it."""
         whole, half = slice(None), tokens // 2
         if not self._causal or step == 0:
             return Part(whole, whole, self._causal)

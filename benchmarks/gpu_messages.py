@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
-import cupy
 import numpy as np
 from mpi4py import MPI as PLAIN
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measure import library_key, ratio
+from benchmarks.packages import require_cupy
 from benchmarks.pingpong import (
     PEER,
     RANK,
@@ -61,6 +61,8 @@ ROWS = (
 
 def hand_way(outgoing: Any, incoming: Any) -> Way:
     """Ping-pong with a contiguous copy of each message, where the MPI library can read it."""
+    import cupy
+
     comm, direct = PLAIN.COMM_WORLD, library_reads_gpu()
     room = cupy.empty(incoming.shape, incoming.dtype) if direct else np.empty(incoming.shape, incoming.dtype)
 
@@ -79,6 +81,8 @@ def hand_way(outgoing: Any, incoming: Any) -> Way:
 
 def check(label: str, ways: dict[str, Way], cube: Any, part: tuple[Any, ...], expected: Any) -> None:
     """Compare all bytes, also those that are not received into."""
+    import cupy
+
     for name, way in ways.items():
         cube[...] = -1
         way(1)
@@ -95,7 +99,7 @@ def measure(row: Row, rounds: int, cubes: tuple[Any, Any]) -> dict[str, Any]:
         "ours": message_way(MPI.COMM_WORLD, outgoing, incoming),
         "hand": hand_way(outgoing, incoming),
     }
-    # What the other rank sends differs from what this one has by its rank.
+    # The other rank's values differ from this one's by the difference of the ranks.
     check(row.label, ways, cubes[1], row.part, outgoing + (PEER - RANK))
     samples = time_in_step(ways, rounds)
     micros = {name: 1e6 * statistics.median(each) / 2 for name, each in samples.items()}
@@ -112,6 +116,7 @@ def measure(row: Row, rounds: int, cubes: tuple[Any, Any]) -> dict[str, Any]:
 @click.option("--rounds", default=21, show_default=True, help="Samples of each way.")
 def main(rounds: int, output: Path) -> None:
     """Time messages of arrays on a GPU, and write the results as JSON."""
+    cupy = require_cupy()
     require_two_ranks()
     own = cupy.arange(EDGE**3, dtype=np.int32).reshape(EDGE, EDGE, EDGE)
     own %= 1 << 20

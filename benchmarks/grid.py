@@ -34,7 +34,7 @@ from roundelay import MPI
 from roundelay.terminal import track
 
 SIZES = (64, 256, 1024, 4096)
-# Datatypes under roundelay shall take no longer than so many times the copies by hand.
+# How many times as long as the copies by hand datatypes under roundelay may take.
 TARGET = 1.05
 # Those that are mpi4py alone.
 ALONE = ("library", "hand")
@@ -172,7 +172,7 @@ CALLS: dict[str, Callable[[Ways], dict[str, Way]]] = {
 
 
 def repeated(*steps: Step) -> Way:
-    """Do steps, one after another, so many times."""
+    """Do steps, one after another, a number of times."""
 
     def run(count: int) -> None:
         for _ in range(count):

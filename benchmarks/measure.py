@@ -72,7 +72,7 @@ def ratio(samples: Mapping[str, list[float]], slower: str, faster: str) -> float
 
 
 def environment() -> dict[str, str]:
-    """What was measured on: libraries with their versions, and the processor."""
+    """Libraries with their versions, and the processor."""
     library = MPI.Get_library_version().strip().splitlines()[0].split(",")[0]
     return {
         "library": " ".join(library.split()),

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measure import by_library, library_key, ratio
+from benchmarks.packages import require
 from benchmarks.pingpong import PEER, RANK, WORLD, require_two_ranks, time_in_step
 from benchmarks.problems import filled
 from benchmarks.results import results_folder, write_json
@@ -31,18 +32,8 @@ from roundelay.terminal import track
 
 SIZES = (32, 64, 96, 128, 192)
 AXES = (0, 1, 2)
-# An update shall be at least so many times as fast as without roundelay.
+# How many times as fast as without roundelay an update shall be at least.
 TARGET = 0.98
-
-
-def mpiarray() -> ModuleType:
-    """Import the package that is measured."""
-    try:
-        import mpiarray as package
-    except ImportError as error:
-        message = f"this benchmark measures mpiarray, which is missing ({error}): pip install mpiarray==0.2.1"
-        raise click.ClickException(message) from error
-    return package
 
 
 def measure(package: ModuleType, axis: int, size: int, rounds: int) -> dict[str, Any]:
@@ -114,7 +105,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 @click.option("--largest", default=SIZES[-1], show_default=True, help="Length of the largest cubes.")
 def main(rounds: int, largest: int, output: Path) -> None:
     """Time mpiarray's halos with roundelay and without."""
-    package = mpiarray()
+    package = require("mpiarray", "pip install mpiarray==0.2.1")
     require_two_ranks()
     interposer()
     rows = [

@@ -1,10 +1,10 @@
-"""What roundelay adds to messages that need none of it: contiguous NumPy arrays, beside mpi4py alone.
+"""Time that roundelay adds to messages that need none of it: contiguous NumPy arrays, beside mpi4py alone.
 
     mpiexec -n 2 python -m benchmarks.overhead [--rounds 400] [--monitor]
 
 "Send, Recv" is a ping-pong, and its time the one-way time, which contains one call of each. The other modes
 are exchanges, in which both ranks send and receive at once, and collectives; their time is that of one of
-them, and `bytes` are those for each rank. What is added is the median over the rounds of the difference
+them, and `bytes` are those for each rank. The time added is the median over the rounds of the difference
 between two samples taken one right after the other.
 
 With `--monitor` it is what the record of the fault monitor adds to a call of 8 bytes: both samples go through

@@ -120,7 +120,7 @@ def _call(datatype: Any, setting: Setting, packs: bool) -> Callable[[], Any]:
 
 
 def _numpy_copy(memory: Bytes, layout: Layout, packed: Bytes, packs: bool) -> Callable[[], Any]:
-    """What one would write by hand: a strided copy of equal rows, else indexing by elements."""
+    """A copy as one would write it by hand: a strided copy of equal rows, else indexing by elements."""
     offsets, lengths = layout.runs()
     word = gcd(16, *map(int, np.unique(lengths)), *map(int, np.unique(offsets % 16)))
     kind = np.dtype(f"V{word}") if word not in (1, 2, 4, 8) else np.dtype(f"u{word}")

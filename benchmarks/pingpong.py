@@ -36,7 +36,7 @@ RUNS = {"vector": (8, 64, 512, 4096), "indexed": (8, 24, 64)}
 WORLD = PLAIN.COMM_WORLD
 RANK, PEER = WORLD.rank, 1 - WORLD.rank
 
-# Does so many iterations of what is timed, together with the other rank.
+# Does a number of iterations together with the other rank.
 Way = Callable[[int], None]
 
 

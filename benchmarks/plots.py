@@ -10,6 +10,7 @@ README.md and the pages in `docs` mark with a line ``<!-- figure: name -->`` bef
 
 from __future__ import annotations
 
+import io
 import re
 import statistics
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from benchmarks.drawing import (
     GREY,
     LINES,
     MARKS,
+    MISSING,
     ORANGE,
     Plots,
     Results,
@@ -38,6 +40,7 @@ from benchmarks.drawing import (
     read,
     table,
     title_of,
+    values_of,
 )
 from benchmarks.overhead import SMALL
 from benchmarks.pack import LARGE_ROW
@@ -54,7 +57,7 @@ def draw_pack_gain(runs: list[Results]) -> Figure:
     """How many times faster than the library each DDTBench row is packed and unpacked."""
     figure = Figure(figsize=(11, 6), layout="constrained")
     panels = figure.subplots(1, len(runs), sharex=True, sharey=True, squeeze=False)[0]
-    tests = list(dict.fromkeys(row["test"] for row in runs[0]["rows"]))
+    tests = values_of(runs, "test")
     for axes, results in zip(panels, runs, strict=True):
         for direction, colour, mark, shift in (("pack", BLUE, "o", -0.17), ("unpack", ORANGE, "^", 0.17)):
             for large in (True, False):
@@ -95,7 +98,7 @@ def draw_pack_rate(runs: list[Results]) -> Figure:
     }
     for axes, results in zip(panels, runs, strict=True):
         rows = [row for row in results["rows"] if row["direction"] == "pack" and row["bytes"] >= LARGE_ROW]
-        for name, colour, mark in series:
+        for name, colour, mark in series if rows else ():
             axes.scatter(
                 [row["run_bytes"] for row in rows],
                 [1e-3 * row["bytes"] / row["microseconds"][name] for row in rows],
@@ -118,7 +121,7 @@ def draw_overhead(runs: list[Results]) -> Figure:
     """Time added to contiguous messages over their size."""
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     panels = figure.subplots(1, len(runs), sharey=True, squeeze=False)[0]
-    modes = list(dict.fromkeys(row["mode"] for row in runs[0]["rows"]))
+    modes = values_of(runs, "mode")
     for axes, results in zip(panels, runs, strict=True):
         for mode, colour, mark in zip(modes, LINES, MARKS, strict=False):
             rows = [row for row in results["rows"] if row["mode"] == mode and row["bytes"] <= 64 << 10]
@@ -156,7 +159,8 @@ def draw_pingpong(runs: list[Results]) -> Figure:
         column[-1].set_xlabel("message size")
     for axes, (_, _, label) in zip(panels[:, 0], kinds, strict=True):
         axes.set_ylabel(label)
-        axes.legend(title="runs of", fontsize="small", loc="best")
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(title="runs of", fontsize="small", loc="best")
     figure.suptitle("One-way time between two ranks on one machine: above 1, roundelay is faster")
     return figure
 
@@ -189,6 +193,8 @@ def gain(field: str, value: str, name: str) -> Callable[[Results], str]:
 
     def of(run: Results) -> str:
         gains = [row[name] for row in run["rows"] if row[field] == value and row["bytes"] >= LARGE_ROW]
+        if not gains:
+            return MISSING
         return f"{statistics.geometric_mean(gains):.2f} ({min(gains):.2f} to {max(gains):.1f})"
 
     return of
@@ -219,9 +225,13 @@ def overhead_table(runs: list[Results]) -> str:
     """Microseconds added to small contiguous messages."""
 
     def of(mode: str) -> Callable[[Results], str]:
-        return lambda run: f"{run['small']['added'][mode]['median']:.2f} µs"
+        def figure(run: Results) -> str:
+            added = run["small"]["added"].get(mode)
+            return f"{added['median']:.2f} µs" if added else MISSING
 
-    modes = runs[0]["small"]["added"]
+        return figure
+
+    modes = dict.fromkeys(mode for run in runs for mode in run["small"]["added"])
     head = f"added to contiguous messages of up to {SMALL} bytes"
     return table(head, {f"`{mode}`": of(mode) for mode in modes}, runs)
 
@@ -248,20 +258,32 @@ TABLES: Tables = {
 }
 
 
-def draw_pictures(results: Path, output: Path) -> None:
-    """Draw each picture whose benchmark has results."""
-    output.mkdir(parents=True, exist_ok=True)
+def draw_pictures(results: Path) -> dict[str, bytes]:
+    """Draw each picture whose benchmark has results, as a PNG file for each name."""
+    drawn = {}
     for name, (draw, benchmarks) in PLOTS.items():
         if runs := read(benchmarks, results):
-            draw(runs).savefig(output / f"{name}.png", dpi=130)
-            print(f"drew {output / name}.png")
+            image = io.BytesIO()
+            draw(runs).savefig(image, dpi=130)
+            drawn[name] = image.getvalue()
+    return drawn
 
 
-def print_tables(results: Path) -> None:
-    """Print each table whose benchmark has results."""
-    for name, (tabulate, benchmarks) in TABLES.items():
-        if runs := read(benchmarks, results):
-            print(f"\n{name}\n\n{tabulate(runs)}")
+def write_pictures(drawn: dict[str, bytes], output: Path) -> None:
+    """Write pictures into a folder, and say where."""
+    output.mkdir(parents=True, exist_ok=True)
+    for name, image in drawn.items():
+        (output / f"{name}.png").write_bytes(image)
+        print(f"drew {output / name}.png")
+
+
+def tables(results: Path) -> dict[str, str]:
+    """Each table whose benchmark has results."""
+    return {
+        name: tabulate(runs)
+        for name, (tabulate, benchmarks) in TABLES.items()
+        if (runs := read(benchmarks, results))
+    }
 
 
 def fill_in(text: str) -> str:
@@ -279,13 +301,16 @@ def pages() -> list[Path]:
     return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def fill_in_pages() -> None:
-    """Fill in the tables of all pages."""
-    for page in pages():
-        text = page.read_text(encoding="utf-8")
-        filled = fill_in(text)
-        if filled != text:
-            page.write_text(filled, encoding="utf-8")
+def fill_in_documentation() -> None:
+    """Write the pictures and tables of the published results into the documentation."""
+    # Compute all of it before writing any, so that an error does not leave the documentation half changed.
+    drawn = draw_pictures(PUBLISHED)
+    texts = {page: page.read_text(encoding="utf-8") for page in pages()}
+    filled = {page: fill_in(text) for page, text in texts.items()}
+    write_pictures(drawn, PICTURES)
+    for page, text in filled.items():
+        if text != texts[page]:
+            page.write_text(text, encoding="utf-8")
             print(f"filled in {page.relative_to(ROOT)}")
 
 
@@ -306,13 +331,14 @@ def fill_in_pages() -> None:
 def main(results: Path, fills_in: bool) -> None:
     """Draw the pictures of what was measured, and print its tables."""
     if fills_in:
-        draw_pictures(PUBLISHED, PICTURES)
-        fill_in_pages()
+        fill_in_documentation()
         return
     if not list(results.glob("*.json")):
         raise click.ClickException(f"{results} has no results: run a benchmark, or name another folder")
-    draw_pictures(results, results)
-    print_tables(results)
+    drawn, tabulated = draw_pictures(results), tables(results)
+    write_pictures(drawn, results)
+    for name, text in tabulated.items():
+        print(f"\n{name}\n\n{text}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from benchmarks.drawing import (
     BLUE,
     GREEN,
     GREY,
+    MISSING,
     ORANGE,
     PINK,
     Plots,
@@ -22,8 +23,10 @@ from benchmarks.drawing import (
     label_bytes,
     label_seconds,
     library_of,
+    row_with,
     table,
     title_of,
+    values_of,
 )
 
 SKY, YELLOW, WINE, BLACK = "#56B4E9", "#E69F00", "#882255", "#000000"
@@ -79,7 +82,7 @@ def draw_times(runs: list[Results]) -> Figure:
 
 
 def draw_predictions(runs: list[Results]) -> Figure:
-    """What the model of the links predicts, in parts of what was measured."""
+    """Times that the model of the links predicts, relative to those measured."""
     figure = Figure(figsize=(6 * len(runs), 5), layout="constrained")
     for axes, results in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs, strict=True):
         axes.axhspan(0.75, 1.25, color=GREEN, alpha=0.12, label="within 25 %")
@@ -141,17 +144,14 @@ def _draw_calls(axes: Axes, calls: dict[str, list[Any]]) -> None:
 def gains_table(runs: list[Results]) -> str:
     """How many times as fast as the MPI library's own what is chosen is, by size."""
 
-    def of(place: int) -> Callable[[Results], str]:
+    def of(size: int) -> Callable[[Results], str]:
         def figure(run: Results) -> str:
-            if place >= len(run["rows"]):
-                return ""
-            row = run["rows"][place]
-            return f"{row['native/auto']:.2f} ({row['chosen']})"
+            row = row_with(run, "bytes", size)
+            return f"{row['native/auto']:.2f} ({row['chosen']})" if row else MISSING
 
         return figure
 
-    rows: list[dict[str, Any]] = max((run["rows"] for run in runs), key=len)
-    named = {in_bytes(row["bytes"]): of(place) for place, row in enumerate(rows)}
+    named = {in_bytes(size): of(size) for size in sorted(values_of(runs, "bytes"))}
     named["mean regret"] = lambda run: f"{100 * statistics.mean(row['regret'] for row in run['rows']):.1f} %"
     return table("array", named, runs)
 

@@ -17,6 +17,7 @@ from benchmarks.drawing import (
     BLUE,
     GREEN,
     GREY,
+    MISSING,
     ORANGE,
     PINK,
     Plots,
@@ -26,6 +27,7 @@ from benchmarks.drawing import (
     library_of,
     table,
     title_of,
+    values_of,
 )
 from benchmarks.plots_allreduce import BLACK, SKY, YELLOW
 
@@ -53,7 +55,7 @@ Rows = list[dict[str, Any]]
 
 
 class Mask(NamedTuple):
-    """What tokens see, and how the sequence lies."""
+    """The tokens that each token sees, and how the sequence lies."""
 
     causal: bool
     placement: str
@@ -153,7 +155,7 @@ def _draw_rates(axes: Axes, results: Results, mask: Mask, backward: bool) -> Non
 
 
 def draw_algorithms(runs: list[Results]) -> Figure:
-    """Time of each algorithm in parts of what is chosen takes, over the tokens of a rank."""
+    """Time of each algorithm relative to that of the choice, over the tokens of a rank."""
 
     def draw(axes: Axes, rows: Rows) -> None:
         _draw_series(axes, rows, "than auto")
@@ -263,13 +265,13 @@ def draw_memory(runs: list[Results]) -> Figure:
 
 
 def rates_table(runs: list[Results]) -> str:
-    """What is chosen: its rate, also in parts of the kernel's and of a product's; and the ring by hand."""
+    """The choice: its rate, also relative to the kernel's and to a product's; and the ring by hand."""
 
     def of(mask: Mask, backward: bool) -> Callable[[Results], str]:
         def figure(run: Results) -> str:
             rows = [row for row in select(run, mask, backward) if row["tokens"] == TABLE_TOKENS]
             if not rows:
-                return ""
+                return MISSING
             row = rows[0]
             kernel, product = (100 * row[f"of {name}"]["auto"] for name in ("kernel", "gemm"))
             text = f"{row['gflops']['auto']:.0f} GF/s ({kernel:.0f} %, {product:.0f} %)"
@@ -287,12 +289,14 @@ def rates_table(runs: list[Results]) -> str:
 
 
 def _best_table_figure(run: Results) -> str:
-    """What could have been saved by the fastest algorithm, over all rows with all algorithms."""
+    """Time that the fastest algorithm would have saved, over all rows with all algorithms."""
     losses = [
         max(0.0, 1 - min(ratio for name, ratio in row["than auto"].items() if name not in NO_ALGORITHMS))
         for row in run["rows"]
         if len(row["seconds"]) > 3
     ]
+    if not losses:
+        return MISSING
     return f"{100 * statistics.mean(losses):.0f} % (at most {100 * max(losses):.0f} %)"
 
 
@@ -302,12 +306,12 @@ def linear_table(runs: list[Results]) -> str:
     titles = [f"{'causal' if causal else 'all'}, {what_is_computed(backward)}" for causal, backward in kinds]
     lines = [f"| tokens of a rank | {' | '.join(titles)} |", "|---|" + "---:|" * len(kinds)]
     for results in runs:
-        ratios = {
-            (row["tokens"], row["causal"], row["backward"]): row["softmax over"]["all-gather"]
+        figures = {
+            (row["tokens"], row["causal"], row["backward"]): f"{row['softmax over']['all-gather']:.1f}"
             for row in results["rows"]
         }
-        for tokens in dict.fromkeys(row["tokens"] for row in results["rows"]):
-            shown = (f"{ratios[tokens, causal, backward]:.1f}" for causal, backward in kinds)
+        for tokens in values_of([results], "tokens"):
+            shown = (figures.get((tokens, *kind), MISSING) for kind in kinds)
             lines.append(f"| {tokens} | {' | '.join(shown)} |")
     return "\n".join(lines) + "\n"
 

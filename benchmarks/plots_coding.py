@@ -8,7 +8,19 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from benchmarks.drawing import BLUE, GREEN, GREY, ORANGE, Plots, Results, Tables, library_of
+from benchmarks.drawing import (
+    BLUE,
+    GREEN,
+    GREY,
+    MISSING,
+    ORANGE,
+    Plots,
+    Results,
+    Tables,
+    library_of,
+    row_with,
+    values_of,
+)
 
 STYLES = {"uncoded": (GREY, "s"), "gc": (ORANGE, "^"), "sr-sgc": (GREEN, "D"), "m-sgc": (BLUE, "o")}
 TITLES = {"published": "as published, cyclic codes", "here": "roundelay, repetition in groups"}
@@ -25,7 +37,8 @@ def draw_times(runs: list[Results]) -> Figure:
     """Time of a training by each scheme, for each number of workers."""
     (results,) = runs
     figure = Figure(figsize=(11, 4), layout="constrained")
-    for axes, run in zip(figure.subplots(1, len(results["sizes"])), results["sizes"], strict=True):
+    panels = figure.subplots(1, len(results["sizes"]), squeeze=False)[0]
+    for axes, run in zip(panels, results["sizes"], strict=True):
         schemes = {name: run["schemes"][name] for name in STYLES}
         names = [named(name, each).replace(" (", "\n(") for name, each in schemes.items()]
         seconds = [each["seconds"] for each in schemes.values()]
@@ -39,7 +52,7 @@ def draw_times(runs: list[Results]) -> Figure:
 
 
 def draw_slopes(runs: list[Results]) -> Figure:
-    """Time of each scheme, in parts of uncoded rounds, over the time of the data."""
+    """Time of each scheme, relative to uncoded rounds, over the time of the data."""
     (results,) = runs
     rows = results["slopes"]
     ratios = [row["slope"] / results["base"] for row in rows]
@@ -60,7 +73,7 @@ def draw_slopes(runs: list[Results]) -> Figure:
             FuncFormatter(lambda value, _: f"{value:.2g}" if value < 10 else f"{value:.0f}")
         )
         axes.grid(alpha=0.3)
-    figure.axes[0].set_ylabel("time, in parts of uncoded rounds")
+    figure.axes[0].set_ylabel("time / time of uncoded rounds")
     figure.axes[0].legend()
     figure.suptitle(f"Simulated: {rows[0]['here']['workers']} workers, {results['jobs']} gradients")
     return figure
@@ -142,11 +155,12 @@ def codes_table(runs: list[Results]) -> str:
 
 
 def overhead_table(runs: list[Results]) -> str:
-    """How long a round takes, in parts of a broadcast and a reduction."""
+    """How long a round takes, relative to a broadcast and a reduction."""
     lines = [f"| bytes | {' | '.join(map(library_of, runs))} |", "|---:|" + "---:|" * len(runs)]
-    for rows in zip(*(results["rows"] for results in runs), strict=True):
-        figures = (f"{1e3 * row['ours']:.2f} ms, {row['ratio']:.2f}" for row in rows)
-        lines.append(f"| {rows[0]['bytes']:,} | {' | '.join(figures)} |")
+    for size in values_of(runs, "bytes"):
+        rows = (row_with(results, "bytes", size) for results in runs)
+        figures = (f"{1e3 * row['ours']:.2f} ms, {row['ratio']:.2f}" if row else MISSING for row in rows)
+        lines.append(f"| {size:,} | {' | '.join(figures)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -5,7 +5,20 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from benchmarks.drawing import BLUE, GREY, LINES, MARKS, ORANGE, Plots, Results, Tables, library_of
+from benchmarks.drawing import (
+    BLUE,
+    GREY,
+    LINES,
+    MARKS,
+    MISSING,
+    ORANGE,
+    Plots,
+    Results,
+    Tables,
+    library_of,
+    row_with,
+    values_of,
+)
 
 SERIES = {
     (False, False): "forward",
@@ -20,8 +33,10 @@ def draw_attention(runs: list[Results]) -> Figure:
     (results,) = runs
     kinds = list(dict.fromkeys((row["dtype"], row["size"]) for row in results["rows"]))
     figure = Figure(figsize=(11, 7), layout="constrained")
-    panels = figure.subplots(2, 2, sharex=True, sharey=True).flat
-    for axes, (dtype, size) in zip(panels, kinds, strict=True):
+    panels = list(figure.subplots(2, 2, sharex=True, sharey=True).flat)
+    for axes in panels[len(kinds) :]:
+        axes.set_visible(False)
+    for axes, (dtype, size) in zip(panels, kinds, strict=False):
         for (which, label), colour, mark in zip(SERIES.items(), LINES, MARKS, strict=True):
             rows = [
                 row
@@ -37,8 +52,8 @@ def draw_attention(runs: list[Results]) -> Figure:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter("{x:.0f}")
         axes.grid(alpha=0.3)
-    figure.axes[0].set_ylabel("speed, in parts of the kernel's")
-    figure.axes[2].set_ylabel("speed, in parts of the kernel's")
+    figure.axes[0].set_ylabel("speed / speed of the kernel")
+    figure.axes[2].set_ylabel("speed / speed of the kernel")
     for axes in figure.axes[2:]:
         axes.set_xlabel("tokens")
     figure.axes[0].legend()
@@ -49,14 +64,13 @@ def draw_attention(runs: list[Results]) -> Figure:
 def draw_messages(runs: list[Results]) -> Figure:
     """One-way times of messages of parts of a cube."""
     figure = Figure(figsize=(11, 4.6), layout="constrained")
+    parts = values_of(runs, "part")
     for axes, results in zip(figure.subplots(1, len(runs), sharey=True, squeeze=False)[0], runs, strict=True):
-        parts = [row["part"] for row in results["rows"]]
+        places = [parts.index(row["part"]) for row in results["rows"]]
         for name, colour, shift in (("ours", BLUE, -0.2), ("hand", ORANGE, 0.2)):
             micros = [row["microseconds"][name] for row in results["rows"]]
             label = "roundelay" if name == "ours" else "copies by hand"
-            bars = axes.barh(
-                [place + shift for place in range(len(parts))], micros, 0.38, color=colour, label=label
-            )
+            bars = axes.barh([place + shift for place in places], micros, 0.38, color=colour, label=label)
             axes.bar_label(bars, fmt="%.0f", padding=2, fontsize="small")
         axes.set_yticks(range(len(parts)), parts)
         axes.set(title=f"{library_of(results)}: {way_of(results)}", xlabel="µs", xscale="log", xlim=(30, 3e4))
@@ -76,9 +90,12 @@ def messages_table(runs: list[Results]) -> str:
     """How many times as fast as copies by hand messages are."""
     lines = [f"| | {' | '.join(f'{library_of(run)}, {way_of(run)}' for run in runs)} |"]
     lines += ["|---" + "|---:" * len(runs) + "|"]
-    for rows in zip(*(run["rows"] for run in runs), strict=True):
-        cells = [f"{row['microseconds']['ours']:.0f} µs, {row['speed-up']:.2f}" for row in rows]
-        lines.append(f"| {rows[0]['part']} | {' | '.join(cells)} |")
+    for part in values_of(runs, "part"):
+        rows = (row_with(run, "part", part) for run in runs)
+        cells = (
+            f"{row['microseconds']['ours']:.0f} µs, {row['speed-up']:.2f}" if row else MISSING for row in rows
+        )
+        lines.append(f"| {part} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -59,7 +59,7 @@ class Side(NamedTuple):
 
 
 class Exchange(NamedTuple):
-    """What a rank sends and receives: message k of a rank is message k of the rank that receives it."""
+    """Messages of a rank: the k-th that it sends is the k-th of the rank that receives it."""
 
     sends: list[Side]
     receives: list[Side]

@@ -69,7 +69,7 @@ class Given(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a schedule is run on.
+    """The data that a schedule runs on.
 
     Attributes
     ----------
@@ -115,7 +115,7 @@ class Call:
         return self.count * self.like.itemsize
 
     def own_beside(self, result: Array) -> Array:
-        """What the rank contributes, in other memory than `result`, unless that holds it."""
+        """The rank's contribution, in other memory than `result`, unless that holds it."""
         if self.own is None:
             return result
         # A schedule receives into the result before it has sent all of what the rank contributes.
@@ -203,7 +203,7 @@ def _reducing(
 
 
 def _operands(given: Given, sent: int, received: int) -> tuple[_Operand | None, _Operand] | None:
-    """What is contributed, None if it lies in the other one, and what is received."""
+    """The contribution, None if it lies in the other array, and the array that is received."""
     result = _operand(given.received, received, given.op)
     if result is None:
         return None
@@ -235,7 +235,7 @@ def _name(dtype: np.dtype[Any], name: str) -> str:
     return name if dtype.kind == "V" else dtype.str
 
 
-# What moves bytes.
+# Collectives that move bytes.
 
 
 def _read_bcast(given: Given, rank: int, _ranks: int) -> Call | None:

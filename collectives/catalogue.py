@@ -23,7 +23,7 @@ _LARGEST_FACTOR_LIST = 64
 
 
 class Setting(NamedTuple):
-    """What an algorithm is made for.
+    """The setting that an algorithm is made for.
 
     Attributes
     ----------
@@ -88,7 +88,7 @@ def algorithms(operation: str) -> list[str]:
 
 
 def members(operation: str, setting: Setting, name: str | None = None) -> list[Algorithm]:
-    """All algorithms of an operation that can be had for a setting, or those of one name.
+    """All algorithms of an operation that fit a setting, or those of one name.
 
     Raises `ValueError` for an unknown operation or name.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -32,7 +33,7 @@ class Chosen:
         self._schedule = algorithm.build()
         self._rank, self._operation, self._root = rank, operation, root
         self._plans: dict[bool, Plan] = {}
-        self._bounds: dict[tuple[bool, Division], Any] = {}
+        self._bound = lru_cache(_BOUNDS_KEPT)(self._make_bound)
 
     @property
     def shares_memory(self) -> bool:
@@ -40,23 +41,17 @@ class Chosen:
         return self.algorithm.shares_memory
 
     def bind(self, division: Division, in_place: bool) -> Bound:
-        """The plan for so many elements, to be run by messages."""
+        """The plan for a number of elements, to be run by messages."""
         found: Bound = self._bound(bind, division, in_place)
         return found
 
     def bind_shared(self, in_place: bool, count: int) -> SharedBound:
-        """The plan for so many elements, to be run through shared memory."""
+        """The plan for a number of elements, to be run through shared memory."""
         found: SharedBound = self._bound(bind_shared, count, in_place)
         return found
 
-    def _bound(self, how: Any, division: Division, in_place: bool) -> Any:
-        key = (in_place, division)
-        found = self._bounds.get(key)
-        if found is None:
-            if len(self._bounds) >= _BOUNDS_KEPT:
-                self._bounds.clear()
-            found = self._bounds[key] = how(self._plan(in_place), self._chunk_bounds(division))
-        return found
+    def _make_bound(self, how: Any, division: Division, in_place: bool) -> Any:
+        return how(self._plan(in_place), self._chunk_bounds(division))
 
     def _chunk_bounds(self, division: Division) -> tuple[int, ...]:
         chunks = self._schedule.chunks

@@ -1,4 +1,4 @@
-"""What all ranks find out about their arguments before they send anything else."""
+"""Agreement of all ranks on their arguments before they send anything else."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ _LANES = 64
 _TAGS = 2 * _SEQUENCE * _LANES
 # Ranges of tags, in words of bits; MPI allows as many tags as one of them has.
 _WORDS, _BITS = 16, 64
-# What a rank says when ranks agree: that no other thread of it agrees meanwhile, and that it has a duplicate.
+# Bits of a rank in an agreement: no other thread of it agrees meanwhile, and it has a duplicate.
 _ALONE, _HAS_ONE = 1, 2
 
 
@@ -38,7 +38,7 @@ class Duplicate:
         last: Any = MPI.COMM_WORLD.Get_attr(MPI.TAG_UB)
         self.ranges: int = min(_WORDS * _BITS, (last + 1) // _TAGS)
         self.free: int = (1 << self.ranges) - 1
-        # What communicators with the first range shared, one after another.
+        # Memory that communicators with the first range shared, one after another.
         self.mapped: mmap | None = None
 
     @property
@@ -75,6 +75,9 @@ class Duplicates:
         is_alone = self._agreeing.acquire(blocking=False)
         try:
             current = self._current if is_alone else None
+            if current is not None and current.comm.Is_revoked():
+                # Since a rank was lost; those that are left make another one.
+                current = None
             offer = np.zeros(1 + _WORDS, np.uint64)
             offer[0] = _ALONE * is_alone | _HAS_ONE * (current is not None)
             if current is not None:

@@ -1,7 +1,7 @@
 """The engine: what the interposer asks about collectives that an algorithm of roundelay's may run.
 
 It is asked with what MPI would be called with, and runs the schedule that is chosen, or leaves the call to
-the library. What is left to the library the interposer remembers.
+the library. The interposer remembers the calls that are left to the library.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Engine:
 
 
 def _whole(function: Callable[[], Answer]) -> Answer:
-    # What handlers of signals raise comes when the interposer has unpacked the result.
+    # An exception of a signal handler is raised when the interposer has unpacked the result.
     return uninterrupted(function, interposer().raise_later)
 
 
@@ -141,13 +141,13 @@ def _read(service: Service, given: Given, algorithm: str = "") -> Call | None:
 
 
 def _wanted(call: Call, name: str, reproducible: bool = False, background: bool = False) -> Wanted:
-    """What the service is asked for; the library is not asked for what it does not have."""
+    """The request to the service; the library is not asked for what it does not have."""
     ours = reproducible or not call.is_of_mpi
     return Wanted(call.operation, call.nbytes, call.root, name, not call.commutes, ours, background)
 
 
 def _choose(service: Service, wanted: Wanted, call: Call, compares: bool = False) -> Choice:
-    """What the call is left to; if it `compares`, all ranks have said before that they call the same."""
+    """The choice for a call; if it `compares`, all ranks have said before that they call the same."""
     if compares or checks_bounds():
         key = None if checks_bounds() else wanted.rounded()
         service.compare((*wanted, call.division, call.elements, call.op), key)
@@ -210,7 +210,7 @@ def _prepare(service: Service, given: Given) -> Answer:
 
 
 def _in_background(service: Service, given: Given) -> tuple[Chosen | None, Call | None]:
-    """What an allreduce in the background is left to, and its call.
+    """The algorithm that runs an allreduce in the background, and its call.
 
     An operation of the program's own is left to the library, because the program may free it before the end.
     """

@@ -45,7 +45,7 @@ class Bound(NamedTuple):
 
 
 def even_bounds(count: int, chunks: int) -> tuple[int, ...]:
-    """Where chunks begin, and the last one ends, that share so many elements."""
+    """Where chunks that share a number of elements begin, and the last one ends."""
     return tuple(count * chunk // chunks for chunk in range(chunks + 1))
 
 

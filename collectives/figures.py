@@ -1,4 +1,4 @@
-"""What was measured of an MPI library on a class of hosts, and how it becomes the model of the links.
+"""Measurements of an MPI library on a class of hosts, and how they become the model of the links.
 
 `roundelay measure` makes the table, and whoever predicts or chooses reads it. Figures belong to a placement
 (how many ranks on how many nodes) and, in it, to a class of pairs of ranks: two on one node share memory,
@@ -37,7 +37,7 @@ class Figures:
     per_byte_crowded : float
         While every rank sends to every other one and receives from it.
     spread : dict
-        Quartile range of what each figure was made of, in parts of its median.
+        Quartile range of the samples of each figure, relative to their median.
     """
 
     latency: float

@@ -34,7 +34,7 @@ def allreduce(
         bfloat16 of PyTorch).
         `MPI.IN_PLACE` as `sendbuf` reduces in place.
     op : MPI.Op
-        Any predefined or own operation. What does not commute is reduced in the order of the ranks.
+        Any predefined or own operation. Those that do not commute reduce in the order of the ranks.
     algorithm : str
         A name from `roundelay.algorithms("allreduce")`, or "auto" for the one predicted to be the fastest
         where `roundelay measure` has measured, else the MPI library's own.

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..comm.recorded import recorded
 from ..datatypes.plain import MPI
 from .array_views import is_array, mark_written, writable_array
 from .consent import agree_on
@@ -19,7 +20,7 @@ from .processes import AUTO
 from .reduction import check_reducible, operation_name
 
 Array = NDArray[Any]
-# What is reduced at once: enough for the bandwidth, and little enough to stay near the processor.
+# Bytes reduced at once: enough for the bandwidth, and few enough to stay near the processor.
 _FUSED_BYTES = 8 << 20
 
 
@@ -28,12 +29,13 @@ _name = lru_cache(str)
 
 
 class _Given(NamedTuple):
-    """What a program gave, and the same as arrays, in groups that are reduced together."""
+    """The program's arguments, and the same as arrays, in groups that are reduced together."""
 
     owners: list[Any]
     groups: list[list[Array]]
 
 
+@recorded
 def allreduce_many(
     comm: MPI.Intracomm, arrays: Iterable[Any], op: MPI.Op = MPI.SUM, algorithm: str = AUTO
 ) -> None:
@@ -101,7 +103,7 @@ def _reducible(place: int, value: Any, op: MPI.Op) -> Array:
 
 
 def _groups(arrays: Sequence[Array]) -> Iterator[list[int]]:
-    """Places of arrays of one dtype, in one memory, that together have so many bytes."""
+    """Places of arrays of one dtype, in one memory, of at most `_FUSED_BYTES` or one larger array."""
     alike: dict[tuple[Memory, np.dtype[Any]], list[int]] = defaultdict(list)
     for place, array in enumerate(arrays):
         alike[memory_of(array), array.dtype].append(place)

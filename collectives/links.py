@@ -58,7 +58,7 @@ class Links:
         return float(latency + 2 * self.overhead + nbytes * per_byte)
 
     def check(self, ranks: int) -> None:
-        """Raise `ValueError` unless the arrays are of so many ranks."""
+        """Raise `ValueError` unless the arrays are of that number of ranks."""
         square = (ranks, ranks)
         for name, shape in (("latency", square), ("per_byte", square), ("reduce_per_byte", square[:1])):
             found = np.shape(getattr(self, name))

@@ -206,7 +206,7 @@ class _Measurement:
                 self.result.pairs.setdefault(host_of[sender], {})[host_of[receiver]] = dict(pair)
 
     def _measure_host(self, seconds: float) -> None:
-        """What needs no messages: reductions and the calls of a step."""
+        """Measure what needs no messages: reductions and the calls of a step."""
         samples = self.sampler.ascend(probes.addition, ADDITION_SIZES, 0.8 * seconds)
         call = typically(samples.pop(ADDITION_SIZES[0]))[0]
         if samples:

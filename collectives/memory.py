@@ -119,5 +119,5 @@ def memory_at(address: int, nbytes: int, array: Any = None) -> Array:
 def _on_host(address: int, nbytes: int) -> Array:
     if not nbytes:
         return np.zeros(0, np.uint8)
-    # What is sent is never written: whether it may be is mpi4py's to say.
+    # A send buffer is never written; mpi4py decides whether it may be.
     return np.frombuffer(MPI.buffer.fromaddress(address, nbytes), np.uint8)  # type: ignore[call-overload, no-any-return]

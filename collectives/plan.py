@@ -44,7 +44,7 @@ class Folding(NamedTuple):
 
 @dataclass
 class PlanStep:
-    """What is done in a step: copies to the result, then messages to and from ranks, then reductions."""
+    """Actions of a step: copies to the result, then messages to and from ranks, then reductions."""
 
     lane: int
     copies: list[Place] = field(default_factory=list)

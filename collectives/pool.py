@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 _SMALLEST_BITS = 8
-# What is kept of one size: so many blocks, and so many bytes; larger blocks go back to the system.
+# The most blocks of one size, and the most bytes, that are kept; larger blocks go back to the system.
 _KEPT_BLOCKS = 16
 _KEPT_BYTES = 32 << 20
 

@@ -1,6 +1,6 @@
-"""What is timed: messages between pairs, bursts, many flows, additions, and the library's own collectives.
+"""Runs to be timed: messages between pairs, bursts, many flows, additions, and the library's own collectives.
 
-Each function returns a `Run`, which does its work so many times and returns the seconds of one.
+Each function returns a `Run`, which does its work a number of times and returns the seconds of one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SMALL_BYTES = 8
 BURST = 16
 # Calls of a collective of so few bytes are mostly waiting; that many are timed together.
 SHORT_BYTES, TOGETHER = 32 << 10, 4
-# A rank of a large job exchanges with so many others at a time: enough to fill its link.
+# The most others with which a rank of a large job exchanges at a time: enough to fill its link.
 MOST_FLOWS = 32
 ATTENTION_TOKENS, ATTENTION_SIZE = 1024, 64
 ATTENTION_FLOPS = 4 * ATTENTION_TOKENS**2 * ATTENTION_SIZE

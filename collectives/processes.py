@@ -1,4 +1,4 @@
-"""What the processes of communicators know together: their nodes, the measured figures, and what they choose.
+"""Knowledge that the processes of communicators share: their nodes, the measured figures, and their choices.
 
 All ranks make the same choices because they compute them from the same figures, those of rank 0.
 """
@@ -40,7 +40,7 @@ _MOST_KEPT = 256
 
 
 class Wanted(NamedTuple):
-    """What a choice is made for, and remembered by."""
+    """The key of a choice: all that it depends on."""
 
     operation: str
     nbytes: int
@@ -57,7 +57,7 @@ class Wanted(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """What is run, None for the library's own; if watched, how long it should take, and what else may run."""
+    """The algorithm, None for the library's own; if watched, its expected time, and what else may run."""
 
     best: Chosen | None
     expected: float | None = None
@@ -108,7 +108,7 @@ class Processes:
         return self._runnable[key]
 
     def decide(self, wanted: Wanted) -> Decision:
-        """What an operation is left to. Raises `ValueError` for a name that cannot be had."""
+        """The algorithm that runs an operation. Raises `ValueError` for a name that does not fit."""
         if wanted not in self._decisions:
             self._decisions[wanted] = self._decide(wanted)
         return self._decisions[wanted]
@@ -116,11 +116,11 @@ class Processes:
     def _decide(self, wanted: Wanted) -> Decision:
         operation, name = wanted.operation, wanted.name
         if name == AUTO and not wanted.reproducible and not self.is_tried(operation):
-            # What is not measured here is not believed to be slow.
+            # Without a measurement, the library's own is not believed to be slow.
             return Decision(None)
         ranked = self._rank(wanted, self.table)
         if wanted.reproducible:
-            # What the library does is not known; and what was tried may be of another version of roundelay.
+            # The library's order is unknown, and trials may be of another version of roundelay.
             ranked = _ours(ranked) or _ours(self._rank(wanted, replace(self.table, trials={})))
         if not ranked:
             raise ValueError(
@@ -149,7 +149,7 @@ class Processes:
         )
 
     def _others(self, wanted: Wanted) -> list[Chosen | None]:
-        """What may be faster than was thought: the library's own, and some of each family, as other hubs."""
+        """Candidates that may beat predictions: the library's own, and some of each family, as other hubs."""
         ranked = self._rank(wanted, replace(self.table, trials={}))
         return [None, *(self._as_chosen(each, wanted) for each in promising(ranked, _OF_A_FAMILY, _MOST))]
 
@@ -191,13 +191,13 @@ def members_of(comm: MPI.Intracomm) -> Members:
 
 
 _known: OrderedDict[tuple[int, ...], Processes] = OrderedDict()
-# What forgot its figures must still find the duplicate that other communicators use.
+# Processes whose figures were forgotten must still find the duplicate that other communicators use.
 _duplicates: WeakValueDictionary[tuple[int, ...], Duplicates] = WeakValueDictionary()
 _looking_up = Lock()
 
 
 def known_processes(members: Members) -> Processes | None:
-    """What was found out about processes before, on some communicator of them."""
+    """Findings about processes from an earlier communicator of them."""
     with _looking_up:
         if members is None or members not in _known:
             return None

@@ -24,7 +24,7 @@ class Message(NamedTuple):
 
 
 class RankStep(NamedTuple):
-    """What one rank sends and receives in a step of a lane, each in the order of the waves."""
+    """Messages that one rank sends and receives in a step of a lane, each in the order of the waves."""
 
     lane: int
     sends: tuple[Message, ...]

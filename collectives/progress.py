@@ -1,7 +1,7 @@
 """Progress of schedules that are under way while the program does something else.
 
 MPI lets every operation go on while a program waits for any other one; a program that receives a message
-before it waits for its collective relies on that. What MPI does not know of, a thread must therefore advance.
+before it waits for its collective relies on that. A thread must therefore advance what MPI does not know of.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..datatypes.plain import MPI
 
-# Runs something so many times; returns the mean seconds of one, or NaN where this rank took no part.
+# Runs something a number of times; returns the mean seconds of one, or NaN where this rank took no part.
 Run = Callable[[int], float]
 Seconds = NDArray[np.float64]
 
@@ -25,10 +25,10 @@ LEAST_SECONDS = 20e-3
 # A row of sizes is gone through several times, because it may also be slower for a second; each time may take
 # this share of what is left. The first one decides how far up it goes.
 PASSES = (0.5, 0.5, 1.0)
-# The standard error of a median that counts as steady, in parts of it.
+# The relative standard error of a median that counts as steady.
 STEADY = 0.02
 WEIGHTY_BYTES = 64 << 10
-# What a longer message is taken to cost before it is tried: in proportion, but no more than so many times.
+# A longer message is assumed to cost in proportion to its size, but at most this many times as much.
 STEEPEST = 16
 
 
@@ -103,7 +103,7 @@ class Sampler:
         found: dict[int, Seconds] = {}
         for share in PASSES:
             self._pass(prepare, sizes, share * (end - self.elapsed), found)
-            # What was too long for the first pass is not for a later one to add.
+            # A later pass must not add a size that was too long for the first one.
             sizes = list(found)
         return found
 
@@ -131,7 +131,7 @@ class Sampler:
 
 
 def first_share(sizes: Sequence[int]) -> float:
-    """What part of the time for all sizes in bytes the first is worth.
+    """Share of the time for all sizes, in bytes, that belongs to the first.
 
     Longer messages get more time, but not so much more that none is left for the others.
 
@@ -145,7 +145,7 @@ def first_share(sizes: Sequence[int]) -> float:
 
 
 def _error(samples: Seconds) -> float:
-    """Standard error of the medians of the ranks, in parts of them, as it is for most ranks."""
+    """Relative standard error of the medians of the ranks, as it is for most ranks."""
     quartiles = np.percentile(taking_part(samples), [25, 50, 75], axis=0)
     # Of normally distributed samples: 1.253 standard deviations, each 0.741 quartile ranges.
     errors = 0.93 * (quartiles[2] - quartiles[0]) / quartiles[1] / np.sqrt(len(samples))

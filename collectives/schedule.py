@@ -28,11 +28,11 @@ Ranks = NDArray[np.int64]
 
 
 class Fold(IntEnum):
-    """What the receiver does with the values of a message.
+    """The receiver's use of the values of a message.
 
     `TAKE` replaces its own. `BEFORE` and `AFTER` reduce them with its own, as the operand on the left or on
-    the right of it. What arrives in the same step for the same chunk is reduced in the order of the waves,
-    from left to right, all of `BEFORE` to the left of the own value.
+    the right of it. Values that arrive in the same step for the same chunk are reduced in the order of the
+    waves, from left to right, all of `BEFORE` to the left of the own value.
     """
 
     TAKE = 0
@@ -138,7 +138,7 @@ class Schedule:
         return Schedule(total, self.chunks, generate, self.lanes)
 
     def refined(self, pieces: int) -> Schedule:
-        """The schedule with each of its chunks cut into so many."""
+        """The schedule with each of its chunks cut into `pieces`."""
 
         def generate() -> Iterator[Step]:
             for step in self:
@@ -160,7 +160,7 @@ class Schedule:
         return Schedule(self.ranks, chunks, generate, self.lanes)
 
     def segmented(self, segments: int) -> Schedule:
-        """The schedule run independently on each of so many consecutive parts of the data.
+        """The schedule run independently on each of some consecutive parts of the data.
 
         While a part is reduced, the next one is under way.
         """

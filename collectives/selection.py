@@ -71,7 +71,7 @@ def rank_candidates(
         if tried is None:
             found.append(Candidate(algorithm, predict(algorithm, setting, nbytes, table)))
         elif str(algorithm) in tried:
-            # What was tried is known better than anything that is only predicted.
+            # A measured time is known better than one that is only predicted.
             found.append(Candidate(algorithm, tried[str(algorithm)]))
     native = table.native_seconds(operation, setting.nodes, nbytes)
     if name is None and native is not None:

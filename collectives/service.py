@@ -1,4 +1,4 @@
-"""What one communicator knows about its collectives: which algorithms it asks for, and what runs its calls.
+"""The collectives of one communicator: the algorithms that it asks for, and those that run its calls.
 
 Nothing is sent before the program asks for an algorithm. Messages go over a communicator of roundelay's own,
 which all communicators of the same processes share.
@@ -7,7 +7,7 @@ which all communicators of the same processes share.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from functools import cache
 from hashlib import blake2b
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..comm.interposer import interposer
+from ..comm.recovery.derived import hidden
 from ..comm.settings import checks_bounds
 from ..datatypes.plain import MPI
 from .catalogue import NATIVE
@@ -110,7 +111,7 @@ class Service:
             return True
         # Ranks meet here whatever the name is, also those whose arguments are wrong.
         is_tried = self.processes.is_tried(operation)
-        # What is left to the library is compared over the ranks, too, where they are to be checked.
+        # Where arguments are to be checked, calls left to the library are compared over the ranks, too.
         return name == AUTO and not is_tried and not checks_bounds()
 
     @property
@@ -120,7 +121,7 @@ class Service:
 
     @property
     def processes(self) -> Processes:
-        """What the communicator's processes know together; the first time, and after `force`, collective.
+        """Knowledge that the communicator's processes share; the first time, and after `force`, collective.
 
         Raises `ValueError` on all ranks where they ask for different algorithms, or for an unknown one.
         """
@@ -168,9 +169,9 @@ class Service:
             self._compared.add(key)
 
     def choose(self, wanted: Wanted) -> Choice:
-        """What an operation is left to; None for the library's own collective. Watched if it may change.
+        """The algorithm that runs an operation; None for the library's own. Watched if it may change.
 
-        Raises `ValueError` for a name that is unknown, or that cannot be had.
+        Raises `ValueError` for a name that is unknown, or that does not fit.
         """
         wanted = wanted.rounded()
         found = self._choices.get(wanted)
@@ -185,7 +186,7 @@ class Service:
         return Watched(self._plain, *self.processes.decide(wanted))
 
     def name_for(self, operation: str, ordered: bool = False, background: bool = False, root: int = 0) -> str:
-        """The algorithm that is asked for; the library's own where that cannot be had."""
+        """The algorithm that is asked for; the library's own where that one cannot run."""
         name = self.names[operation]
         if name in (AUTO, NATIVE) or self.processes.can_run(operation, name, ordered, background, root):
             return name
@@ -212,6 +213,8 @@ class Service:
             try:
                 self._tags = self.tags
             except MPI.Exception as error:
+                if self._plain.Is_revoked():
+                    raise
                 self._lacks_tags = True
                 if self.rank == 0:
                     warnings.warn(f"collectives are left to the MPI library: {error}", stacklevel=2)
@@ -249,6 +252,13 @@ class Service:
         """Whether that communicator is there already."""
         return purpose in self._private
 
+    def communicators(self) -> Iterator[MPI.Comm]:
+        """Those in whose calls a rank may wait while the program is in a collective of this one."""
+        yield from self._private.values()
+        for tags in (self._tags, self._persistent_tags):
+            if tags is not None:
+                yield tags.comm
+
     def mark_broken(self, error: BaseException) -> None:
         """Refuse what comes after an error in the middle of a schedule: ranks may be at different places."""
         self._broken_by = repr(error)
@@ -271,7 +281,7 @@ class Service:
         self.kept.clear()
         self._forget_choices()
         for purpose, comm in self._private.items():
-            # What is under way could come to a communicator that is made when this one is freed.
+            # A message under way could reach a communicator that is made after this one is freed.
             if self.is_over.get(purpose, lambda: True)():
                 comm.Free()
         self._private.clear()
@@ -301,6 +311,15 @@ def joined_service(comm: MPI.Intracomm) -> Service | None:
 def known_service(comm: MPI.Intracomm) -> Service | None:
     """The service of a communicator, if there is one already."""
     return _services.get(comm.handle)
+
+
+def _made_for(comm: MPI.Comm) -> Iterable[MPI.Comm]:
+    found = _services.get(comm.handle)
+    return () if found is None else found.communicators()
+
+
+# Ranks that recover wake those that wait.
+hidden.append(_made_for)
 
 
 @cache

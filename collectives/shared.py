@@ -26,7 +26,7 @@ from .plan import Area, Place, Plan, PlanStep
 
 Array = NDArray[Any]
 
-# What is reduced at once: so little that what a rank publishes is still in the caches when others read it.
+# Bytes reduced at once: few enough that what a rank publishes is still in the caches when others read it.
 PIECE_BYTES = 512 << 10
 # Files in memory; elsewhere the folder for temporary files.
 _FOLDER = "/dev/shm"
@@ -83,7 +83,7 @@ class _Binder:
         return int(place.area), slice(first + part.start, first + part.stop)
 
     def step(self, step: PlanStep) -> _SharedStep:
-        """What others publish is an operand until something else is written to its place."""
+        """Values that others publish are operands until something else is written to their place."""
         arrived = {
             place: (~peer, self.part(place._replace(area=Area.RESULT))[1]) for peer, place in step.receives
         }
@@ -119,7 +119,7 @@ class SharedMemory:
 
     @staticmethod
     def nbytes(ranks: int) -> int:
-        """Bytes that so many ranks need."""
+        """Bytes that a number of ranks need."""
         return 2 * PIECE_BYTES * ranks
 
     def begin_step(self) -> tuple[Array, Array]:
@@ -186,7 +186,7 @@ def run_shared(
     result: Array,
     fold: Callable[..., Any],
 ) -> None:
-    """Run a plan in pieces; `bind` gives it for so many elements.
+    """Run a plan in pieces; `bind` gives it for a number of elements.
 
     Parameters are those of `roundelay.collectives.execute.Execution`.
     """

@@ -2,8 +2,8 @@
 
 A rank enters a step of a lane when it has done its part of the step before it in that lane. Its messages
 then leave in the order of the waves, each as `roundelay.collectives.links` says, and those that reach a port
-or a processor are served in the order in which they get there. What arrived to be reduced is reduced when all
-messages of the rank's step are through. Lanes share ports and processors: what gets there first goes first.
+or a processor are served in the order in which they get there. Arrivals to be reduced are reduced when all
+messages of the rank's step are through. Lanes share ports and processors: first come, first served.
 
 All messages of a step are computed together, in elementwise operations and sequential sums, so that the same
 schedule, sizes and links have the same time to the last bit on every machine.
@@ -57,7 +57,7 @@ _NO_MESSAGES = Timeline(np.zeros(0), np.zeros(0), *(np.zeros(0, np.int64) for _ 
 
 
 class Prediction(NamedTuple):
-    """What a simulation found.
+    """Result of a simulation.
 
     Attributes
     ----------
@@ -218,7 +218,7 @@ class _Simulation:
         return end
 
     def _reduce(self, folded: Seconds, done: Seconds) -> None:
-        """Let ranks that have so many bytes to reduce do that, when they have done all else of the step."""
+        """Let ranks reduce their bytes, when they have done all else of the step."""
         (ranks,) = np.nonzero(folded)
         busy = (folded * self.links.reduce_per_byte)[ranks]
         done[ranks] = self.processors.serve(ranks, done[ranks], busy, distinct=True) + busy

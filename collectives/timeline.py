@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # More lines than pixels say nothing, and take minutes: beyond this only those of one rank are drawn.
 LARGEST = 300_000
 
-# Up to so many messages can be told apart.
+# The most messages that can be told apart.
 _FEW = 60
 
 # Colours that people who do not see all colours can tell apart.

@@ -82,7 +82,7 @@ def seconds_unit(seconds: float) -> tuple[str, float]:
     >>> seconds_unit(0.25)
     ('ms', 0.001)
     """
-    # What rounds up to the next unit is written in that one.
+    # Write a time that rounds up to the next unit in that one.
     return next((each for each in _WRITTEN if seconds >= 0.9995 * each[1]), _WRITTEN[-1])
 
 

@@ -23,7 +23,7 @@ class ScheduleError(AssertionError):
 
 
 class Properties(NamedTuple):
-    """What was found out about a schedule that is right.
+    """Properties of a schedule that is right.
 
     Attributes
     ----------
@@ -95,7 +95,7 @@ def _wanted(operation: str, schedule: Schedule, root: int, chunk: int) -> Sequen
 
 
 class _Lane:
-    """What one rank has yet to do in one lane."""
+    """Steps that one rank has yet to do in one lane."""
 
     def __init__(self, rank: int, steps: Iterable[RankStep]) -> None:
         self.rank = rank

@@ -24,7 +24,7 @@ _Course = Generator[None, float, Candidate]
 # Calls that are timed in a row, of which the median counts.
 SAMPLES = 5
 # How many times longer or shorter than it should a call may take, and by how many seconds, for clocks and
-# caches; and how often in a row it may be more. What is expected at first was measured of calls in a row.
+# caches; and how often in a row it may be more. The first expectation was measured with calls in a row.
 FAR, FAR_AT_FIRST = 1.5, 3.0
 GRAIN = 10e-6
 PATIENCE = 3
@@ -41,7 +41,7 @@ RETRY = 16
 
 
 class Watched(Generic[Candidate]):
-    """What runs the calls of one kind on a communicator.
+    """The algorithm that runs the calls of one kind on a communicator, and may change.
 
     Parameters
     ----------

@@ -60,7 +60,7 @@ def describing(base: Any) -> Any:
 
 
 def _describe(argument: Any) -> Any:
-    """What MPI is given for an array with gaps, and any other argument as it is."""
+    """The buffer specification that MPI gets for an array with gaps; any other argument as it is."""
     try:
         array = as_numpy(argument)
     except (TypeError, ValueError, BufferError):

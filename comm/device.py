@@ -19,7 +19,7 @@ from ..datatypes.plain import MPI
 from .refusals import overlap_error
 from .settings import hands_over_gpu_memory
 
-# What libraries with support for GPUs have functions of, that tell whether it is there and enabled.
+# Functions of libraries with support for GPUs, which tell whether the support is enabled.
 _QUERIES = ("MPIX_Query_cuda_support", "MPIX_Query_rocm_support")
 
 
@@ -120,7 +120,7 @@ class GpuStage:
             cupy.cuda.get_current_stream().synchronize()
 
     def store(self, received: int | None = None) -> None:
-        """Copy the stage to the array; with `received`, only so many bytes of it."""
+        """Copy the stage to the array; with `received`, only that number of bytes."""
         if received == 0:
             return
         if received is not None and received < self._memory.nbytes:

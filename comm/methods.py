@@ -55,7 +55,7 @@ NAMES: dict[Any, tuple[str, ...]] = {
 }
 
 
-# What MPI calls those of a matched message.
+# MPI's names of those of a matched message.
 _OF_MESSAGES = {"Recv": "Mrecv", "Irecv": "Imrecv"}
 # Those whose buffers are one count of a datatype.
 _WHOLE = frozenset((*_POINT_TO_POINT, *_forms(("Bcast",))))

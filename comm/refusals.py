@@ -1,4 +1,4 @@
-"""What is wrong with a buffer argument, in words."""
+"""Errors in buffer arguments, in words."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..datatypes.known import KnownDatatype
 
 
 def overlap_error(array: Any) -> ValueError:
-    """What is wrong with a receive array whose elements share memory, on the host or on a GPU."""
+    """The error of a receive array whose elements share memory, on the host or on a GPU."""
     return ValueError(
         f"message: receive array of shape {array.shape} and strides {array.strides} has elements that "
         "overlap; a receive buffer needs its own memory for each element"
@@ -16,7 +16,7 @@ def overlap_error(array: Any) -> ValueError:
 
 
 def bounds_error(known: KnownDatatype, count: int, offset: int, nbytes: int) -> ValueError | None:
-    """What is wrong with instances of a datatype that begin at an offset of memory, if they leave it."""
+    """The error of instances of a datatype that begin at an offset of memory, if they leave it."""
     if known.layout is None:
         return None
     low, high = (offset + bound for bound in known.layout.repeat(count).bounds())

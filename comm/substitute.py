@@ -72,7 +72,7 @@ def _plain(handle: Any) -> Any:
     return getattr(handle, "plain", type(handle))
 
 
-# What stands for each predefined handle, by mpi4py's class.
+# The stand-in of each predefined handle, by mpi4py's class.
 predefined: dict[tuple[type, int], Any] = {}
 
 

@@ -95,7 +95,7 @@ def as_numpy(array: Any) -> NDArray[Any]:
     Raises `TypeError` when the object has no array interface, or its memory is not on the host.
     """
     if isinstance(array, np.ndarray):
-        # What a subclass makes of an index is its own affair.
+        # A subclass may make anything of an index.
         return np.asarray(array)
     if hasattr(array, "__array_interface__"):
         return np.asarray(array)

@@ -76,7 +76,7 @@ def describe_cache() -> str:
 
 
 class _Cache:
-    """What Numba's dispatcher asks before it compiles a signature, and gets told afterwards."""
+    """The cache that Numba's dispatcher asks before it compiles a signature, and tells afterwards."""
 
     def __init__(self, function: Callable[..., Any], uses: Sequence[str]) -> None:
         self._file = Path(function.__code__.co_filename)
@@ -146,7 +146,7 @@ def _opened(path: Path, flags: int, directory: int | None = None) -> Iterator[in
     name = path.name if directory is not None else path
     descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC | flags, dir_fd=directory)
     try:
-        # What is looked at is what was opened, whatever is put under its name meanwhile.
+        # Look at the file that was opened, whatever is put under its name meanwhile.
         status = os.fstat(descriptor)
         if status.st_uid not in (0, os.geteuid()):
             raise _NotPrivate(f"{path}: not used as kernel cache: it belongs to user {status.st_uid}")

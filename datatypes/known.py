@@ -1,4 +1,4 @@
-"""What is known about each MPI datatype: read once, forgotten when the datatype is freed."""
+"""The layout and program of each MPI datatype: read once, forgotten when the datatype is freed."""
 
 from __future__ import annotations
 

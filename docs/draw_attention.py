@@ -30,13 +30,13 @@ CAUSAL = Rule(1 << 60, 0)
 
 
 class Cell(NamedTuple):
-    """What a rank computes in a step.
+    """Work of a rank in a step.
 
     Attributes
     ----------
     text : str
     amount : float
-        Scores, in parts of those of all queries of a rank with all keys of a rank, and all heads.
+        Scores, relative to those of all queries of a rank with all keys of a rank, and all heads.
     helps : bool
         Whether the queries are another rank's.
     """
@@ -59,7 +59,7 @@ def problem_of(placement: str) -> Problem:
 
 
 def amount(problem: Problem, queries: int, keys: int) -> float:
-    """Scores that are computed of a pair, in parts of all that it has."""
+    """Share of the scores of a pair that are computed."""
     stripes = problem.geometry.stripes(queries, keys)
     return float(sum(tile.scores for stripe in stripes for tile in stripe.tiles) / TOKENS**2)
 
@@ -180,7 +180,7 @@ def draw_schedules() -> Figure:
 
 
 def draw_legend(foot: SubFigure) -> None:
-    """What the colours mean, below all."""
+    """A legend of the colours, below all."""
     shades = ListedColormap(COLOURS(DEEPEST * np.linspace(0, 1, 256)))
     bar = foot.colorbar(
         ScalarMappable(cmap=shades), cax=foot.add_axes((0.03, 0.6, 0.33, 0.2)), orientation="horizontal"

@@ -36,7 +36,7 @@ AXES = range(3)
 # Courant number squared; three dimensions allow up to 1/3.
 COURANT_SQUARED = 0.25
 INNER = np.s_[1:-1, 1:-1, 1:-1]
-# What is timed without roundelay.
+# The way that is timed without roundelay.
 ALONE = "mpi4py alone"
 
 

@@ -89,7 +89,7 @@ def memory_of(what: str) -> int:
 
 
 def allow(nbytes: int) -> None:
-    """Refuse this process more memory than so many bytes beside what it has.
+    """Refuse this process more than a number of bytes beside the memory that it has.
 
     Memory that the MPI library shares with other processes does not count, of which it maps a lot.
     """
@@ -136,7 +136,7 @@ def attend(tokens: int) -> tuple[Array, NDArray[np.int64], float, int]:
 
 
 def largest_error(out: Array, positions: NDArray[np.int64]) -> float:
-    """By how much the first, some middle and the last row are wrong, in parts of the largest value."""
+    """Error of the first, some middle and the last row, relative to the largest value."""
     rows = (0, len(positions) // 3, 2 * len(positions) // 3, len(positions) - 1)
     errors = []
     for row in rows:
@@ -164,7 +164,7 @@ def main(tokens: int, limit: int) -> None:
             f"--tokens: expected a multiple of {2 * CHUNK * comm.size}, two chunks a rank"
         )
     say(f"{tokens} tokens, {HEADS} heads of {SIZE}, causal; each rank may take {limit} MiB")
-    # What is loaded, compiled and connected once is there before the limit is.
+    # Load, compile and connect once, before the limit is set.
     roundelay.attention(*make_tokens([0, 1]), comm, **HOW)
     allow(limit * MIB)
     say("one rank alone tries ...")

@@ -85,7 +85,7 @@ def train(epochs: int, batch: int, share: slice, reduce: Reduce) -> tuple[Weight
     epochs, batch : int
         Passes over the data, and samples in a batch of all ranks.
     share : slice
-        The samples of each batch that are this rank's: every so many, from some on.
+        This rank's samples of each batch: a slice with a start and a step.
     reduce : callable
         Adds arrays over the ranks, in place.
     """

@@ -179,7 +179,7 @@ def main(jobs: int, seed: int, output: Path) -> None:
     slope = {"base": ROUND_SECONDS, "slope": 0.0, "share": 0.1, "factors": (3.0, 6.0)}
     trace = coding.markov_trace(workers, jobs, seed=seed, **slope)
     injection = coding.Injection(trace.seconds[:, comm.rank - 1]) if comm.rank else None
-    # What is imported and compiled once would count as the first scheme's.
+    # Imports and compilation would count as the first scheme's.
     train(comm, "preparing", schemes(workers)["gradient coding"], len(PENALTIES), None)
     trainings, expected, are_right = {}, direct(jobs), True
     for name, each in schemes(workers).items():

@@ -18,7 +18,7 @@ from tests import launch
 from tests.stage import Stage
 
 MINUTES, QUICK_MINUTES = 20, 2
-# By subject, for --help. What is left in is every call of MPI, on every kind of data.
+# By subject, for --help. The rest is every call of MPI, on every kind of data.
 LEFT_OUT_OF_QUICK = {
     "programs in processes of their own": ["examples", "runner", "coding_cli", "netlab", "benchmarks"],
     "proofs, measurements and simulations of collectives and codes": [
@@ -31,7 +31,7 @@ LEFT_OUT_OF_QUICK = {
 
 @dataclass(frozen=True)
 class Choice:
-    """What the command line asks for.
+    """The options of the command line.
 
     Attributes
     ----------

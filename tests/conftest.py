@@ -1,4 +1,4 @@
-"""What a test may ask for, and the same rules for ``pytest`` alone as for ``python -m tests``."""
+"""Fixtures, and the same rules for ``pytest`` alone as for ``python -m tests``."""
 
 import gc
 import os
@@ -15,7 +15,7 @@ from tests.agreement import FAILED, Agreement
 from tests.limit import Alarm, Limit
 from tests.selection import Selection
 
-# What the user has measured must not decide what is tested; nothing is ever written there.
+# The user's measurements must not decide what is tested; nothing is ever written there.
 os.environ["ROUNDELAY_CACHE_DIR"] = str(Path(tempfile.gettempdir(), "roundelay-tests-measure-nothing"))
 
 # Every rank must draw the same examples, in the same order.

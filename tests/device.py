@@ -1,6 +1,6 @@
 """A stand-in for CuPy where there is no GPU: arrays that NumPy cannot touch, in streams to be waited for.
 
-Its memory is the host's, so that any MPI library can send it. What CuPy forbids raises here too: a NumPy
+Its memory is the host's, so that any MPI library can send it. Uses that CuPy forbids raise here too: a NumPy
 array as a value, a conversion to NumPy by accident. An array that MPI looks at before what was begun in a
 stream is waited for raises as well; on a GPU that would be a wrong result now and then.
 """
@@ -81,7 +81,7 @@ class Array:
         Array.pending = True
 
 
-# What `put` tries: a stand-in whose memory the MPI library reads, one that is staged, and a GPU.
+# Places that `put` tries: a stand-in whose memory the MPI library reads, one that is staged, and a GPU.
 PLACES = ("stand-in", "staged", "cupy")
 
 
@@ -161,7 +161,7 @@ def _split(array: Array, places: Any) -> list[Array]:
 
 
 def module() -> SimpleNamespace:
-    """What stands for the module `cupy`."""
+    """A stand-in for the module `cupy`."""
     functions: tuple[Any, ...] = (
         np.add,
         np.multiply,

@@ -81,7 +81,7 @@ def on_device(host: Any) -> Array:
 
 
 def module() -> Any:
-    """What stands for the module `cupy`."""
+    """A stand-in for the module `cupy`."""
     cupy = device.module()
     cupy.empty = lambda shape, dtype: Array(np.empty(shape, dtype))
     cupy.asarray = lambda value: value if isinstance(value, Array) else on_device(value)

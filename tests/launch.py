@@ -14,7 +14,7 @@ from typing import IO, Any
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Either library ignores the other's variables. What the user has set stays.
+# Either library ignores the other's variables. Values that the user has set stay.
 MPI_DEFAULTS = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",

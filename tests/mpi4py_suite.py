@@ -2,7 +2,7 @@
 
 pip fetches the source distribution of the installed mpi4py, which has the suite. It is run under ``roundelay
 run``, or with ``--imported-first`` in a program that imports roundelay only when it has mpi4py's own module:
-then MPI's functions are intercepted beneath mpi4py's classes. What does not pass there is run with plain
+then MPI's functions are intercepted beneath mpi4py's classes. Tests that do not pass there are run with plain
 mpi4py, too: a test that is worse off under the layer fails, unless the list of the MPI library in
 ``mpi4py_expected`` has it with a reason. A listed test that passes fails too. Arguments that ``--help`` does
 not list go to the suite's main.py, such as ``-i test_comm`` for one of its files.
@@ -144,7 +144,7 @@ def main(argv: list[str]) -> int:
         layer = run("layer", first if options.imported_first else below)
         passed = [test for test, outcome in layer.outcomes.items() if outcome == "passed"]
         plain = run("plain, what did not pass", ["mpi4py", "-m", "tests.mpi4py_rank"], done=passed)
-    # What is listed is of our classes.
+    # The lists name tests of our classes.
     listed = {} if options.imported_first else expected_failures(EXPECTED / f"{library()}.txt")
     return report(plain, layer, listed, complete=not arguments)
 

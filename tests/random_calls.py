@@ -123,7 +123,7 @@ def draw_trial(name: str, seed: int, index: int, rank: int, size: int) -> Trial:
 
 
 class _Drawing:
-    """What all ranks draw alike, `common`, and what each draws for itself, `own`."""
+    """Generators: `common`, which draws the same on all ranks, and `own`, which does not."""
 
     def __init__(self, name: str, seed: int, index: int, rank: int, size: int) -> None:
         self.name, self.rank, self.size = name, rank, size

@@ -176,7 +176,7 @@ def arriving(call: Any, everyone: list[list[NDArray[np.uint8]]], comm: Any) -> l
 
 
 class _Drawing:
-    """What all ranks draw alike, `common`, and what each draws for itself, `own`."""
+    """Generators: `common`, which draws the same on all ranks, and `own`, which does not."""
 
     def __init__(self, name: str, seed: int, index: int, comm: Any) -> None:
         self.name, self.comm = name, comm

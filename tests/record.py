@@ -1,4 +1,4 @@
-"""What became of each test, written line by line so that a job that dies has said what it was doing."""
+"""The outcome of each test, written line by line so that a job that dies has said what it was doing."""
 
 import json
 from dataclasses import dataclass, field
@@ -60,7 +60,7 @@ class Record:
 
 @dataclass
 class Account:
-    """What the records of a session say.
+    """Summary of the records of a session.
 
     Attributes
     ----------

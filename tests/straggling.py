@@ -115,7 +115,7 @@ class Straggling:
 
 @dataclass
 class Account:
-    """What the master has seen: rounds, those without the late ranks, the longest, who came back."""
+    """Counts of the master: rounds, those without the late ranks, the longest, who came back."""
 
     rounds: int = 0
     without: int = 0
@@ -175,7 +175,7 @@ def train(
 
 
 def soak(comm: Any, kind: str, late: tuple[int, ...], seconds: float, times: int) -> None:
-    """Train with stragglers that come back after so many seconds, again and again."""
+    """Train with stragglers that come back after some seconds, again and again."""
     scheme = coding.scheme("gc", comm.size - 1, stragglers=len(late))
     for _ in range(times):
         account = train(Straggling(comm, kind, late), scheme, AWAY, size=SIZE, seconds=seconds)

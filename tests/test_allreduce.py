@@ -283,7 +283,7 @@ def test_mpi4py_s_communicator(comm):
 
 
 def test_communicators_are_freed(comm):
-    """What a communicator needed of its own goes with it; MPICH has two thousand of them."""
+    """Communicators that a communicator needed are freed with it; MPICH has two thousand of them."""
     for _ in range(1100):
         short = comm.Dup()
         result = np.empty(1)

@@ -1,4 +1,4 @@
-"""What is called an array anywhere in the documentation: arrays, their subclasses, buffers and tensors."""
+"""All that the documentation calls an array: arrays, their subclasses, buffers and tensors."""
 
 import array
 import os
@@ -89,7 +89,7 @@ FLAT = ["array", "subclass", "masked", "memmap", "memoryview", "interface", "ten
 
 
 def seen(owner):
-    """What lies in the memory of any kind of array."""
+    """The values in the memory of any kind of array."""
     if isinstance(owner, SimpleNamespace):
         return owner.kept
     if hasattr(owner, "detach"):
@@ -166,7 +166,7 @@ def negated(values):
     return conjugated(values).imag
 
 
-# What stands in the place of the second of two arrays of three numbers, and what all ranks are told.
+# Objects in the place of the second of two arrays of three numbers, and the error on all ranks.
 WRONG: dict[str, Any] = {
     "nothing": (lambda values: None, "array 1 is None: expected an array; zeros, where there is no gradient"),
     "list": (lambda values: values.tolist(), "array 1: list: expected an array"),

@@ -296,7 +296,7 @@ def test_lists_of_ranks(comm, algorithm):
 def test_lists_of_ranks_that_differ(comm, others):
     """Two find out, and do not wait for another one, whom only one of them has in its list."""
     if comm.size < 2 + others:
-        pytest.skip("not so many ranks")
+        pytest.skip("not enough ranks")
     lists = [0, 1], [1, 0, 2][: 2 + others]
     if comm.rank < 2:
         with pytest.raises(ValueError, match=rf"rank {1 - comm.rank} calls with another list of ranks than"):
@@ -379,7 +379,7 @@ def test_traffic_of_balanced(comm):
 
 
 def test_windows_and_order_save_messages(comm):
-    """What nobody sees is not sent: of a causal sequence half, of a short window one hop."""
+    """Keys that nobody sees are not sent: of a causal sequence half, of a short window one hop."""
     sequence = Sequence((64,) * comm.size)
     q, k, v = (sequence.mine(name, comm.rank, "contiguous") for name in "qkv")
     nbytes = k.nbytes + v.nbytes
@@ -399,7 +399,7 @@ def test_ring_takes_no_more_memory_on_more_ranks(comm):
     """Beyond its arguments: 4 times the bytes of its keys and values, backward 10 times, on any number."""
     sequence = Sequence((256,) * comm.size, batch=1, size=64, value_size=64)
     q, k, v, dout = (sequence.mine(name, comm.rank, "contiguous") for name in ("q", "k", "v", "dout"))
-    # What is kept from then on is there.
+    # Everything that is kept between calls exists from here on.
     attend(comm, sequence, "ring", "contiguous", {})
     (out, lse), most = peak(lambda: roundelay.attention(q, k, v, comm, algorithm="ring"))
     assert most <= 4.5 * (k.nbytes + v.nbytes)

@@ -112,7 +112,7 @@ def test_values_that_are_not_finite(comm, dtype):
 
 
 def test_streams_of_both_libraries(comm):
-    """What PyTorch computes in a stream of its own is waited for, and so is what is found."""
+    """Calls wait for what PyTorch computes in a stream of its own, and PyTorch for their results."""
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         slow = torch.ones(4096, 4096, device="cuda")

@@ -1,6 +1,7 @@
 """Benchmarks as a visitor runs them: what they measure stays apart from what is published."""
 
 import hashlib
+import importlib
 import importlib.util
 import json
 import re
@@ -8,7 +9,11 @@ import subprocess
 import sys
 
 import pytest
+from click.testing import CliRunner
 
+from benchmarks import plots
+from benchmarks.drawing import read
+from benchmarks.results import PUBLISHED
 from tests import launch
 
 BENCHMARKS = launch.ROOT / "benchmarks"
@@ -89,6 +94,100 @@ def test_plots_without_results(tmp_path):
     assert drawn.returncode != 0
     assert "benchmark-results has no results" in drawn.stderr
     assert published() == before
+
+
+def with_rows(benchmarks, kept):
+    """Published results with some of their rows, by their place; other rows for each library."""
+    runs = read(benchmarks, PUBLISHED)
+    for place, run in enumerate(runs):
+        if "rows" in run:
+            run["rows"] = run["rows"][kept[place % len(kept)]]
+    return runs
+
+
+KEPT = {
+    "the first": [slice(1)],
+    "the last": [slice(-1, None)],
+    "one by one library": [slice(1), slice(None)],
+    "others by each": [slice(0, None, 2), slice(1, None, 2)],
+}
+
+
+@pytest.mark.parametrize("kept", KEPT.values(), ids=KEPT)
+@pytest.mark.parametrize("name", plots.TABLES)
+def test_a_table_has_a_dash_for_each_missing_row(name, kept):
+    tabulate, benchmarks = plots.TABLES[name]
+    lines = tabulate(with_rows(benchmarks, kept)).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert {len(line) for line in cells} == {len(cells[0])}
+    assert not any("" in line[1:] for line in cells[2:])
+
+
+@pytest.mark.parametrize(
+    "kept", [KEPT["the last"], KEPT["others by each"]], ids=["the last", "others by each"]
+)
+@pytest.mark.parametrize("name", plots.PLOTS)
+def test_a_picture_leaves_missing_rows_out(name, kept, tmp_path):
+    draw, benchmarks = plots.PLOTS[name]
+    draw(with_rows(benchmarks, kept)).savefig(tmp_path / "picture.png", dpi=20)
+
+
+def test_results_without_rows_are_left_out(tmp_path):
+    results = json.loads((PUBLISHED / "pack-mpich.json").read_text())
+    (tmp_path / "pack-mpich.json").write_text(json.dumps({**results, "rows": []}))
+    assert not plots.tables(tmp_path)
+    assert not plots.draw_pictures(tmp_path)
+
+
+def test_fill_in_writes_nothing_if_a_table_fails(tmp_path, monkeypatch):
+    def fail(runs):
+        raise ValueError("no such row")
+
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "README.md").write_text("<!-- figure: overhead -->\n<!-- end of figure -->\n")
+    (tmp_path / "docs" / "page.md").write_text("<!-- figure: pack -->\n<!-- end of figure -->\n")
+    monkeypatch.setattr(plots, "ROOT", tmp_path)
+    monkeypatch.setattr(plots, "PICTURES", tmp_path / "docs" / "pictures")
+    monkeypatch.setattr(plots, "PLOTS", {"overhead": plots.PLOTS["overhead"]})
+    with monkeypatch.context() as broken:
+        broken.setitem(plots.TABLES, "pack", (fail, ["pack"]))
+        with pytest.raises(ValueError, match="no such row"):
+            plots.fill_in_documentation()
+    assert not plots.PICTURES.exists()
+    assert "|" not in (tmp_path / "README.md").read_text()
+    plots.fill_in_documentation()
+    assert (plots.PICTURES / "overhead.png").exists()
+    assert all("\n|---|" in page.read_text() for page in plots.pages())
+
+
+COMMANDS = sorted(path.stem for path in BENCHMARKS.glob("*.py") if "@click.command" in path.read_text())
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, "netlab"])
+def test_help_needs_no_package_of_one_benchmark(tmp_path, name):
+    """Neither CuPy, PyTorch nor mpiarray."""
+    missing = "import runpy, sys; sys.modules.update(dict.fromkeys(('cupy', 'torch', 'mpiarray')))"
+    start = (
+        f"{missing}; sys.argv[1:] = ['--help']; runpy.run_module('benchmarks.{name}', run_name='__main__')"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", start], cwd=launch.ROOT, capture_output=True, text=True, check=False
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert "Usage:" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [("gpu_messages", "cupy"), ("attention_gpu", "torch"), ("mpiarray_halos", "mpiarray")],
+)
+def test_a_missing_package_is_named_in_one_line(name, package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    main = importlib.import_module(f"benchmarks.{name}").main
+    result = CliRunner().invoke(main, [])
+    assert result.exit_code == 1
+    assert f"needs {package}" in result.output
+    assert result.output.count("\n") == 1
 
 
 def test_every_benchmark_has_the_same_two_options():

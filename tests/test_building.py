@@ -1,4 +1,4 @@
-"""What the build of the interposer asks pip for, and what it uses, by what is on the PATH."""
+"""The tools that the build of the interposer asks pip for, and those that it uses, by those on the PATH."""
 
 import sys
 import sysconfig

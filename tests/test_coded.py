@@ -22,7 +22,7 @@ JOBS = 6
 
 
 def schemes(workers):
-    """Some of each kind that there is for so many workers."""
+    """Some of each kind that there is for that number of workers."""
     found = [scheme("uncoded", workers)]
     found += [scheme("gc", workers, stragglers=s) for s in range(1, workers)]
     if workers > 1:

@@ -72,7 +72,7 @@ class Chaos:
             self._has[rank].setdefault(task.job, float(self._parameters[task.job].view(np.float64)[0]))
             gradients = [value(self._has[rank][task.job], each) for each in task.partitions]
             place = Place(start.era, rank, task.job, task.slot)
-            # What is computed again is the same, to the rounding of its sum.
+            # A result that is computed again is the same, to the rounding of its sum.
             self._made[place] = np.array([float(task.weights[:, 0] @ gradients)])
         done = {(task.job, task.slot): self._show() for task in start.tasks}
         if rank not in self.dead or self.rng.random() < 0.5:

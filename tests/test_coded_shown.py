@@ -66,7 +66,7 @@ def test_a_file_of_another_length_is_not_taken_for_an_array(comm):
 
 @needs_files
 def test_no_more_files_can_be_opened(comm):
-    """What was seen before makes room; where nothing can, arrays are not shown, and a look is an error."""
+    """Arrays seen before make room; where none can, arrays are not shown, and a look is an error."""
     memory = NodeMemory(comm)
     peer = (comm.rank + 1) % comm.size
     arrays = [memory.room(8) for _ in range(3)]

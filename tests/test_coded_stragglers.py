@@ -154,7 +154,7 @@ def test_the_next_training_begins_without_one_that_is_still_away(comm, kind):
 @pytest.mark.usefixtures("way")
 @away("sleep sent")
 def test_a_master_that_does_something_else_loses_nobody(comm, kind):
-    """What it does takes longer than a worker may."""
+    """Its work takes longer than a worker's may."""
     scheme, weights = coding.scheme("gc", comm.size - 1, stragglers=1), np.ones(100_000)
     straggling = Straggling(comm, kind, ())
     coded = coding.CodedGradients(comm, scheme, straggling.gradient, load, weights, lost_after=1.0)

@@ -153,7 +153,7 @@ def test_allowed_is_decodable():
             assert code.allows(missing) == code.decodable(rest(code, lost)), (code, lost)
 
 
-# What comes out
+# Results
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -316,7 +316,7 @@ def test_error_falls_with_stragglers():
     "code", [fractional_repetition(9, 2), cyclic_repetition(9, 3), communication_efficient(9, 2, 2)]
 )
 def test_nearest_to_the_sum(code):
-    """The sum where it can be had; else no weights are nearer to it; nothing where nothing came."""
+    """The sum where it can be recovered; else no weights are nearer to it; nothing where nothing came."""
     whole = code.approximate(rest(code, range(2)))
     assert whole.error < 1e-9
     for lost in drawn_sets(9, 7, 10):
@@ -367,7 +367,7 @@ def test_long_floats(wire):
     check_wire(GradientCoding(cyclic_repetition(64, 8)), np.dtype(wire))
 
 
-# What is refused
+# Errors
 
 
 @pytest.mark.parametrize(

@@ -491,7 +491,7 @@ def typed_alltoallv(comm, root, s, r):
 
 
 def typed_alltoallw(comm, root, s, r):
-    """What is sent as a datatype may be received as its elements, and the other way round."""
+    """A datatype may be received as its elements, and the other way round."""
     ranks = range(comm.size)
     # Between any two ranks, both sides agree on how many doubles are exchanged.
     instances = [(comm.rank + j) % 3 for j in ranks]
@@ -650,7 +650,7 @@ def test_bottom_in_a_collective(comm, form):
         datatype.Free()
 
 
-# What else an argument may be
+# Other forms of arguments
 
 
 def test_arguments_by_name(comm):

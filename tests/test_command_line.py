@@ -87,7 +87,7 @@ MPI.COMM_WORLD.Barrier()
     assert (output + errors).count("ArithmeticError: only here") == 1
 
 
-# What cannot be run
+# Commands that cannot be run
 
 
 @pytest.mark.parametrize(
@@ -177,11 +177,11 @@ def test_a_library_that_is_not_of_mpi_is_named():
     assert f"MPI4PY_LIBMPI is {libc!r}: let it name one, or unset it" in errors
 
 
-# What is shown
+# Output
 
 
 def test_names_are_the_public_ones():
-    """Tab completion offers what a user may use, and all of it can be had."""
+    """Tab completion offers the commands that a user may use, and all of them exist."""
     program = """
 import roundelay
 names = [name for name in dir(roundelay) if not name.startswith("__")]

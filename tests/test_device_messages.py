@@ -38,7 +38,7 @@ def source(comm):
 
 @pytest.fixture(params=VIEWS)
 def arrays(request, put, comm, source):
-    """What is sent, where it is received, the array that this is a view of, and what is in it then."""
+    """The sent array, the view that receives it, the array under that view, and its content afterwards."""
     view = VIEWS[request.param]
     into, expected = put(numbers(-1, 6, 8)), numbers(-1, 6, 8)
     view(expected)[...] = view(numbers(source, 6, 8))
@@ -113,7 +113,7 @@ def test_receive_array_that_overlaps(comm, put):
 
 
 def test_what_the_library_is_handed(monkeypatch):
-    """What the user has set, else what the library says, of which one has no function for it."""
+    """The user's setting counts, else the library's answer; one library has no function for it."""
     read = settings.hands_over_gpu_memory.__wrapped__
     for value, expected in (("1", True), ("0", False), ("", None)):
         monkeypatch.setenv("ROUNDELAY_GPU_DIRECT", value)

@@ -100,7 +100,7 @@ def test_figures_are_those_of_the_results(page):
 
 
 def extras_of_the_package():
-    """What each extra of pyproject.toml needs, which tomllib reads from Python 3.11 on only."""
+    """Requirements of each extra in pyproject.toml, which tomllib reads from Python 3.11 on only."""
     text = (launch.ROOT / "pyproject.toml").read_text()
     section = find(r"\[project\.optional-dependencies\]\n(.*?)\n\[", text)
     return dict(re.findall(r"^([\w-]+) = \[(.*?)\]$", section, re.DOTALL | re.MULTILINE))

@@ -1,4 +1,4 @@
-"""What cannot be sent or received raises on the rank that asked, and leaves the communicator as it was."""
+"""Refused arguments raise on the rank that asked, and leave the communicator as it was."""
 
 from collections.abc import Callable
 from typing import Any

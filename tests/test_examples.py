@@ -180,7 +180,7 @@ def test_long_context_says_how_to_make_it_too_much():
     assert "one rank can do it alone with 100 MiB" in output
 
 
-# What `roundelay run` runs
+# Programs that `roundelay run` runs
 
 PROGRAM = """
 import sys
@@ -274,7 +274,7 @@ def test_exit_of_one_rank_with_an_error_ends_all():
     assert status == 3
 
 
-# What is in place, and when
+# When the layer is in place
 
 
 def run_code(source, *way, **options):

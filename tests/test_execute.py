@@ -8,6 +8,7 @@ from mpi4py import MPI
 from numpy.testing import assert_array_equal
 
 from roundelay.collectives.catalogue import Setting, members
+from roundelay.collectives.chosen import _BOUNDS_KEPT, Chosen
 from roundelay.collectives.execute import Execution, bind, even_bounds
 from roundelay.collectives.plan import make_plan
 from roundelay.collectives.reduction import array_reduction, local_reduction
@@ -189,3 +190,14 @@ def test_same_bits_everywhere(comm):
         assert_array_equal(first, second, str(algorithm))
         for other in comm.allgather(first):
             assert_array_equal(other, first, str(algorithm))
+
+
+def test_the_least_recently_used_bounds_are_dropped(comm):
+    """A program with many sizes keeps the plan of the one that it calls again and again."""
+    ring = members("allreduce", Setting(comm.size, 0, (tuple(range(comm.size)),)), "ring")[0]
+    chosen = Chosen(ring, comm.rank, "allreduce", 0)
+    often, once = chosen.bind(1000, False), chosen.bind(1001, False)
+    for count in range(2 * _BOUNDS_KEPT):
+        chosen.bind(count, False)
+        assert chosen.bind(1000, False) is often
+    assert chosen.bind(1001, False) is not once

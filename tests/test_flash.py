@@ -47,7 +47,7 @@ def backward_on_cpu(dout, q, k, v, out, lse, scale, causal):
 
 
 def loads_well(*tensors):
-    """What the kernels of CUDA need of what they load in vectors."""
+    """Alignment that the kernels of CUDA need for loads in vectors."""
     for tensor in tensors:
         steps = [tensor.data_ptr(), *(step * tensor.element_size() for step in tensor.stride()[:-1])]
         assert tensor.stride(-1) == 1
@@ -56,7 +56,7 @@ def loads_well(*tensors):
 
 
 def efficient_forward(q, k, v, bias, compute_lse, dropout=0.0, causal=False, *, scale=None):
-    """What the memory-efficient operator of CUDA takes and gives, computed by that of the CPU."""
+    """A stand-in for the memory-efficient operator of CUDA, computed by that of the CPU."""
     loads_well(q, k, v)
     assert (bias, compute_lse, dropout) == (None, True, 0.0)
     assert q.shape[1] == k.shape[1] == v.shape[1]
@@ -82,7 +82,7 @@ def efficient_backward(  # noqa: PLR0913, PLR0917
 
 
 def flash_forward(q, k, v, dropout=0.0, causal=False, debug=False, *, scale=None):
-    """What the flash operator of CUDA takes and gives, computed by that of the CPU."""
+    """A stand-in for the flash operator of CUDA, computed by that of the CPU."""
     loads_well(q, k, v)
     assert q.element_size() == 2
     assert q.shape[-1] == v.shape[-1]

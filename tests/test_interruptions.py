@@ -30,7 +30,7 @@ TRIES = 6
 
 
 class Interrupted(Exception):
-    """What the handler raises."""
+    """The exception that the handler raises."""
 
 
 def interrupt(*_):

@@ -20,7 +20,7 @@ from roundelay.datatypes import known
 OPERATIONS = 100_000
 # All shapes that there are, so that the table of arrays is as full as it gets.
 WARM_UP = 10_000
-# What the allocator may keep: far less than one handle, layout or stage for each operation would take.
+# The allocator may keep this: far less than one handle, layout or stage for each operation would take.
 ALLOWED_BYTES = 8 << 20
 PAGE = 4096
 
@@ -71,7 +71,7 @@ def tables() -> dict[str, int]:
 
 
 def grown(exchanging: Callable[[int], None], operations: int) -> tuple[dict[str, int], int]:
-    """Return by how much the tables, and the memory in bytes, grow with so many operations."""
+    """Return by how much the tables, and the memory in bytes, grow with a number of operations."""
     exchanging(WARM_UP)
     before, used = tables(), resident_bytes()
     exchanging(operations)

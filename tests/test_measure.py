@@ -36,7 +36,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def loaded(file=None):
-    """What is in the file, which must be good."""
+    """Content of the file, which must be good."""
     found = table.load(file)
     assert found is not None
     return found
@@ -266,7 +266,7 @@ def test_links_of_several_nodes(ranks):
 def test_links_of_named_hosts():
     links = filled().links(TWO_BY_TWO, hosts=["a", "b"])
     assert links.latency[0, 2] == 2e-3
-    # What was measured alone costs as much more under load as the class does.
+    # A link that was measured alone costs as much more under load as its class does.
     assert links.per_byte[1, 3] == pytest.approx(2e-9)
     assert links.latency[2, 0] == OUTSIDE.latency
     assert links.latency[0, 1] == INSIDE.latency
@@ -322,7 +322,7 @@ def test_placements(ranks, text):
     assert nodes.counts_of(text) == sorted(map(len, ranks), reverse=True)
 
 
-# What is measured
+# Measurements
 
 
 @pytest.mark.parametrize("size", range(2, 12))

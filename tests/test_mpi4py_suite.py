@@ -1,4 +1,4 @@
-"""What counts as worse off under the layer when mpi4py's own suite is run both ways."""
+"""The rules by which a test of mpi4py's own suite counts as worse off under the layer."""
 
 import pytest
 

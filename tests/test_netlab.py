@@ -202,7 +202,7 @@ with socket.create_connection(("h1", 5000), 20) as connection:
 
 
 def round_trips(lab, size, count):
-    """Seconds from sending so many bytes from host 0 to host 1 until a byte comes back."""
+    """Seconds from sending a number of bytes from host 0 to host 1 until a byte comes back."""
     with lab.start_on(1, [sys.executable, "-c", SERVER]) as server:
         assert server.stdout.readline() == "ready\n"
         client = lab.run_on(0, [sys.executable, "-c", CLIENT, str(size), str(count)], LIMIT_S)

@@ -32,7 +32,7 @@ def drawn(comm, seed, shape, dtype):
 
 
 def cases(comm):
-    """Give so many dtypes, operations, and counts for each rank, zeros among them; the same on all ranks."""
+    """Give dtypes, operations, and counts for each rank, zeros among them; the same on all ranks."""
     rng = np.random.default_rng(comm.size)
     for seed in range(DRAWS):
         dtype = DTYPES[rng.integers(len(DTYPES))]
@@ -130,7 +130,7 @@ def test_bcast(comm, name):
 
 
 def test_datatypes_of_each_rank_s_own(comm):
-    """What is moved is the same, whatever each rank says that it is; some of it the library would move."""
+    """The same bytes are moved, whatever datatype each rank names; the library would move some of them."""
     column = MPI.DOUBLE.Create_vector(6, 1, 5).Commit()
     pair = MPI.DOUBLE.Create_contiguous(2).Commit()
     apart = MPI.DOUBLE.Create_indexed([6], [3]).Commit()
@@ -235,7 +235,7 @@ def test_methods_called_with_names(comm, monkeypatch, way):
     processes = service.processes
     monkeypatch.setattr(processes, "_decisions", {})
     if way == "library":
-        # What was measured is so fast that it is taken, and remembered.
+        # The measured times are so short that it is taken, and remembered.
         fast, slow = [[8, 1e-12], [1 << 20, 1e-12]], [[8, 1.0], [1 << 20, 1.0]]
         table = Table(
             native={operation: {str(comm.size): fast} for operation in OPERATIONS},
@@ -373,7 +373,7 @@ def test_an_operation_that_is_none(comm):
 @pytest.mark.mpi(min_size=2)
 @pytest.mark.parametrize("known", [True, False])
 def test_figures_of_unknown_algorithms(comm, monkeypatch, known):
-    """What a later version has measured does not keep this one from a reproducible sum."""
+    """Measurements of a later version do not keep this one from a reproducible sum."""
     curve = [[8, 1e-9], [1 << 20, 1e-9]]
     trials = {"spiral of 7": curve} | ({"ring": curve} if known else {})
     figures = Table(

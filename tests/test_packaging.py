@@ -1,4 +1,4 @@
-"""What is installed, and what goes into a source distribution."""
+"""The files that are installed, and those in a source distribution."""
 
 import re
 import sys

@@ -340,7 +340,7 @@ LISTED = {
 
 @pytest.mark.parametrize("form", LISTED)
 def test_send_a_list_with_an_array(comm, form):
-    """What is sent is what would be of a contiguous copy."""
+    """The same elements are sent as of a contiguous copy."""
     for name, kind in product(("box", "every other", "axes exchanged"), ("Send", "Isend", "Send_init")):
         _, view = make_view(name, comm.rank)
         expected = alone(put_right, comm, kind, LISTED[form](as_sent(view)), view.nbytes)
@@ -350,7 +350,7 @@ def test_send_a_list_with_an_array(comm, form):
 
 @pytest.mark.parametrize("form", LISTED)
 def test_receive_a_list_with_an_array(comm, form):
-    """What is written is what would be in a contiguous copy; the rest keeps its values."""
+    """The same elements are written as in a contiguous copy; the rest keeps its values."""
     for name, kind in product(("box", "every other", "axes exchanged"), RECEIVES):
         memory, view = make_view(name, comm.rank)
         copy, expected = as_sent(view), memory.copy()

@@ -311,7 +311,7 @@ def test_lists_that_change_before_the_backward_pass(comm):
 
 @pytest.mark.parametrize("call", ["attention", "linear_attention", "decode_attention", "plan"])
 def test_no_gradient_is_dropped(comm, call):
-    """What records nothing refuses a tensor whose gradient it would leave out."""
+    """A function that records nothing refuses a tensor whose gradient it would leave out."""
     plain, learned = torch.ones(1, 4, 2, 4), torch.ones(1, 4, 2, 4, requires_grad=True)
 
     def run(v):
@@ -515,7 +515,7 @@ def test_one_rank_is_wrong(comm, bad):
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_compiled_models(comm):
-    """What comes before and after attention is compiled, and nothing else looked into."""
+    """The code before and after attention is compiled, and nothing else looked into."""
     model, x = Model(comm), torch.ones(1, 4, 8, requires_grad=True)
     compiled = torch.compile(model, backend="eager")
     torch.testing.assert_close(compiled(x), model(x))

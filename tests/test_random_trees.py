@@ -6,12 +6,11 @@ failure again, as its line says: ``--seed 1 --only 123 --call Bcast``.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import count as count_up
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -23,8 +22,8 @@ from numpy.typing import NDArray
 from roundelay import MPI
 from roundelay.comm.interposer import interposer, library_alone
 from tests.buffer_calls import Exchange
-from tests.limit import Alarm
 from tests.random_trees import NAMES, NEIGHBOR_STEPS, NEIGHBORS, Trial, draw_trial, walk
+from tests.soak import read_options, soak
 
 pytestmark = [pytest.mark.mpi, pytest.mark.usefixtures("engine")]
 
@@ -118,34 +117,14 @@ def test_as_mpi4py_alone(comm, name):
 
 
 def main(argv: list[str]) -> int:
-    """Make calls until so many trees were met on all ranks together; print what differs."""
-    parser = argparse.ArgumentParser(prog="python -m tests.test_random_trees", description=__doc__)
-    parser.add_argument("--trees", type=int, default=10_000, help="on all ranks together (default 10000)")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", type=int, help="make just one of the calls")
-    parser.add_argument("--call", choices=NAMES, help="make calls of this name only")
-    options = parser.parse_args(argv)
+    """Make calls until a number of trees was met on all ranks together; print what differs."""
+    options = read_options(argv, "trees", __doc__, NAMES)
     comm = MPI.COMM_WORLD.Dup()
     # The rule would leave small messages to the library.
     interposer().set_limits(-1, -1, -1, -1)
     MPI.Attach_buffer(bytearray(1 << 24))
-    alarm = Alarm(f"rank {comm.rank}", None)
-    total, wrong = 0, 0
     with neighbourhood(comm) as graph:
-        for index in count_up(options.only or 0):
-            name = options.call or NAMES[index % len(NAMES)]
-            alarm.set(f"call {index} of {name}")
-            met, message = examine(comm, graph, name, options.seed, index)
-            total, wrong = total + met, wrong + bool(message)
-            if message:
-                print(f"rank {comm.rank} of {comm.size}: {message}", flush=True)
-            if options.only is not None or (index % 100 == 0 and comm.allreduce(total) >= options.trees):
-                break
-    alarm.clear()
-    trees, failed = comm.allreduce(total), comm.allreduce(wrong)
-    if comm.rank == 0:
-        print(f"{trees} trees in {index + 1} calls on {comm.size} ranks, seed {options.seed}: {failed} wrong")
-    return 1 if failed else 0
+        return soak(comm, "trees", NAMES, options, partial(examine, comm, graph))
 
 
 if __name__ == "__main__":

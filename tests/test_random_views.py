@@ -6,9 +6,8 @@ failure again, as its line says: ``--seed 1 --only 123 --call Bcast``.
 
 from __future__ import annotations
 
-import argparse
 import sys
-from itertools import count as count_up
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -20,9 +19,9 @@ from roundelay import MPI
 from roundelay.collectives.catalogue import NATIVE
 from roundelay.collectives.processes import environment_names
 from roundelay.comm.interposer import library_alone
-from tests.limit import Alarm
 from tests.random_calls import NAMES, Argument, Trial, draw_trial
 from tests.random_views import CLASSES, NUMBERS, draw_count, draw_view
+from tests.soak import read_options, soak
 
 pytestmark = pytest.mark.mpi
 
@@ -121,30 +120,10 @@ def test_drawn_views_are_what_they_claim(role):
 
 
 def main(argv: list[str]) -> int:
-    """Make calls until so many views were met on all ranks together; print what differs."""
-    parser = argparse.ArgumentParser(prog="python -m tests.test_random_views", description=__doc__)
-    parser.add_argument("--views", type=int, default=10_000, help="on all ranks together (default 10000)")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", type=int, help="make just one of the calls")
-    parser.add_argument("--call", choices=NAMES, help="make calls of this name only")
-    options = parser.parse_args(argv)
+    """Make calls until a number of views was met on all ranks together; print what differs."""
+    options = read_options(argv, "views", __doc__, NAMES)
     comm, plain = MPI.COMM_WORLD.Dup(), PLAIN.Intracomm(MPI.COMM_WORLD)
-    alarm = Alarm(f"rank {comm.rank}", None)
-    total, wrong = 0, 0
-    for index in count_up(options.only or 0):
-        name = options.call or NAMES[index % len(NAMES)]
-        alarm.set(f"call {index} of {name}")
-        met, message = examine(comm, name, options.seed, index)
-        total, wrong = total + met, wrong + bool(message)
-        if message:
-            print(f"rank {comm.rank} of {comm.size}: {message}", flush=True)
-        if options.only is not None or (index % 100 == 0 and plain.allreduce(total) >= options.views):
-            break
-    alarm.clear()
-    views, failed = plain.allreduce(total), plain.allreduce(wrong)
-    if comm.rank == 0:
-        print(f"{views} views in {index + 1} calls on {comm.size} ranks, seed {options.seed}: {failed} wrong")
-    return 1 if failed else 0
+    return soak(plain, "views", NAMES, options, partial(examine, comm))
 
 
 if __name__ == "__main__":

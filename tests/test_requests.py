@@ -385,7 +385,7 @@ def test_a_send_that_is_freed_goes_on(comm, every_other):
 
 
 def test_a_receive_that_is_freed_goes_on(comm, every_other):
-    """What arrives is written, at the latest when another operation starts."""
+    """Data that arrives is written, at the latest when another operation starts."""
     right, left = neighbours(comm)
     memory = np.full((2, 12), -1.0)
     for request in (comm.Irecv(memory[0, ::2], left, 1), comm.Irecv([memory[1], 1, every_other], left, 1)):
@@ -553,7 +553,7 @@ def test_threads_forget_requests_at_once(comm):
 
 @needs_threads
 def test_threads_use_a_new_layout_at_once(comm):
-    """What is learnt of a layout is learnt by all of them at the same time."""
+    """All threads find out about a layout at the same time."""
     right, left = neighbours(comm)
     barrier = threading.Barrier(4)
 

@@ -1,4 +1,4 @@
-"""What runs the tests, shown on small generated ones: agreement of ranks, the cut of a hang, the counts."""
+"""The runner of the tests, on small generated ones: agreement of ranks, the cut of a hang, the counts."""
 
 import fcntl
 import re

@@ -350,7 +350,7 @@ def test_published_loads(name, workers, burst, window, most, load, delay):
     [("sr-sgc", *each) for each in SELECTIVE] + [("m-sgc", *each) for each in MULTIPLEXED] + LARGE,
 )
 def test_loads_are_those_of_the_tasks(case):
-    """What is computed in a full round, and the published formula, to the last digit."""
+    """The work of a full round is that of the published formula, to the last digit."""
     name, n, burst, window, most = case
     scheme_ = sequential(*case)
     formula = {

@@ -182,7 +182,7 @@ def test_reduce_scatter_and_allgather_by_factors(links, radices):
 
 @pytest.mark.parametrize("figures", [{"gap": 4e-6}, {"gap": 0.0, "overhead": 1e-6}], ids=["gap", "overhead"])
 def test_many_short_messages_are_a_gap_apart(figures):
-    # Of so many messages it makes no difference that the last one does not wait for a gap after it; and on
+    # With this number of messages it makes no difference that the last one does not wait for a gap; and on
     # a link as long as this one nothing arrives before all is sent.
     links = Links(latency=2e-3, per_byte=1e-9, **figures)
     formulas = Formulas(512, 8, links)

@@ -132,7 +132,7 @@ def test_shares_are_probabilities(settings):
 
 
 class Allowing:
-    """A pattern that allows so many."""
+    """A pattern that allows a number of stragglers."""
 
     def __init__(self, most):
         self.most = most
@@ -250,7 +250,7 @@ def test_wrong_simulations_are_refused():
         simulate(GradientCoding(uncoded(4)), trace, 4, patience=-0.5)
 
 
-# What is known of published schemes ---------------------------------------------------------------
+# Published schemes --------------------------------------------------------------------------------
 
 # Seconds of 480 jobs by 256 workers, of another simulator with another trace of the same kind.
 KNOWN = {

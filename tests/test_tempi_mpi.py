@@ -239,7 +239,7 @@ def test_tempi_9_a_buffer_lives_until_completion(comm):
 
 
 def test_tempi_10_a_communicator_s_handle_is_used_again(comm):
-    """What was known of a freed communicator must not be believed of the next one with its handle."""
+    """Knowledge of a freed communicator must not be applied to the next one with its handle."""
     datatype = make_every_other(8)
     handles = set()
     for round_ in range(30):

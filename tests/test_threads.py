@@ -152,7 +152,7 @@ def test_threads_make_all_calls_at_once(comm):
 
 
 def main(argv: list[str]) -> int:
-    """Make batches of calls until there are so many on each rank; print what differs."""
+    """Make batches of calls until each rank has made its number; print what differs."""
     parser = argparse.ArgumentParser(prog="python -m tests.test_threads", description=__doc__)
     parser.add_argument("--calls", type=int, default=10_000, help="on each rank (default 10000)")
     parser.add_argument("--seed", type=int, default=1)

@@ -1,4 +1,4 @@
-"""What runs the calls of one kind, and when it changes; by a clock that only the candidates move."""
+"""The algorithm of the calls of one kind, and when it changes; by a clock that only the candidates move."""
 
 import numpy as np
 import pytest
@@ -97,7 +97,7 @@ def test_in_vain(plain, monkeypatch):
 
 
 def measured(comm, monkeypatch, star):
-    """Give a service that believes the star to be the best, to take so many seconds, and looks often."""
+    """Give a service that believes the star to be the best, to take `seconds`, and looks often."""
     monkeypatch.setattr(module, "GRAIN", 0.0)
     monkeypatch.setattr("roundelay.collectives.processes._PERIODS", (32, 32))
     nodes = (tuple(range(comm.size)),)

@@ -397,7 +397,7 @@ _REPEATS = (1, 2, 3, 4, 6, 8, 12, 24, 36, 60, 96, 120, 240, 512, 1440)
 
 
 class Signature(NamedTuple):
-    """What a message carries: ``repeat`` times the ``unit``, which lists leaves and how often each comes."""
+    """Content of a message: ``repeat`` times the ``unit``, which lists leaves and how often each comes."""
 
     unit: tuple[tuple[Tree, int], ...]
     repeat: int

@@ -14,7 +14,7 @@ Figures = float | Sequence[Sequence[float]] | Matrix
 
 
 class Settings(NamedTuple):
-    """What the switch is told, all as lists for JSON.
+    """Settings of the switch, all as lists for JSON.
 
     Attributes
     ----------

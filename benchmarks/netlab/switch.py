@@ -7,7 +7,7 @@ delay of the link and, drawn evenly, a part of its jitter; frames of a link stay
 
 A sending port takes turns between the hosts that it has frames for, one frame each. So does a real host,
 whose connections keep little in the device's queue; without it, who sends to all at once would send to one
-after the other, and all hosts to the same one at a time. What comes first to a receiving port goes first.
+after the other, and all hosts to the same one at a time. A receiving port serves frames as they arrive.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from benchmarks.netlab.hosts import FRAME_BYTES
 
-# What one receiving port may have waiting; beyond it, frames are lost as in a switch of metal.
+# Bytes that may wait for one receiving port; beyond them, frames are lost as in a switch of metal.
 QUEUE_BYTES = 256 << 20
 FRAMES_IN_A_ROW = 8
 
@@ -146,7 +146,7 @@ class Switch:
         link.frames.append(frame)
 
     def _catch_up(self) -> None:
-        """Do what is due. What depends on it counts from when it was due, not from when it is done."""
+        """Do what is due. Events that depend on it count from when it was due, not from when it is done."""
         events, now = self.events, monotonic()
         while events and events[0][0] <= now:
             due, number, what, frame = heappop(events)

@@ -70,7 +70,7 @@ def parse_timed(text: str) -> tuple[float, Change]:
 
 @contextmanager
 def run_timed(lab: Lab, changes: Sequence[tuple[float, Change]]) -> Iterator[None]:
-    """Make changes so many seconds after the entry, those whose time comes before the exit."""
+    """Make changes at times after the entry, those whose time comes before the exit."""
     timers = [threading.Timer(seconds, change.apply, (lab,)) for seconds, change in changes]
     for timer in timers:
         timer.start()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from ..schedule import Schedule, abreast
 
 Nodes = Sequence[Sequence[int]]
-# An algorithm of one level, for so many ranks; with a root where the operation has one.
+# An algorithm of one level, for a number of ranks; with a root where the operation has one.
 Level = Callable[[int], Schedule]
 
 

@@ -1,4 +1,4 @@
-"""What members tell each other before they compute: how many tokens each has, and that all call the same.
+"""Members agree before they compute: how many tokens each has, and that all call the same.
 
 A few bytes go from each member to each other one, in every call: a member whose shapes have changed could
 not ask one that believes to know them.
@@ -24,7 +24,7 @@ S = TypeVar("S")
 
 
 def signed(find: Callable[[], S]) -> S | str:
-    """What a member tells of its arguments: their signature, or what is wrong with them."""
+    """A member's report on its arguments: their signature, or the error in them."""
     try:
         return find()
     except Exception as error:

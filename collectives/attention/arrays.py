@@ -1,4 +1,4 @@
-"""What all kinds of attention ask of the arrays that they are given: their axes, dtypes and heads."""
+"""Checks of arrays that all kinds of attention share: their axes, dtypes and heads."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class Gradients(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """What `Gradients` are added up in."""
+    """The dtype in which `Gradients` are added up."""
 
     q: Sum
     k: Sum
@@ -210,7 +210,7 @@ class Backward:
 
 
 class _Pair(NamedTuple):
-    """What the gradients are computed from and added to; arrays of the queries by key head."""
+    """Inputs of the gradients, and the sums that they are added to; arrays of the queries by key head."""
 
     by_query: tuple[Array, ...]
     queries: Queries

@@ -23,7 +23,7 @@ _PADDING_LANE = 6
 
 
 class Options(NamedTuple):
-    """What a call asks for beside its arrays; the arguments of `roundelay.attention` have the same names."""
+    """Options of a call; the arguments of `roundelay.attention` have the same names."""
 
     causal: bool = False
     scale: float | None = None
@@ -39,7 +39,7 @@ class Options(NamedTuple):
 
 
 class Signature(NamedTuple):
-    """What all members must have alike."""
+    """Properties in which all members must agree."""
 
     batch: int
     query_heads: int

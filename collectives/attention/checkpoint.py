@@ -1,4 +1,4 @@
-"""What attention has found, kept while all else is computed again: for `torch.utils.checkpoint`.
+"""Results of attention, kept while all else is computed again: for `torch.utils.checkpoint`.
 
 A checkpoint runs a block twice, and without this its attention as well, with all messages. Results are known
 by their order alone, since a block that is computed again does the same again. Nothing here needs torch.

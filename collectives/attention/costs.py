@@ -1,4 +1,4 @@
-"""What attention costs a rank: arithmetic for what its tokens see, and the keys that it passes on in rings.
+"""Costs of attention for a rank: arithmetic for what its tokens see, and the keys that it passes on in rings.
 
 Seconds follow FlexSP (Wang et al. 2025, arXiv 2412.01523), a rank's part of the arithmetic and of what is
 sent, except that a ring sends while it computes.
@@ -40,7 +40,7 @@ class Rates(NamedTuple):
 
 
 def measured_rates(comm: MPI.Intracomm) -> Rates:
-    """What rank 0's `roundelay measure` found of kernels and the slowest link; called by all ranks together.
+    """Rates of kernels and the slowest link, as rank 0's `roundelay measure` found them; called by all ranks.
 
     A ring goes at the pace of its slowest link, and a plan may put one over any ranks. Where nothing was
     measured the figures are typical ones.
@@ -127,7 +127,7 @@ class Work:
         return pairs * (self.flops_of_pair / self.rates.flops)
 
     def seconds(self, lengths: Any, degrees: Any, largest: Any) -> Any:
-        """Seconds of rings over so many ranks, which keep the pace of the one with the largest shard.
+        """Seconds of rings over some ranks, which keep the pace of the one with the largest shard.
 
         The first step computes what is there; in each other one, keys came during the step before.
         """
@@ -137,7 +137,7 @@ class Work:
 
 
 def shares(counts: Sequence[int], causal: bool) -> Ints:
-    """What each member of a ring has of a sequence.
+    """The share of a sequence that each member of a ring has.
 
     Parameters
     ----------

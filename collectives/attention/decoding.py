@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ...comm.recorded import recorded
 from ...comm.settings import checks_bounds
 from ...datatypes.plain import MPI
 from ..array_views import as_arrays, results_like
@@ -22,6 +23,7 @@ from .rows import row_datatype, row_operation
 from .tiles import Array, computing_dtype
 
 
+@recorded
 def decode_attention(
     q: Array, k: Array, v: Array, comm: MPI.Intracomm, *, scale: float | None = None, heads: str = "BSHD"
 ) -> tuple[Array, Array]:

@@ -16,14 +16,14 @@ Keep = NDArray[np.bool_]
 
 
 class Dropout(NamedTuple):
-    """What share of the weights is dropped, and the seed that says which."""
+    """The share of the weights that is dropped, and the seed that says which."""
 
     share: float
     seed: int
 
     @property
     def scale(self) -> float:
-        """What the weights that stay are multiplied by."""
+        """The factor of the weights that stay."""
         return 1.0 / (1.0 - self.share)
 
     def keep(self, batch: int, head: int, queries: NDArray[np.int64], keys: NDArray[np.int64]) -> Keep:

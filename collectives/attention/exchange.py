@@ -59,11 +59,11 @@ class _Run(ABC):
         self._expected: list[_Coming] = []
         self._awaited: list[_Coming] = []
 
-    # What forward and backward say of their own:
+    # Forward and backward override:
 
     @abstractmethod
     def parcel(self, task: Task) -> Parcel:
-        """What the worker of a task fetches."""
+        """The arrays that the worker of a task fetches."""
 
     @abstractmethod
     def own(self, task: Task) -> Sequence[Array]:
@@ -71,7 +71,7 @@ class _Run(ABC):
 
     @abstractmethod
     def answer(self, task: Task) -> Parcel | None:
-        """What the worker of a task sends to the owner of what it fetched."""
+        """The result that the worker of a task sends to the owner of the arrays that it fetched."""
 
     @abstractmethod
     def begin(self) -> None:
@@ -85,7 +85,7 @@ class _Run(ABC):
     def take_in(self, task: Task, answer: list[Array]) -> None:
         """Add what another member computed."""
 
-    # What they have in common:
+    # Forward and backward share:
 
     def run(self) -> None:
         """Run all steps."""

@@ -1,7 +1,7 @@
 """Softmax attention of queries to blocks of keys, one after another, by an array library's matrix products.
 
 For each tile of queries and keys the scores are one product, and what the weights give another one; between
-them lies a pass over the tile, which is small enough for the second cache. What was added before is scaled
+them lies a pass over the tile, which is small enough for the second cache. The accumulator is scaled
 when a larger score comes (the online softmax of Milakov and Gimelshein, arXiv 1805.02867; tiles as in Dao,
 "FlashAttention-2", arXiv 2307.08691).
 """
@@ -64,7 +64,7 @@ class Forward:
         self._dropout, self._first_head = dropout, first_head
         self._dtype, self._value_size = computing_dtype(q.dtype), value_size
         self._rows = q.shape[:3]
-        # What was found first, if that was for all queries at once: it is enough until more is found.
+        # The first result, if it was for all queries at once: it is enough until another one is added.
         self._first: tuple[Array, Array] | None = None
         self._sums: tuple[Array, Array, Array] | None = None
         self._operators = None if dropout is not None else fused.operators(q, value_size)
@@ -203,7 +203,7 @@ class Forward:
 
 
 class _Pair(NamedTuple):
-    """What queries attend to, and the sums by key head that are added to, with what is needed for it."""
+    """Queries, and the sums by key head that are added to, with all that adding to them needs."""
 
     block: Block
     broken: Array | None

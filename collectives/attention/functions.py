@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...comm.recorded import recorded
 from ...datatypes.plain import MPI
 from ..array_views import as_arrays, results_like
 from .arrays import by_head
@@ -20,6 +21,7 @@ Array = NDArray[Any]
 Window = tuple[int | None, int | None] | int | None
 
 
+@recorded
 def attention(  # noqa: PLR0913
     q: Array,
     k: Array,
@@ -113,6 +115,7 @@ def attention(  # noqa: PLR0913
     return out, lse
 
 
+@recorded
 def attention_backward(  # noqa: PLR0913
     dout: Array,
     q: Array,

@@ -18,7 +18,7 @@ from .flash import Operators, choose
 
 Array = NDArray[Any]
 
-# What the vector loads of the kernels take at once.
+# Bytes that the vector loads of the kernels take at once.
 _ALIGNMENT = 16
 
 
@@ -57,7 +57,7 @@ def gradients(
     scale: float,
     causal: bool,
 ) -> tuple[Any, Any, Any]:
-    """What a region adds to the gradients of its queries, keys and values, in their dtype or float32.
+    """The gradients of a region's queries, keys and values that it adds, in their dtype or float32.
 
     Parameters
     ----------

@@ -39,7 +39,7 @@ _irecv: Callable[..., MPI.Request] = Comm.Irecv
 
 @dataclass
 class Traffic:
-    """What this rank sent.
+    """Traffic that this rank sent.
 
     Attributes
     ----------

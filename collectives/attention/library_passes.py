@@ -1,4 +1,4 @@
-"""What lies between the matrix products, by any library with NumPy's functions, in any precision."""
+"""The passes between the matrix products, by any library with NumPy's functions, in any precision."""
 
 from __future__ import annotations
 

@@ -202,7 +202,7 @@ def _joined(parts: Sequence[Array], places: Sequence[Places], axis: int) -> Arra
 
 
 def largest_ring(problem: Problem, width: int) -> Problem:
-    """What the members with most heads compute in rings, of a mesh with rows of some width."""
+    """The problem that the members with most heads compute in rings, of a mesh with rows of some width."""
     inner, shape = _Mesh(problem, width).inner, problem.shape
     most = max(shares(width, shape.key_heads, shape.each), key=lambda share: share.query_heads)
     return replace(inner, shape=replace(shape, heads=most.query_heads, key_heads=most.key_heads))

@@ -39,7 +39,7 @@ class Assignment(NamedTuple):
 
 
 class Load(NamedTuple):
-    """What a rank has to do for the attention of all its sequences, forward.
+    """The work of a rank for the attention of all its sequences, forward.
 
     Attributes
     ----------
@@ -147,7 +147,7 @@ class SequencePlan:
         ------
         ValueError
             On all ranks: another number of ranks, another plan on one of them, or shards that are not those
-            of the plan. What `roundelay.attention` finds wrong: on all ranks of a sequence.
+            of the plan. On all ranks of a sequence: the errors of `roundelay.attention`.
 
         Examples
         --------

@@ -1,4 +1,4 @@
-"""What lies between the matrix products, in float32 on the host: compiled by Numba, a row at a time.
+"""The passes between the matrix products, in float32 on the host: compiled by Numba, a row at a time.
 
 NumPy would go over a tile four times, and its exponential alone takes as long as half a matrix product.
 Here a row stays in the first cache, and the exponential is a polynomial that the compiler turns into vector

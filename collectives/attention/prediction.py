@@ -12,7 +12,7 @@ from .costs import Rates
 from .problem import Problem
 from .routes import Steps
 
-# What a member takes to compute a pair, beside its arithmetic: calls of array functions.
+# Seconds of a member for a pair, beside the arithmetic: calls of array functions.
 PAIR_SECONDS = 50e-6
 # The same of an exchange of heads for tokens.
 SWAP_SECONDS = 100e-6

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Shape:
-    """What the arrays of all members have in common.
+    """Properties that the arrays of all members share.
 
     Attributes
     ----------
@@ -45,18 +45,18 @@ class Shape:
 
     @property
     def computing(self) -> np.dtype[Any]:
-        """What is computed in."""
+        """The dtype of the computation."""
         return computing_dtype(self.dtype)
 
     def keys_and_values(self, count: int, heads: int, dtype: np.dtype[Any]) -> Parcel:
-        """Keys and values, or their gradients, of so many tokens and key heads."""
+        """Keys and values, or their gradients, of some tokens and key heads."""
         return Parcel(
             ((self.batch, heads, count, self.size), dtype),
             ((self.batch, heads, count, self.value_size), dtype),
         )
 
     def queries(self, count: int, heads: int, dtype: np.dtype[Any]) -> Parcel:
-        """Queries, or their gradients, of so many tokens and query heads."""
+        """Queries, or their gradients, of some tokens and query heads."""
         return Parcel(((self.batch, heads, count, self.size), dtype))
 
     def results(self, count: int, heads: int) -> Parcel:
@@ -94,7 +94,7 @@ class Geometry:
         self._known: dict[Any, Any] = {}
 
     def stripes(self, queries: int, keys: int) -> list[Stripe]:
-        """What the queries of one member see of the keys of another one."""
+        """The keys of one member that the queries of another one see."""
         pair = (queries, keys)
         if pair not in self._stripes:
             self._stripes[pair] = self.rule.stripes(self.tokens[queries], self.tokens[keys])
@@ -108,7 +108,7 @@ class Geometry:
         return self._sees[pair]
 
     def recall(self, key: Any, find: Callable[[], T]) -> T:
-        """What was found before under a key, or is found now."""
+        """The value that was found before under a key, or is found now."""
         if key not in self._known:
             self._known[key] = find()
         found: T = self._known[key]
@@ -119,13 +119,13 @@ class Geometry:
 def geometry(
     rule: Rule, counts: tuple[int, ...], placement: str, documents: tuple[int, ...] | None
 ) -> Geometry:
-    """The geometry of members with so many tokens each."""
+    """The geometry of members with given numbers of tokens."""
     return Geometry(rule, [tokens_of(each, documents) for each in positions(counts, placement)])
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is to be computed, by whom.
+    """A computation, and its division among the members.
 
     Attributes
     ----------

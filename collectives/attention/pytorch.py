@@ -153,7 +153,7 @@ def scaled_dot_product_attention(  # noqa: PLR0913
         Keys of the same tokens.
     value : (B, Hk, S, Dv) tensor
     attn_mask : (B, 1, 1, S) bool tensor, optional
-        Which of this rank's keys are there. What else is hidden, `is_causal`, `window` and `documents` say.
+        Which of this rank's keys are there. `is_causal`, `window` and `documents` hide others.
     dropout_p : float
         What share of the weights is dropped; `seed` says which.
     is_causal : bool

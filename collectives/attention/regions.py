@@ -43,7 +43,7 @@ class Region(NamedTuple):
 
 
 def regions(stripes: Sequence[Stripe]) -> list[Region] | None:
-    """What the stripes say is seen, each pair in one region; None if it takes more than `MOST`.
+    """Regions of the pairs that the stripes say are seen, each pair in one; None if more than `MOST`.
 
     Examples
     --------

@@ -32,5 +32,5 @@ def row_operation(merge: Merge, dtype: np.dtype[Any], commutes: bool) -> MPI.Op:
 
 @cache
 def row_datatype(dtype: np.dtype[Any], length: int) -> MPI.Datatype:
-    """The datatype of a row of so many numbers."""
+    """The datatype of a row of `length` numbers."""
     return MPI._typedict[dtype.char].Create_contiguous(length).Commit()

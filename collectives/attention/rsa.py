@@ -41,7 +41,7 @@ def forward(problem: Problem, q: Array, k: Array, v: Array) -> tuple[Array, Arra
 
 
 def _around(problem: Problem, own: Array) -> Iterator[tuple[int, Array]]:
-    """What each member has, this one's first; the next is under way while one is looked at."""
+    """The array of each member, this one's first; the next is under way while one is looked at."""
     group, like = problem.group, contiguous(own)
     held = like
     for distance in range(group.size):

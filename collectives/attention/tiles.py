@@ -1,4 +1,4 @@
-"""What forward and backward kernels share: blocks of keys, tiles of several heads, and their scores."""
+"""Blocks of keys, tiles of several heads, and their scores, for forward and backward kernels."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def by_key_head(array: Array, key_heads: int) -> Array:
 
 
 def computing_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """What is computed in: float32, or float64 for itself."""
+    """The dtype of the computation: float32, or float64 for itself."""
     return np.dtype(np.float64 if dtype == np.float64 else np.float32)
 
 
@@ -111,7 +111,7 @@ def cover(scores: Array, hidden: NDArray[np.bool_]) -> None:
 def kept(
     dropout: Dropout, heads: list[list[int]], row: int, queries: Positions, keys: Positions, like: Array
 ) -> Array:
-    """What weights are multiplied by, for each of the heads: 0, or a little more than 1; where `like` is."""
+    """The factor of each weight, for each of the heads: 0, or a little more than 1; where `like` is."""
     keep = [[dropout.keep(row, head, queries, keys) for head in some] for some in heads]
     return np.asarray(np.asarray(keep) * np.float32(dropout.scale), like=like)
 
@@ -155,7 +155,7 @@ _threads = threading.local()
 def work_for(like: Any) -> Work:
     """Memory for tiles of arrays like this one, which the thread keeps: new memory is slow at first touch."""
     if not isinstance(like, np.ndarray):
-        # What the library of a device keeps is its own affair.
+        # The library of a device keeps blocks of its own.
         return Work(like)
     kept: dict[str, Work] = _threads.__dict__
     if like.dtype.name not in kept:

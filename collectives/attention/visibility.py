@@ -92,7 +92,7 @@ class Rule:
     after: int = NO_LIMIT
 
     def stripes(self, queries: Tokens, keys: Tokens, rows: int = ROWS, columns: int = KEYS) -> list[Stripe]:
-        """All pairs that see each other, in tiles of so many rows and columns at most."""
+        """All pairs that see each other, in tiles of at most some rows and columns."""
         stripes = []
         for part in _row_parts(queries.positions, rows):
             begin, end = self._seen(queries, keys, part)

@@ -13,7 +13,7 @@ from .tiles import Array
 
 
 class Window:
-    """Room for so many bytes of each rank, twice: while some still read, others publish anew.
+    """Room for the bytes of each rank, twice: while some still read, others publish anew.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class Window:
         return self.of(self._comm.rank, nbytes)
 
     def of(self, rank: int, nbytes: int) -> Array:
-        """What a rank has published, once all have met."""
+        """The bytes that a rank has published, once all have met."""
         part: Array = self._halves[self._turn, rank, :nbytes]
         return part
 
@@ -50,7 +50,7 @@ class Window:
 
 
 def window_of(service: Service, comm: MPI.Intracomm, nbytes: int) -> Window | None:
-    """The window of a communicator, with room for so many bytes of each rank; called by all ranks alike.
+    """The window of a communicator, with room for `nbytes` of each rank; called by all ranks alike.
 
     Its ranks meet on `comm`. None, with a warning, where there is no room.
     """

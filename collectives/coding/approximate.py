@@ -14,10 +14,10 @@ from .repetition import Repetition, fractional_repetition
 
 
 class ErasureHead(Repetition):
-    """Repetition that waits for one worker of each group, or for so many workers in all.
+    """Repetition that waits for one worker of each group, or for a given number of workers in all.
 
-    What is then missing is made up for by more weight of the rest, which is right on average if all workers
-    straggle alike and the groups are equal.
+    More weight of the rest makes up for the missing ones, which is right on average if all workers straggle
+    alike and the groups are equal.
 
     Parameters
     ----------

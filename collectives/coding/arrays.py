@@ -38,7 +38,7 @@ class Signature(NamedTuple):
         return np.dtype(self.dtypes[0]) if wire is None else wire
 
     def length(self, pieces: int) -> int:
-        """Elements of each of so many equal pieces; there may be less for the last."""
+        """Elements of each of some equal pieces; the last may have fewer."""
         return -(-self.size // pieces)
 
 

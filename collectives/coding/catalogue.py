@@ -18,7 +18,7 @@ SCHEMES = ("uncoded", "gc", "sr-sgc", "m-sgc")
 
 
 def best_code(workers: int, stragglers: int) -> Code:
-    """The code for so many stragglers that has the least load, and amplifies least of those.
+    """The code for a number of stragglers that has the least load, and amplifies least of those.
 
     Fractional repetition where its groups are equal; else as many such groups as leave enough workers for a
     cyclic code.

@@ -1,6 +1,6 @@
 """Messages of one training, which are told from those of others on the same ranks.
 
-A training may end while a worker is late. What it then still sends must not be taken for something that a
+A training may end while a worker is late. Its messages after that must not be taken for something that a
 later training waits for: objects carry the number of their training, and arrays go with tags that are named
 in an object before and come again only after many others.
 """
@@ -69,7 +69,7 @@ class Channel:
 
     def __init__(self, comm: MPI.Intracomm, number: int, lost_after: float) -> None:
         self.comm, self._number, self.lost_after = comm, number, lost_after
-        # What is under way, and its memory, which must live until then.
+        # Messages under way, and their memory, which must live until then.
         self._requests: list[MPI.Request] = []
         self._kept: list[Any] = []
         self._arriving: list[_Arriving] = []

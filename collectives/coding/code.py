@@ -1,4 +1,4 @@
-"""Gradient codes: what each worker sends, and how the sum over all data is had from some of the workers."""
+"""Gradient codes: what each worker sends, and how some of the workers determine the sum over all data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _KEPT_DECODINGS = 4096
 
 
 class Decoding(NamedTuple):
-    """How the sum of all gradients is had from the messages of some workers.
+    """How the messages of some workers determine the sum of all gradients.
 
     Piece p of it is the sum of `coefficients[p, i]` times the message of `workers[i]`.
     """
@@ -146,8 +146,8 @@ class Code:
     def _solve(self, returned: frozenset[int]) -> Decoding | None:
         """Decoding with the least coefficients: one system of the size of the missing workers.
 
-        If more are missing than it has unknowns, so many of them decide: whatever solves it for all of them
-        is found.
+        If more are missing than it has unknowns, as many of them as unknowns decide: any solution for all of
+        them is found.
         """
         lost = sorted(set(range(self.workers)) - returned)
         base, null = self._bases

@@ -52,13 +52,13 @@ class CodedGradients:
         is called when a worker needs it first.
     parameters : array, iterable of arrays, or tuple of those
         Of NumPy, CuPy or PyTorch, on all ranks of the same shapes and dtypes, such as `model.parameters()`;
-        `gradient` gets them as a list. What the master has counts: the workers' are overwritten
+        `gradient` gets them as a list. The master's values count: the workers' are overwritten
         before they compute. A tuple has one for each of several models, which are trained in turn; a scheme
         with a delay of T needs at least T + 1.
     master : int, optional
         A rank; None if all take turns, which needs a scheme without delay.
     patience : float, optional
-        How long a round waits after its first worker, in parts of that worker's time, before the others may
+        How long a round waits after its first worker, relative to that worker's time, before the others may
         be stragglers. If not given 0 for a scheme without delay, whose rounds need not spare stragglers for
         those to come, and 0.2 for the others; `recommend` finds what is best on a trace.
     deadline : float, optional

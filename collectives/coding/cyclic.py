@@ -18,8 +18,8 @@ MOST_MDS = 64
 def cyclic_repetition(workers: int, stragglers: int) -> Placed:
     """Random cyclic code: of some that are drawn, the one whose decoding amplifies least.
 
-    Where workers and stragglers + 1 have a common divisor, so many neighbouring partitions are on the same
-    workers.
+    Where workers and stragglers + 1 have a common divisor, that number of neighbouring partitions is on the
+    same workers.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""What a master is told about waiting, and what it tells about a gradient."""
+"""Limits that a master is given for waiting, and its report on a gradient."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class WorkerError(RuntimeError):
 
 
 class TooFewWorkers(RuntimeError):
-    """What arrived within the deadline does not determine the gradient; on all ranks."""
+    """The results that arrived within the deadline do not determine the gradient; on all ranks."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Limits:
     Attributes
     ----------
     patience : float
-        After the first worker, in parts of its time, before the others may be counted as stragglers.
+        After the first worker, relative to its time, before the others may be counted as stragglers.
     deadline : float, optional
         Seconds of a round; what then happens says `on_deadline`.
     on_deadline : {"wait", "approximate", "raise"}

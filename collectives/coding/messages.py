@@ -1,4 +1,4 @@
-"""What the master and the workers tell each other.
+"""Messages between the master and the workers.
 
 A worker offers its vectors, and the master pulls those that it needs: what is late is not sent, and each
 vector that is has memory of its own. Nobody sends a worker anything to compute with before it has answered:
@@ -53,7 +53,7 @@ class Stop(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What a worker has computed in a round.
+    """Result of a worker in a round.
 
     The tasks that are done, as pairs of job and slot, each with where its vector is shown, if it is.
     """
@@ -72,7 +72,7 @@ class Failure(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """A round's gradient is decoded: so many numbers of a dtype follow, with a tag."""
+    """A round's gradient is decoded: a number of elements of a dtype follow, with a tag."""
 
     info: RoundInfo
     signature: Signature

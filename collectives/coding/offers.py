@@ -1,4 +1,4 @@
-"""What workers offer in an era: which of it is asked for, and what is here to decode gradients from."""
+"""Results that workers offer in an era: those that are asked for, and those to decode gradients from."""
 
 from __future__ import annotations
 

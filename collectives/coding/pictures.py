@@ -63,4 +63,4 @@ def draw_trace(axes: Axes, trace: Trace) -> None:
     norm = BoundaryNorm([0, 1.25, 1.5, 2, 2.5, 3, 4], 256, extend="max")
     shown = axes.imshow(slowness.T, aspect="auto", interpolation="none", cmap="magma_r", norm=norm)
     axes.set(xlabel="round", ylabel="worker")
-    axes.figure.colorbar(shown, ax=axes, label="time, in parts of the round's median")
+    axes.figure.colorbar(shown, ax=axes, label="time / median of the round")

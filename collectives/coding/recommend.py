@@ -17,7 +17,7 @@ from .traces import Trace
 MOST_DELAY = 3
 # By what factor a number of stragglers differs from the next one that is tried, where it is not by 1.
 _STEP = 1.1
-# SR-SGC repeats over up to so many bursts.
+# The most bursts over which SR-SGC repeats.
 _MOST_REPEATS = 3
 
 
@@ -60,8 +60,7 @@ def recommend(
         As many as the trace has rounds, if not given.
     names : sequence of {"uncoded", "gc", "sr-sgc", "m-sgc"}
     most_delay : int
-        Rounds by which a gradient may be late: with so many and one more models that are trained in turn
-        none waits.
+        Rounds by which a gradient may be late: with one model more than that, trained in turn, none waits.
     patience : float, optional
         As in `simulate`; if not given several are tried where there is a delay, and 0 where there is none.
     build : callable, optional
@@ -126,7 +125,7 @@ def _grid(name: str, workers: int, most_delay: int) -> Iterator[tuple[str, list[
         yield name, [{"stragglers": each} for each in _numbers(workers)]
     elif name == "sr-sgc":
         for burst, repeats in product(range(1, most_delay + 1), range(1, _MOST_REPEATS + 1)):
-            # A code for so many stragglers in a round stands that many in a window.
+            # A code for some number of stragglers in a round tolerates as many in a window.
             most = sorted({min((repeats + 1) * each, workers) for each in _numbers(workers)})
             window = repeats * burst + 1
             yield name, [{"burst": burst, "window": window, "stragglers": each} for each in most]

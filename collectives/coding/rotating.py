@@ -65,7 +65,7 @@ class Rotation:
         self._others = [rank for rank in self._ranks if rank != channel.rank]
         self._crew = Crew(channel, self._ranks, wire)
         self._vectors: dict[tuple[int, int], Vector] = {}
-        # What the master of the round has said while this rank computed.
+        # Messages of the master of the round that came while this rank computed.
         self._heard: deque[Any] = deque()
         self._turn = -1
 
@@ -133,7 +133,7 @@ class Rotation:
         backoff.pause()
 
     def _hear(self, master: int) -> Any:
-        """What the master says next, or None."""
+        """The next message of the master, or None."""
         self._channel.settle()
         if self._heard:
             return self._heard.popleft()
@@ -182,7 +182,7 @@ class Rotation:
             self._channel.send(outcome, rank, CONTROL)
             sends[rank] = self._channel.send_array(gradient, rank, tag)
         self._push([sends[rank] for rank in self._others if not missing[rank]], gradient.nbytes)
-        # What is sent is not the program's to change.
+        # The program must not change an array while it is sent.
         return outcome, gradient.copy()
 
     def _push(self, sends: list[MPI.Request], nbytes: int) -> None:

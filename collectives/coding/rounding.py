@@ -11,7 +11,7 @@ from .code import Code
 from .errors import require
 from .scheme import Scheme
 
-# Error that rounding may cause, in parts of what it is in a plain sum of gradients that are alike in size.
+# Error that rounding may cause, relative to that in a plain sum of gradients that are alike in size.
 MOST_ERROR = 0.01
 _JUDGED = 100
 
@@ -41,7 +41,7 @@ def rounding_gain(code: Code) -> float:
 
 
 def straggler_sets(workers: int, stragglers: int) -> list[tuple[int, ...]]:
-    """All sets of so many workers if they are few; else runs of neighbours and random ones."""
+    """All sets of that number of workers if they are few; else runs of neighbours and random ones."""
     if comb(workers, stragglers) <= _JUDGED:
         return list(combinations(range(workers), stragglers))
     rng = np.random.default_rng(0)

@@ -63,7 +63,7 @@ class Round:
         """
         now = perf_counter()
         if self._is_impatient(now, limits.patience) and self._is_allowed(pattern):
-            # What was given up earlier may lack when all are here: nothing better will come.
+            # Results that were given up earlier may lack when all are here: nothing better will come.
             return True, self._are_missing
         is_late = limits.deadline is not None and now - self._begun >= limits.deadline
         ranks = self._ranks_of(self._missing) if is_late or silent else []
@@ -104,7 +104,7 @@ class Round:
     def info(
         self, job: int, stream: int, combination: Combination, late: int, lost: Collection[int]
     ) -> RoundInfo:
-        """What there is to tell about the round and the gradient that was due."""
+        """The report on the round and on the gradient that was due."""
         return RoundInfo(
             job,
             stream,

@@ -87,7 +87,7 @@ class Progress(ABC):
 
     @abstractmethod
     def tasks(self, turn: int, worker: int) -> tuple[Task, ...]:
-        """What a worker computes in a round, from what was received until now."""
+        """The work of a worker in a round, from what was received until now."""
 
     @abstractmethod
     def receive(self, worker: int, job: int, slot: int) -> bool:
@@ -106,7 +106,7 @@ class Progress(ABC):
 
 
 class OpenJobs(Generic[T]):
-    """What is known of each of so many jobs, `new()` at first, until it is deleted."""
+    """The state of each job of a training, `new()` at first, until it is deleted."""
 
     def __init__(self, jobs: int, new: Callable[[], T]) -> None:
         self._first, self._jobs, self._new = 0, jobs, new
@@ -182,7 +182,7 @@ class Scheme(ABC):
 
     @abstractmethod
     def start(self, jobs: int) -> Progress:
-        """A training of so many jobs, before its first round."""
+        """A training of a number of jobs, before its first round."""
 
 
 def equal_partitions(count: int) -> tuple[Partition, ...]:

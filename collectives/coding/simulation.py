@@ -12,9 +12,9 @@ from .errors import require
 from .scheme import Pattern, Scheme
 from .traces import Seconds, Trace
 
-# How long a round waits after its first worker, in parts of that worker's time: what `recommend` tries for
-# schemes with a delay, whose rounds must not call too many stragglers, and what it finds most often. In the
-# paper it is 1.
+# How long a round waits after its first worker, relative to that worker's time: the values that `recommend`
+# tries for schemes with a delay, whose rounds must not call too many stragglers, and the one that it finds
+# most often. In the paper it is 1.
 PATIENCES = (0.0, 0.1, 0.2, 0.5)
 PATIENCE = 0.2
 
@@ -69,8 +69,8 @@ def simulate(
     trace : Trace
     jobs : int
     patience : float, optional
-        How long after its first worker a round waits for others, in parts of the first one's time (mu); what
-        a training over MPI waits if not given.
+        How long after its first worker a round waits for others, relative to the first one's time (mu); as
+        long as in a training over MPI if not given.
     wait_for_all : bool
         Whether a round that cannot end then waits for all workers, as published, or for the fewest.
     report : callable, optional

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .errors import require
 
 Seconds = NDArray[np.float64]
-# What NumPy raises for a file that is no archive of arrays, or a broken one.
+# Errors that NumPy raises for a file that is no archive of arrays, or a broken one.
 _UNREADABLE = (AttributeError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 
 

@@ -13,7 +13,7 @@ _LATE_SECONDS, _SLOWEST_RATE = 0.2, 1e7
 
 
 def usual_seconds(nbytes: int) -> float:
-    """Seconds in which so many bytes of ranks that answer should be here."""
+    """Seconds in which a message of `nbytes` of a rank that answers should be here."""
     return _LATE_SECONDS + nbytes / _SLOWEST_RATE
 
 

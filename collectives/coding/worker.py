@@ -45,7 +45,7 @@ class Worker:
         self._encoder, self._injection = encoder, injection
         self._vectors: dict[tuple[int, int], Vector] = {}
         self._era = 0
-        # What the master has said last of rounds that are over, and of the training.
+        # The master's last word on rounds that are over, and on the training.
         self._over: Abandon | None = None
         self._stop: Stop | None = None
 
@@ -72,7 +72,7 @@ class Worker:
             raise stop.error
 
     def _send(self, wanted: Pull) -> None:
-        # What a scheme before wanted is not here any more; nobody reads what is sent in its place.
+        # The result that an earlier scheme wanted is gone; nobody reads what is sent in its place.
         is_here = wanted.era == self._era
         vector = self._vectors[wanted.job, wanted.slot] if is_here else np.empty(0, np.uint8)
         self._channel.send_array(vector, self._master, wanted.tag)

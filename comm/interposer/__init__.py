@@ -1,8 +1,8 @@
-"""The interposer: what mpi4py calls of MPI, with data that has gaps moved by our kernels.
+"""The interposer: the functions of MPI that mpi4py calls, with data that has gaps moved by our kernels.
 
 It is a module in C, one for each family of MPI libraries. It takes the place of MPI's functions in mpi4py's
-extension module, and of `PyObject_GetBuffer`, so that mpi4py takes arrays with gaps. What it needs to know
-about a datatype or an array it asks Python once (`answers`).
+extension module, and of `PyObject_GetBuffer`, so that mpi4py takes arrays with gaps. It asks Python once
+about each datatype or array (`answers`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the interposer asks about datatypes and arrays that it sees for the first time."""
+"""Answers to the interposer about datatypes and arrays that it sees for the first time."""
 
 from __future__ import annotations
 
@@ -116,12 +116,12 @@ class Answers:
         return None if array.size and array.flags.forc and array.flags.aligned else _as_it_is(array)
 
     def bounds_error(self, handle: int, count: int, offset: int, nbytes: int) -> ValueError | None:
-        """What is wrong with instances of a datatype that begin at an offset of memory, if they leave it."""
+        """The error of instances of a datatype that begin at an offset of memory, if they leave it."""
         known = known_datatype(MPI.Datatype.fromhandle(handle))
         return None if known is None else bounds_error(known, count, offset, nbytes)
 
     def overlap_error(self, array: Any) -> ValueError:
-        """What is wrong with a receive array whose elements share memory."""
+        """The error of a receive array whose elements share memory."""
         return overlap_error(as_numpy(array))
 
 

@@ -44,7 +44,7 @@ static void note_extent(const Py_buffer *view)
         frame->extents[frame->extent_count++] = (struct extent){view->buf, view->len};
 }
 
-/* What is known of the array that a view is of; NULL with an exception. */
+/* The record of the array that a view is of; NULL with an exception. */
 static struct array *array_behind(Py_buffer *view, bool receives)
 {
     int64_t shape[MOST_DIMENSIONS], strides[MOST_DIMENSIONS];
@@ -151,7 +151,7 @@ static bool read_with_strides(PyObject *object, Py_buffer *view, int flags)
     return read;
 }
 
-/* What Python makes of an object that is not read by the buffer protocol. */
+/* Python's answer for an object that is not read by the buffer protocol. */
 struct converted {
     /* Of memory that is a stage: the object with `load` and `store`. */
     PyObject *stage;
@@ -208,7 +208,7 @@ static int read_strided(PyObject *object, Py_buffer *view, int flags, bool is_de
     return code;
 }
 
-/* What mpi4py is given for an object of which it got a view, or -1 and an exception, as `code` says. */
+/* Replace the view that mpi4py got of an object; return -1 with an exception, or `code`. */
 static int get_within_method(PyObject *object, Py_buffer *view, int flags, int code)
 {
     if (current == NULL || (flags & PyBUF_ANY_CONTIGUOUS) != PyBUF_ANY_CONTIGUOUS)

@@ -186,9 +186,9 @@ static int take_request(struct operation *operation, PyObject *begun, MPI_Reques
     return MPI_SUCCESS;
 }
 
-/* What the engine did: nothing is returned for what has run, a request with what is behind it for what has
- * begun; and for what is left to the library where it counts how often that is so, or what is to be called
- * when the library has run it. */
+/* Read the engine's answer: None if it has run the collective; a request, and the object behind it, if it has
+ * begun one; and if the library is to run it, the address of a counter of such calls, or a function to be
+ * called afterwards. */
 static int understand(struct operation *operation, struct collective *collective, PyObject *answer,
                       MPI_Request *request)
 {

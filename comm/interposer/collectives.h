@@ -33,10 +33,10 @@ struct collective {
     void *after;
 };
 
-/* What `run_ours` returns, in the place of an error of MPI, for what is left to the library. */
+/* Returned by `run_ours`, in the place of an error of MPI, for a call that is left to the library. */
 enum { LEFT = -1 };
 
-/* Whether the engine is asked. What it has left to the library before is left to it so often as it said. */
+/* Whether the engine is asked. It says for how many calls of a kind it need not be asked again. */
 bool is_ours(struct frame *frame, struct collective *collective);
 int run_ours(struct operation *operation, struct collective *collective, MPI_Request *request);
 

@@ -57,7 +57,7 @@ void raise_late(void);
 
 static inline int leave(int code)
 {
-    /* What was received is in its place as soon as the program can know. */
+    /* Received data is in its place as soon as the program can know of it. */
     if (UNLIKELY(atomic_load_explicit(&orphans, memory_order_relaxed) > 0))
         settle_orphans();
     if (UNLIKELY(atomic_load_explicit(&late, memory_order_relaxed) != NULL))
@@ -126,7 +126,7 @@ static inline bool is_special(enum function function)
     return frame->special;
 }
 
-/* What MPI says of a communicator. */
+/* Questions to MPI about a communicator. */
 int rank_of(MPI_Comm comm);
 int ranks_of(MPI_Comm comm);
 int sources_of(MPI_Comm comm);

@@ -1,4 +1,4 @@
-/* What a method of ours knows of its call: the arrays with gaps that mpi4py was given, and what is wrong with
+/* The state of a call of one of our methods: the arrays with gaps that mpi4py was given, and the error in
  * them. */
 #ifndef ROUNDELAY_FRAME_H
 #define ROUNDELAY_FRAME_H
@@ -43,7 +43,7 @@ struct frame {
     void *owner;
     /* Whether an algorithm of ours may run the call, and whether it reduces elements. */
     bool engages, reduces;
-    /* What the program wants of it, as Python knows it; NULL for what the communicator wants. */
+    /* The algorithm that the program asks for, as Python knows it; NULL for that of the communicator. */
     void *wanted;
     /* Whether the call has come as far as MPI. */
     bool reached;

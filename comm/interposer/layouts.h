@@ -1,4 +1,4 @@
-/* What is known of memory with gaps: programs of copy loops, by datatype and by the shape of an array.
+/* Layouts of memory with gaps: programs of copy loops, by datatype and by the shape of an array.
  *
  * Python finds it out, once (roundelay.comm.interposer); the tables here keep the answers.
  */
@@ -68,14 +68,14 @@ struct array {
     int64_t dims[];
 };
 
-/* What an array of this shape and these strides is; NULL with a Python exception. Needs the GIL. */
+/* The record of arrays of this shape and these strides; NULL with a Python exception. Needs the GIL. */
 struct array *array_of(int ndim, const int64_t *shape, const int64_t *strides, int64_t itemsize,
                        const char *format);
 /* Its described datatype; false where there is none. */
 bool describe(struct array *array, MPI_Datatype *datatype);
 void give_array_back(struct array *array);
 
-/* What was found out so far: datatypes, arrays. */
+/* Numbers of the known datatypes and arrays. */
 void count_known(int64_t counts[2]);
 
 /* The kernel as Numba compiles it: where its result and an exception would go come first, and it has neither.

@@ -49,8 +49,8 @@ static PyObject *begin_request(PyTypeObject *type, PyObject *arguments, PyObject
     return object;
 }
 
-/* What a request keeps is no garbage while its operation goes on, also where the request is: the collector
- * would clear it before the request ends. */
+/* Objects that a request keeps are no garbage while its operation goes on, even if the request is: the
+ * collector would clear them before the request ends. */
 static int traverse_request(PyObject *object, visitproc visit, void *argument)
 {
     if (is_home(handle_of(object)))

@@ -21,7 +21,7 @@ struct method {
 };
 
 #define NAMED(name) [FUNCTION_##name] = #name,
-static const char *const names_of_functions[FUNCTIONS] = {INTERCEPTED(NAMED)};
+static const char *const names_of_functions[FUNCTIONS] = {INTERCEPTED(NAMED) PERFORMED(NAMED)};
 
 const char *name_of(enum function function)
 {

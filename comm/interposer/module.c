@@ -201,6 +201,33 @@ static PyObject *go_on(PyObject *module, PyObject *on)
     return Py_NewRef(Py_None);
 }
 
+static PyObject *is_recording(PyObject *module, PyObject *nothing)
+{
+    (void)module;
+    (void)nothing;
+    return PyBool_FromLong(observer != NULL);
+}
+
+static PyObject *begin_operation(PyObject *module, PyObject *arguments)
+{
+    (void)module;
+    int number;
+    unsigned long long comm;
+    if (!PyArg_ParseTuple(arguments, "iK", &number, &comm))
+        return NULL;
+    ENTER(.function = (enum function)number, .has_comm = true, .comm = (MPI_Comm)(intptr_t)comm,
+          .is_collective = true);
+    Py_RETURN_NONE;
+}
+
+static PyObject *end_operation(PyObject *module, PyObject *nothing)
+{
+    (void)module;
+    (void)nothing;
+    leave(MPI_SUCCESS);
+    Py_RETURN_NONE;
+}
+
 /* For a test of those who read the record in Python. */
 static PyObject *sizes(PyObject *module, PyObject *nothing)
 {
@@ -236,6 +263,9 @@ static PyMethodDef functions[] = {
     {"forget_choices", forget_choices_of, METH_O, choices_text},
     {"start_record", start, METH_VARARGS, record_text},
     {"go_on_recording", go_on, METH_O, NULL},
+    {"is_recording", is_recording, METH_NOARGS, NULL},
+    {"begin_operation", begin_operation, METH_VARARGS, NULL},
+    {"end_operation", end_operation, METH_NOARGS, NULL},
     {"ticks", ticks, METH_NOARGS, NULL},
     {"record_sizes", sizes, METH_NOARGS, NULL},
     {"functions", name_functions, METH_NOARGS, NULL},

@@ -1,4 +1,4 @@
-/* What a thread has looked up lately, and finds again without a lock. */
+/* Recent look-ups of each thread, which it finds again without a lock. */
 #include "door.h"
 #include "hash.h"
 #include "layouts.h"
@@ -45,7 +45,7 @@ static void make_key(void)
     pthread_key_create(&key, drop);
 }
 
-/* What this thread remembers; NULL where there is no memory. */
+/* The look-ups of this thread; NULL where there is no memory. */
 static struct memory *own(void)
 {
     if (UNLIKELY(mine == NULL)) {

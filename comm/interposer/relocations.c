@@ -16,7 +16,7 @@ enum { FUNCTION_SLOT = R_AARCH64_JUMP_SLOT, DATA_SLOT = R_AARCH64_GLOB_DAT, POIN
 #error "expected x86-64 or AArch64"
 #endif
 
-/* What was replaced, and the pages that are read-only otherwise. */
+/* The replaced addresses, and the pages that are read-only otherwise. */
 enum { MOST_SLOTS = 1024 };
 static struct {
     void **place, *original, *replacement;

@@ -174,7 +174,7 @@ void settle_orphans(void)
     settling = false;
 }
 
-/* What MPI needs to notice that a receive is cancelled, and may still need for a collective; one second, at
+/* The time in which MPI notices that a receive is cancelled, and may complete a collective; one second, at
  * least. */
 static const time_t SECONDS_TO_END = 2;
 

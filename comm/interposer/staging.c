@@ -10,7 +10,7 @@
 
 struct limits message_limits, packing_limits;
 
-/* What one buffer of a call is: where it is in the program's memory, and what it is packed with. */
+/* The stage of one buffer of a call: its place in the program's memory, and the program that packs it. */
 static struct stage *side_of(struct operation *operation, int flags)
 {
     operation->fills = operation->fills || (flags & FILLS) != 0;
@@ -146,8 +146,8 @@ static int64_t bytes_of(int64_t count, MPI_Datatype type)
     return size > INT32_MAX ? INT64_MAX / 2 : count * size;
 }
 
-/* Whether the library moves so many bytes, whatever their layout is. Nothing is found out about their
- * datatypes then, of which some programs make a new one for each message. */
+/* Whether the library moves a message of this size, whatever its layout is. Its datatype is not looked into
+ * then, because some programs make a new one for each message. */
 static bool is_small(int64_t nbytes)
 {
     return nbytes <= message_limits.easy && nbytes <= message_limits.other;

@@ -99,6 +99,16 @@ Comm_free freed
 Comm_disconnect freed
 """
 
+# Collectives of roundelay's own, which an observer sees in place of the calls that they make.
+PERFORMED = """
+attention
+attention_backward
+linear_attention
+linear_attention_backward
+decode_attention
+allreduce_many
+"""
+
 # Written by hand: name, its arguments in C. The last ones have a large-count form, too.
 COMPLETIONS = """
 Wait MPI_Request *request, MPI_Status *status

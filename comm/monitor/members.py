@@ -111,6 +111,8 @@ def stacks_of(members: Iterable[Member]) -> dict[int, str]:
             found[member.rank] = member.failure_stack
         elif member.process.is_gone:
             found[member.rank] = f"no stack: it is {state}"
+        elif member.last is not None and member.last.finalizing:
+            found[member.rank] = "no stack: it is in MPI_Finalize"
         elif state in ("stopped", "traced"):
             found[member.rank] = f"no stack: it is {state}, and answers no signal"
         else:

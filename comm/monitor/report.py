@@ -2,7 +2,7 @@
 
 ::
 
-    {"roundelay": version,
+    {"roundelay": FORMAT,
      "verdicts": [{"kind", "ranks", "hosts", "sentence", "since", "evidence", "witness", "stacks", "time",
                    "date"}, ...],
      "job": {"size", "argv", "started", "seconds", "ended",
@@ -33,6 +33,8 @@ from .members import Member
 from .snapshot import RankView
 from .verdict import Verdict
 
+# Of the report. It changes when a reader of the one before would be led astray.
+FORMAT = 1
 COLUMNS = ("begin", "end", "function", "comm", "sequence", "dest", "source", "bytes")
 # Of each rank: calls that are kept, of one poll and in all.
 _CALLS_OF_POLL = 16
@@ -139,7 +141,7 @@ def write(path: str, report: Mapping[str, Any]) -> None:
     partial = f"{path}.{os.getpid()}.part"
     try:
         with Path(partial).open("w") as file:
-            json.dump(report, file, default=_plain)
+            json.dump({"roundelay": FORMAT, **report}, file, default=_plain)
             file.write("\n")
         Path(partial).replace(path)
     except BaseException:

@@ -11,6 +11,7 @@ import signal
 import sysconfig
 import time
 from pathlib import Path
+from threading import current_thread, main_thread
 
 # Ranks that hang or compute answer within milliseconds, those that share a core a little later.
 SECONDS_TO_ANSWER = 0.3
@@ -29,6 +30,9 @@ class StackPipe:
     def __init__(self) -> None:
         self.signal = free_signal()
         self.read_end, self._write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        if current_thread() is main_thread():
+            # `faulthandler` puts this back when Python ends, and a rank in MPI_Finalize outlives the signal.
+            signal.signal(self.signal, signal.SIG_IGN)
         try:
             # Of all threads, without the interpreter's lock. A full pipe loses the rest, and stops nobody.
             faulthandler.register(self.signal, file=self._write_end, all_threads=True, chain=False)

@@ -35,7 +35,7 @@ _GATHERED = 4 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Options:
-    """What a call asks for beside its arrays; the arguments of `linear_attention` have the same names."""
+    """Options of a call; the arguments of `linear_attention` have the same names."""
 
     causal: bool
     decay: Array | None
@@ -45,7 +45,7 @@ class Options:
 
 
 class Signature(NamedTuple):
-    """What all members must have alike."""
+    """Properties in which all members must agree."""
 
     batch: int
     query_heads: int

@@ -55,26 +55,26 @@ class Chunks:
         return some
 
     def mask(self, part: slice) -> Array:
-        """What is left of each token, along the columns, for each query of a chunk."""
+        """Decay of each token, along the columns, for each query of a chunk."""
         count = part.stop - part.start
         return self._mask[..., :count, :count]
 
     def at_end(self, part: slice, reverse: bool) -> Array | None:
-        """What is left of each token of a chunk at its end; with `reverse`, at its begin."""
+        """Decay of each token of a chunk at its end; with `reverse`, at its begin."""
         if self._powers is None:
             return None
         powers = self._powers[..., : part.stop - part.start, :]
         return powers if reverse else powers[..., ::-1, :]
 
     def since_begin(self, part: slice, reverse: bool) -> Array | None:
-        """What is left, at each token of a chunk, of what comes in at its begin, or end with `reverse`."""
+        """Decay, at each token of a chunk, of the state that comes in at its begin, or end with `reverse`."""
         if self._powers is None:
             return None
         powers = self._powers[..., 1 : part.stop - part.start + 1, :]
         return powers[..., ::-1, :] if reverse else powers
 
     def through(self, part: slice) -> Array | None:
-        """What is left of a state at the other end of a chunk."""
+        """Decay of a state from one end of a chunk to the other."""
         count = part.stop - part.start
         return None if self._powers is None else self._powers[..., count : count + 1, :]
 

@@ -1,6 +1,6 @@
-"""What flows from chunk to chunk in causal linear attention (Yang et al. 2023, arXiv 2312.06635).
+"""States that flow from chunk to chunk in causal linear attention (Yang et al. 2023, arXiv 2312.06635).
 
-Within a chunk, scores are computed as in softmax attention. What comes from the chunks before is in a state,
+Within a chunk, scores are computed as in softmax attention. The chunks before it contribute by a state,
 the sum of the products of their keys and values; so work grows with the tokens, and not with their square.
 The states of all chunks are made first, since other ranks wait for their sum.
 """

@@ -1,7 +1,7 @@
 """Linear attention over ranks, without and with decay: LASP-2 and its kin.
 
-Nothing but states of (Dk, Dv) for each head goes between ranks, however long the sequence is. What a rank
-computes from its own tokens alone is done while they are under way.
+Only states of (Dk, Dv) for each head go between ranks, however long the sequence is. While they are under
+way, a rank computes the part that needs its own tokens alone.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ....comm.recorded import recorded
 from ....datatypes.plain import MPI
 from ...array_views import as_arrays, results_like
 from ..tiles import Array, Work
@@ -18,6 +19,7 @@ from .call import AUTO, LinearCall, Options
 from .chunks import multiply
 
 
+@recorded
 def linear_attention(  # noqa: PLR0913
     q: Array,
     k: Array,
@@ -98,6 +100,7 @@ def linear_attention(  # noqa: PLR0913
     return result
 
 
+@recorded
 def linear_attention_backward(  # noqa: PLR0913
     dout: Array,
     q: Array,

@@ -26,7 +26,7 @@ _BLOCK_BYTES = 64 * 1024
 
 @dataclass(frozen=True)
 class State:
-    """What a member's tokens add up to.
+    """The sum of a member's tokens.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class State:
     count: int
 
     def left(self, count: int) -> Array | None:
-        """What is left of a state after so many tokens, as (Hk, G, 1, 1); None where nothing decays."""
+        """Decay of a state over a number of tokens, as (Hk, G, 1, 1); None where nothing decays."""
         if self.rates is None:
             return None
         left: Array = np.exp(-self.rates * count)[..., None, None]
@@ -165,6 +165,6 @@ class Chain:
 
 
 def rows_left(state: State) -> Array | None:
-    """What is left of each row of a state behind a member's tokens, a column; None where nothing decays."""
+    """Decay of each row of a state over a member's tokens, a column; None where nothing decays."""
     left = state.left(state.count)
     return None if left is None else np.broadcast_to(left, (*state.sums.shape[:-1], 1)).reshape(-1, 1)

@@ -1,0 +1,1 @@
+"""Going on without ranks that are lost, and keeping what they had."""
