@@ -286,6 +286,14 @@ static bool is_cancelled(const MPI_Status *status)
     return cancelled;
 }
 
+/* The communicator of a request that receives; NULL, without the search, where all of the message was said.
+ */
+static const struct known_comm *comm_of(const struct recorded_request *request)
+{
+    const bool is_named = request->source != ANY_RANK && request->received_class != ANY_CLASS;
+    return is_named ? NULL : comm_with_id(request->comm);
+}
+
 /* A persistent request keeps its handle. To ask MPI about it now could find what came only after the call,
  * for which the call has no status. */
 static bool is_complete(const struct recorded_request *request, const struct seen *seen, int i)
@@ -309,8 +317,8 @@ static int end_requests(struct open_call *open, uint64_t waited)
         completed++;
         const MPI_Status *status = status_of(&open->seen, open->places[i]);
         if (request->receives && !is_cancelled(status))
-            end_receive(comm_with_id(request->comm), request->source, request->received_class, request->bytes,
-                        waited, status);
+            end_receive(comm_of(request), request->source, request->received_class, request->bytes, waited,
+                        status);
         if (request->persistent)
             request->active = 0;
         else
