@@ -182,7 +182,7 @@ def ended_with_all_it_started(process: subprocess.Popen[Any]) -> Iterator[list[s
         process.wait()
         _wait_for_descendants(SECONDS_TO_END)
         # Ended by us, it has no status of its own.
-        process.returncode = status  # type: ignore[assignment]
+        process.returncode = status
 
 
 def _wait_for_descendants(seconds: float) -> bool:

@@ -40,15 +40,15 @@ class Message(NamedTuple):
     number: int
     source: int
     dest: int
-    count: int
+    length: int
 
     def content(self) -> Any:
         """The array that is sent."""
-        return np.full(self.count, float(self.number))
+        return np.full(self.length, float(self.number))
 
     def check(self, received: Any) -> None:
         """Check what has been received."""
-        assert (received[: self.count] == self.number).all(), self
+        assert (received[: self.length] == self.number).all(), self
 
 
 class RandomProgram:
@@ -173,7 +173,7 @@ def post_all(program: RandomProgram, comm: Any) -> None:
 
 
 def _post_receive(program: RandomProgram, comm: Any, message: Message) -> tuple[Any, Callable[[], None]]:
-    buffer = np.empty(message.count + program.own.choice([0, 5]))
+    buffer = np.empty(message.length + program.own.choice([0, 5]))
     source = MPI.ANY_SOURCE if program.own.random() < 0.3 else message.source
     request = comm.Irecv(buffer, source, program.tag + message.number % TAGS_OF_A_PHASE)
     return request, lambda: message.check(buffer)
@@ -217,7 +217,7 @@ def in_order(program: RandomProgram, comm: Any) -> None:
             send = program.own.choice([comm.Send, comm.Ssend])
             send(message.content(), message.dest, program.tag)
         elif message.dest == comm.rank:
-            buffer = np.empty(message.count)
+            buffer = np.empty(message.length)
             receive_one(program, comm, buffer, message.source)
             message.check(buffer)
 
@@ -524,8 +524,8 @@ def rare_questions(random: Random) -> None:
 def checkpoint(random: Random) -> None:
     """All ranks write a file each, or one of them writes for all."""
     is_shared = random.random() < 0.5
-    block = np.ones((8 << 20) // 8)
-    whole = np.empty((WORLD.size, block.size)) if is_shared and WORLD.rank == 0 else None
+    block: Any = np.ones((8 << 20) // 8)
+    whole: Any = np.empty((WORLD.size, block.size)) if is_shared and WORLD.rank == 0 else None
     if is_shared:
         WORLD.Gather(block, whole)
     if not is_shared or WORLD.rank == 0:

@@ -68,7 +68,8 @@ int roundelay_Test(MPI_Request *request, int *flag, MPI_Status *status)
 {
     MPI_Status own;
     SEE_STATUS(status, &own);
-    ENTER(.function = FUNCTION_Test, .requests = request, .count = 1, .waits = LOOKS, .status = status);
+    ENTER(.function = FUNCTION_Test, .requests = request, .count = 1, .waits = LOOKS, .status = status,
+          .flag = flag);
     return leave(is_idle() ? next.Test(request, flag, status) : complete_one(request, flag, status, false));
 }
 
@@ -142,7 +143,7 @@ int roundelay_Testall(int count, MPI_Request *requests, int *flag, MPI_Status *s
     if (count <= FEW)
         SEE_STATUS(statuses, few);
     ENTER(.function = FUNCTION_Testall, .requests = requests, .count = count, .waits = LOOKS,
-          .status = statuses);
+          .status = statuses, .flag = flag);
     return leave(is_idle() ? next.Testall(count, requests, flag, statuses)
                            : complete_all(count, requests, flag, statuses, false));
 }

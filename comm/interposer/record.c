@@ -217,17 +217,13 @@ static void begin_call(const struct seen *seen)
 static void end_receive(const struct known_comm *comm, int32_t source, uint8_t class, int64_t bytes,
                         uint64_t waited, const MPI_Status *status)
 {
-    int cancelled = 0;
     if (source == NO_RANK)
         return;
     if (status != MPI_STATUS_IGNORE && (source == ANY_RANK || class == ANY_CLASS)) {
         source = comm == NULL ? UNKNOWN_RANK : world_rank(comm, status->MPI_SOURCE);
         class = comm == NULL ? 0 : class_of(comm, status->MPI_TAG);
     }
-    if (status != MPI_STATUS_IGNORE)
-        next.Test_cancelled(status, &cancelled);
-    if (!cancelled)
-        count_received(source, class, bytes, waited);
+    count_received(source, class, bytes, waited);
 }
 
 static void start_request(struct recorded_request *request)
@@ -261,24 +257,52 @@ static void enter_request(const struct open_call *open)
     add_request(record, *seen->request, &facts);
 }
 
+/* Where a request is in the list that the call gives of those that it has completed; -1 where it is not. */
+static int place_among_completed(const struct seen *seen, int i)
+{
+    const int found = seen->found == NULL ? 1 : *seen->found;
+    for (int k = 0; k < found; k++)
+        if (seen->indices[k] == i)
+            return k;
+    return -1;
+}
+
 /* The status of one of the requests of a call. */
 static const MPI_Status *status_of(const struct seen *seen, int i)
 {
     if (seen->status == MPI_STATUSES_IGNORE || seen->indices == NULL)
         return seen->status == MPI_STATUSES_IGNORE ? MPI_STATUS_IGNORE : &seen->status[i];
-    const int found = seen->found == NULL ? 1 : *seen->found;
-    for (int k = 0; k < found; k++)
-        if (seen->indices[k] == i)
-            return &seen->status[k];
-    return MPI_STATUS_IGNORE;
+    const int place = place_among_completed(seen, i);
+    return place < 0 ? MPI_STATUS_IGNORE : &seen->status[place];
 }
 
-static bool is_complete(const struct recorded_request *request, MPI_Request handle)
+/* Only of requests: MPICH leaves what a status says of that as it was where a matched probe finds a message.
+ */
+static bool is_cancelled(const MPI_Status *status)
+{
+    int cancelled = 0;
+    if (status != MPI_STATUS_IGNORE)
+        next.Test_cancelled(status, &cancelled);
+    return cancelled;
+}
+
+/* The communicator of a request that receives; NULL, without the search, where all of the message was said.
+ */
+static const struct known_comm *comm_of(const struct recorded_request *request)
+{
+    const bool is_named = request->source != ANY_RANK && request->received_class != ANY_CLASS;
+    return is_named ? NULL : comm_with_id(request->comm);
+}
+
+/* A persistent request keeps its handle. To ask MPI about it now could find what came only after the call,
+ * for which the call has no status. */
+static bool is_complete(const struct recorded_request *request, const struct seen *seen, int i)
 {
     if (!request->persistent)
-        return handle == constants.null_request;
-    int done = 0;
-    return next.Request_get_status(handle, &done, MPI_STATUS_IGNORE) == MPI_SUCCESS && done;
+        return seen->requests[i] == constants.null_request;
+    if (seen->flag != NULL && !*seen->flag)
+        return false;
+    return seen->indices == NULL || place_among_completed(seen, i) >= 0;
 }
 
 /* Those of the requests that are complete now; how many. */
@@ -288,12 +312,13 @@ static int end_requests(struct open_call *open, uint64_t waited)
     for (int i = 0; i < open->request_count; i++) {
         struct recorded_request *request = open->requests[i];
         request->awaited = 0;
-        if (!request->active || !is_complete(request, open->seen.requests[open->places[i]]))
+        if (!request->active || !is_complete(request, &open->seen, open->places[i]))
             continue;
         completed++;
-        if (request->receives)
-            end_receive(comm_with_id(request->comm), request->source, request->received_class, request->bytes,
-                        waited, status_of(&open->seen, open->places[i]));
+        const MPI_Status *status = status_of(&open->seen, open->places[i]);
+        if (request->receives && !is_cancelled(status))
+            end_receive(comm_of(request), request->source, request->received_class, request->bytes, waited,
+                        status);
         if (request->persistent)
             request->active = 0;
         else

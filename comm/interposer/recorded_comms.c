@@ -15,6 +15,9 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 /* Read without the lock: what an entry is moved over is found again with it. */
 static struct known_comm *_Atomic known[KNOWN];
 static int known_count;
+/* The one with an id that was asked for last, by the last bits of the id. */
+enum { RECENT = 16 };
+static struct known_comm *_Atomic recent[RECENT];
 static struct record *record;
 /* How many communicators each group has had. All its ranks make them in the same order. */
 static struct {
@@ -121,6 +124,8 @@ static void clear(int slot)
     struct known_comm *comm = known[slot];
     if (comm->place != NULL)
         comm->place->id = 0;
+    if (recent[comm->id % RECENT] == comm)
+        recent[comm->id % RECENT] = NULL;
     known[slot] = NULL;
     known_count--;
     free(comm->ranks);
@@ -175,11 +180,16 @@ struct known_comm *find_comm(MPI_Comm handle)
 
 struct known_comm *comm_with_id(uint32_t id)
 {
+    struct known_comm *found = recent[id % RECENT];
+    if (LIKELY(found != NULL && found->id == id))
+        return found;
+    found = NULL;
     pthread_mutex_lock(&lock);
-    struct known_comm *found = NULL;
     for (int i = 0; i < KNOWN && found == NULL; i++)
         if (known[i] != NULL && known[i]->id == id)
             found = known[i];
+    if (found != NULL)
+        recent[id % RECENT] = found;
     pthread_mutex_unlock(&lock);
     return found;
 }
@@ -220,6 +230,8 @@ void close_comms(void)
             free(comm->ranks);
         free(comm);
     }
+    for (int i = 0; i < RECENT; i++)
+        recent[i] = NULL;
     known_count = 0;
     pthread_mutex_unlock(&lock);
 }

@@ -34,7 +34,7 @@ struct seen {
     const MPI_Status *status;
     /* To which requests the statuses belong, and how many; NULL where there is one of each, or only one. */
     const int *indices, *found;
-    /* Whether anything was received; NULL where that is sure. */
+    /* Whether anything was received, or all requests are complete; NULL where that is sure. */
     const int *flag;
 };
 

@@ -127,7 +127,7 @@ class Clients:
             return False
         files: list[int] = []
         try:
-            message, files = handover.receive(client.connection, 2)
+            message, files = handover.receive(client.connection, 3)
         except BlockingIOError:
             return False
         except (OSError, ValueError):
@@ -139,7 +139,7 @@ class Clients:
             handover.close(files)
             with suppress(TypeError, ValueError):
                 self._hear(client, message)
-        elif message.get("kind") == "rank" and len(files) == 2:
+        elif message.get("kind") == "rank" and len(files) in (2, 3):
             self._let_in(file, client, message, files)
         else:
             handover.close(files)

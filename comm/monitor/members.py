@@ -30,7 +30,7 @@ class Member:
     greeting : mapping
         What it says of itself.
     files : list of int
-        Its record and its pipe, which are closed later on.
+        Its record and its pipe, and what its launcher hears it by, all closed later on.
 
     Raises
     ------
@@ -43,7 +43,7 @@ class Member:
     def __init__(
         self, connection: socket.socket, process: Process, greeting: Mapping[str, Any], files: list[int]
     ) -> None:
-        record, self.pipe = files
+        record, self.pipe, *self._launcher = files
         self.connection, self.process = connection, process
         self.functions = tuple(map(str, greeting["functions"]))
         self.record = Record(record, self.functions)
@@ -88,8 +88,15 @@ class Member:
             return
         self.process.send(self.notice_signal)
 
+    def let_go(self) -> None:
+        """Let its launcher know that it has ended."""
+        for file in self._launcher:
+            os.close(file)
+        self._launcher.clear()
+
     def close(self) -> None:
         """Know it no more."""
+        self.let_go()
         self.process.close()
         self.connection.close()
         os.close(self.pipe)

@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -217,6 +218,19 @@ def _listen_to_notices() -> None:
         _state.notices.connection = _state.connection
 
 
+def _launcher() -> list[int]:
+    """The descriptor by which MPICH's mpiexec learns that this process has ended, as far as it can.
+
+    The kernel closes it before the process is gone. While the watcher has it, too, mpiexec learns of the end
+    only after the watcher has, and the ranks that it kills then cannot seem to have been the first.
+    """
+    try:
+        file = int(os.environ["PMI_FD"])
+        return [file] if stat.S_ISSOCK(os.fstat(file).st_mode) else []
+    except (KeyError, ValueError, OSError):
+        return []
+
+
 def _notice_signal() -> dict[str, int]:
     return {} if _state.notices is None else {"notice": _state.notices.signal}
 
@@ -325,7 +339,9 @@ def _attach(name: str) -> str:
         module.go_on_recording(False)
         # The watcher could not read what shrinks beneath it.
         fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-        handover.send(connection, _greeting(module, rank, ranks, stacks), [memory, stacks.read_end])
+        handover.send(
+            connection, _greeting(module, rank, ranks, stacks), [memory, stacks.read_end, *_launcher()]
+        )
         stacks.close_read_end()
     except (OSError, AttributeError, ValueError) as error:
         if connection is not None:

@@ -62,6 +62,9 @@ class Watcher:
         while self.clients.are_there():
             deaths = self.clients.wait(due - time.monotonic())
             for member in deaths:
+                # They are in order by now, whatever follows from it.
+                member.let_go()
+            for member in deaths:
                 # One after the other: who died first is to blame for the others.
                 member.process.end(time.monotonic())
                 self.look()
