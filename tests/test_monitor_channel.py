@@ -253,7 +253,8 @@ def test_what_all_are_told_reaches_every_node(job):
         return all(len(found) == 2 for found in asked.values())
 
     job.until(all_asked)
-    assert asked == dict.fromkeys((1, 2, 3), [(Asked.VERDICT, "{}"), (Asked.ABORT, "")])
+    told = [(Asked.VERDICT, "{}"), (Asked.ABORT, "")]
+    assert asked == {1: told, 2: told, 3: told}
 
 
 def test_a_lost_node_is_unreachable(job):

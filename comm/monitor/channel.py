@@ -24,11 +24,12 @@ from .master import Master
 from .node import Node
 from .silence import Silence
 from .snapshot import RankView
-from .wire import NOBODY
+from .wire import NOBODY, Kind
 
 __all__ = ["Channel", "ChannelUnavailable", "Invitation", "listen", "open_channel"]
 
 _BETWEEN_BEATS = 0.5
+_SECONDS_TO_LEAVE = 0.5
 
 
 class Channel:
@@ -71,8 +72,15 @@ class Channel:
             if self.node.follows == self.own:
                 self.master.beat()
 
+    def leave(self) -> None:
+        """Say that all ranks of this node are gone, and let go of the port and of all connections."""
+        self.node.greet(Kind.BYE)
+        if self.node.follows == self.own:
+            self.master.beat(Kind.BYE)
+        self._gate.close(_SECONDS_TO_LEAVE)
+
     def close(self) -> None:
-        """Let go of the port and of all connections."""
+        """Let go of the port and of all connections, without a word."""
         self._gate.close()
 
 

@@ -68,6 +68,7 @@ class Node:
         self._last: dict[int, int] = {}
         self._sent: dict[int, int] = {}
         self._asked: list[tuple[int, Request]] = []
+        self._left: set[int] = set()
         # The first is expected to be there; the others when they say so.
         silence.hear(0)
 
@@ -75,7 +76,7 @@ class Node:
     def follows(self) -> int:
         """Whom this node takes for the master, by its place: itself, too; `NOBODY` while none is heard."""
         for node in range(self._own):
-            if self._silence.of(node) < self._lost_after:
+            if node not in self._left and self._silence.of(node) < self._lost_after:
                 return node
         return self._own if self._quiet >= self._lost_after + self._turns(self._own) else NOBODY
 
@@ -101,10 +102,10 @@ class Node:
         sent = [self._send(master, Kind.VIEWS, body) for body in views_bytes(views)]
         return all(sent)
 
-    def greet(self) -> None:
-        """Let those who may become master know that this node is there, and whom it follows."""
+    def greet(self, kind: Kind = Kind.HELLO) -> None:
+        """Let those who may become master know that this node is there, and whom it follows, or leaves."""
         for node in self._masters:
-            self._send(node, Kind.HELLO)
+            self._send(node, kind)
 
     def requests(self) -> list[tuple[int, Request]]:
         """Give what the master wants since this was called before, each with the node that asked."""
@@ -125,6 +126,8 @@ class Node:
     @property
     def _quiet(self) -> float:
         """Seconds since any node of lower rank was heard as a master."""
+        if self._heard_last in self._left:
+            return float("inf")
         return self._silence.of(self._heard_last) if self._own else float("inf")
 
     def _may_take_over(self, node: int) -> bool:
@@ -160,6 +163,8 @@ class Node:
                 # Only whom this node follows may ask.
                 if node == self.follows:
                     self._asked.append((node, request))
+            elif head.kind is Kind.BYE and not body:
+                self._left.add(node)
             elif head.kind is not Kind.BEAT or body:
                 raise Malformed(f"a {head.kind.name} of {len(body)} bytes, of a master")
         except Malformed:

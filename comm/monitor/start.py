@@ -22,6 +22,7 @@ from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
 from . import handover
+from .gathering import introduce
 from .notices import Notices
 from .stacks import StackPipe
 from .verdict import Verdict
@@ -252,6 +253,9 @@ def _begin(comm: MPI.Intracomm | None) -> bool:
         reasons = node.gather((plain.rank, reason))
         if reasons:
             _say_who_is_not(reasons)
+        apart = introduce(plain, node, None if reason else _state.connection)
+        if apart:
+            say(f"each node is monitored by itself: {apart}")
     finally:
         node.Free()
         _state.prepared = None

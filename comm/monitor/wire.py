@@ -50,6 +50,8 @@ class Kind(IntEnum):
     """What the ranks of a node do."""
     ASK = 4
     """A master asks something of a node."""
+    BYE = 6
+    """A node leaves: all its ranks are gone."""
     ANSWER = 5
 
 

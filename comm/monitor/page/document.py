@@ -185,8 +185,8 @@ def _timeline(report: Report) -> str:
     trace = json.dumps(trace_of(_thinned(report)), separators=(",", ":")).encode()
     packed = base64.b64encode(gzip.compress(trace, 6, mtime=0)).decode()
     return (
-        "<p>A sample of the calls of MPI: the latest ones at each look of the watcher. Drag to move, hold Ctrl"
-        " and turn the wheel to zoom, or use the keys.</p>"
+        "<p>A sample of the calls of MPI: the latest ones at each look of the watcher. Drag to move, hold"
+        " Ctrl and turn the wheel to zoom, or use the keys.</p>"
         '<div class="tools"><button data-do="in" title="zoom in">+</button>'
         '<button data-do="out" title="zoom out">&minus;</button>'
         '<button data-do="left" title="earlier">◀</button>'
