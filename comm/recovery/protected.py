@@ -11,10 +11,12 @@ from typing import Any
 
 from ...datatypes.plain import MPI
 from .election import Commit, Elected, Holding, elect
+from .errors import DataLost
 from .generation import Generation
 from .registered import Array, Arrays, form_of
 from .resilient import world_ranks
 from .saved import Part, load, save
+from .telling import tell_all
 
 
 @dataclass(frozen=True)
@@ -219,11 +221,16 @@ class Protected:
             generation.abandon()
         plain = MPI.Intracomm(comm)
         own_rank = world_ranks(plain)[plain.rank]
-        told = plain.allgather((self._serial, self._holding(own_rank)))
-        elected = elect([holding for _, holding in told])
+        told = tell_all(plain, (self._serial, self._holding(own_rank)))
         self._serial = max(serial for serial, _ in told)
         self._under_way, self._is_new = None, True
-        self.comm = comm
+        self.comm, self.step = comm, None
+        try:
+            elected = elect([holding for _, holding in told])
+        except DataLost:
+            # Commits from now on are the first.
+            self._generations.clear()
+            raise
         self.step = elected.commit.step
         return self._recovered(elected, own_rank, [holding.world_rank for _, holding in told])
 
