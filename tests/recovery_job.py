@@ -105,7 +105,7 @@ class Job:
         self.copies = min(len(options.kill), world.size - 1)
         self.death = Death(Path(options.folder))
         victims = self.random.sample(range(world.size), len(options.kill))
-        self.plan = {victim: kind for victim, kind in zip(victims, options.kill, strict=True)}
+        self.plan = dict(zip(victims, options.kill, strict=True))
         self.kind = self.plan.get(world.rank)
         self.delays = {victim: self.random.random() for victim in victims}
         self.at_commit = self.random.randrange(1, self.steps // COMMIT_EVERY)
