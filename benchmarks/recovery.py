@@ -3,10 +3,10 @@
     python -m benchmarks.recovery kills [--kills 100] [--seed 0]
     mpiexec -n 2 python -m benchmarks.recovery commit [--mebibytes 64]
 
-The first needs Open MPI with ULFM. It starts jobs one after the other, each of which loses one or two ranks at
-random moments that the seed decides: anywhere, within milliseconds of the beginning of a commit, or while the
-others recover. The result of each is compared, bit by bit, with that of a single process. The second times steps
-of computing with a commit, steps without, and the copy alone, in turn; it runs with any MPI library.
+The first needs Open MPI with ULFM. It starts jobs one after the other, each of which loses one or two ranks
+at random moments that the seed decides: anywhere, within milliseconds of the beginning of a commit, or while
+the others recover. The result of each is compared, bit by bit, with that of a single process. The second
+times steps of computing with a commit, steps with the copy alone, and steps, in turn; it runs with any MPI library.
 """
 
 from __future__ import annotations

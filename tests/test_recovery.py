@@ -26,7 +26,7 @@ KINDS = [("anytime",), ("commit",), ("anytime", "recovery"), ("commit", "recover
 
 def run(ranks, *arguments, options=()):
     """Run Python on some ranks; give the exit status, None at the limit, and the lines that it printed."""
-    lines = []
+    lines: list[str] = []
     command = [launch.find_mpiexec(), *options, "-n", str(ranks), sys.executable, *map(str, arguments)]
     status = launch.run(command, LIMIT_S, line=lines.append)
     return status, lines
@@ -372,7 +372,7 @@ def test_ranks_that_commit_different_steps(comm):
 
 def test_what_cannot_be_protected():
     with pytest.raises(TypeError, match="array 'text': expected a NumPy array, got str"):
-        roundelay.Protected(MPI.COMM_SELF, {"text": "abc"}, copies=0)
+        roundelay.Protected(MPI.COMM_SELF, {"text": "abc"}, copies=0)  # type: ignore[dict-item]
     with pytest.raises(TypeError, match="array 0: expected elements without Python objects"):
         roundelay.Protected(MPI.COMM_SELF, [np.array([None])], copies=0)
     with pytest.raises(ValueError, match="copies=1 on 1 ranks"):
@@ -426,7 +426,7 @@ def test_a_segment_is_found_by_another_process_only_where_it_is():
     segment.slot(1)[:] = 7
     segment.finish(1, serial=3, step=30)
     mapped = MappedSegment(segment.address)
-    assert mapped.find(3)[:2] == (3, 30)
+    assert [version[:2] for version in mapped.versions()] == [(3, 30)]
     assert (mapped.slot(1) == 7).all()
     with pytest.raises(OSError, match="another process"):
         MappedSegment(segment.address._replace(token=bytes(16)))

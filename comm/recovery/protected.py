@@ -28,9 +28,9 @@ class Recovered:
     step : int
         As it was given to `Protected.commit`; the same on all ranks.
     pieces : dict
-        What this rank hands on: by the rank in `COMM_WORLD` that committed them, new arrays in a dictionary or
-        list like those that were registered. After a loss these are its own, and those of each lost rank whose
-        first remaining partner it is. After `Protected.load` they are its share of the old job's.
+        What this rank hands on: by the rank in `COMM_WORLD` that committed them, new arrays in a dictionary
+        or list like those that were registered. After a loss these are its own, and those of each lost rank
+        whose first remaining partner it is. After `Protected.load` they are its share of the old job's.
     holders : dict
         For each rank in `COMM_WORLD` that committed, the rank of the communicator that has its arrays.
     arrays : dict or list of arrays, optional
@@ -38,12 +38,12 @@ class Recovered:
     """
 
     step: int
-    pieces: dict[int, Arrays]
+    pieces: dict[int, Any]
     holders: dict[int, int]
-    arrays: Arrays | None = None
+    arrays: Any = None
 
     @property
-    def lost(self) -> dict[int, Arrays]:
+    def lost(self) -> dict[int, Any]:
         """The pieces that other ranks committed."""
         return {rank: piece for rank, piece in self.pieces.items() if piece is not self.arrays}
 
@@ -51,9 +51,9 @@ class Recovered:
 class Protected:
     """Arrays of each rank, with copies on other ranks, on other nodes if there are any; collective.
 
-    `commit` copies them, and goes on. A commit counts when all ranks have all of it; until then the one before
-    counts. MPI moves the copies between nodes while the program is in any call of MPI. On a node, partners map
-    the memory that `commit` copies to, and nothing else is copied.
+    `commit` copies them, and goes on. A commit counts when all ranks have all of it; until then the one
+    before counts. MPI moves the copies between nodes while the program is in any call of MPI. On a node,
+    partners map the memory that `commit` copies to, and nothing else is copied.
 
     Parameters
     ----------
@@ -90,8 +90,9 @@ class Protected:
 
     Notes
     -----
-    In-memory checkpoints in pairs of ranks, with two versions: G. Zheng, L. Shi, L. V. Kale: FTC-Charm++, Cluster
-    2004. J. Dongarra, T. Herault, Y. Robert: Revisiting the double checkpointing algorithm, IPDPSW 2013.
+    In-memory checkpoints in pairs of ranks, with two versions: G. Zheng, L. Shi, L. V. Kale: FTC-Charm++,
+    Cluster 2004. J. Dongarra, T. Herault, Y. Robert: Revisiting the double checkpointing algorithm, IPDPSW
+    2013.
     """
 
     def __init__(
@@ -139,8 +140,8 @@ class Protected:
     def commit(self, step: int) -> None:
         """Copy the arrays as they are now, for going back to this step; collective.
 
-        Waits until the commit before is complete, so all ranks meet here, and returns as soon as this rank has
-        copied its own arrays.
+        Waits until the commit before is complete, so all ranks meet here, and returns as soon as this rank
+        has copied its own arrays.
 
         Parameters
         ----------
@@ -196,9 +197,9 @@ class Protected:
     def recover(self, comm: MPI.Intracomm) -> Recovered:
         """Go back to the last commit that is complete, without the ranks that are lost; collective.
 
-        It may be called again if another rank is lost meanwhile. Commits made from now on are those of `comm`;
-        this commit is kept until the first of them is complete, so commit soon. If the survivors share the lost
-        arrays, `register` the new ones before.
+        It may be called again if another rank is lost meanwhile. Commits made from now on are those of
+        `comm`; this commit is kept until the first of them is complete, so commit soon. If the survivors
+        share the lost arrays, `register` the new ones before.
 
         Parameters
         ----------
@@ -208,7 +209,8 @@ class Protected:
         Returns
         -------
         Recovered
-            The step, and new arrays: this rank's own, and those of the lost ranks whose first remaining partner it is.
+            The step, and new arrays: this rank's own, and those of each lost rank whose first remaining
+            partner it is.
 
         Raises
         ------
@@ -272,9 +274,9 @@ class Protected:
         """Write this rank's last commits to disk, for `load` in a job that is started again.
 
         Sends nothing, so that it can be called after a rank has died, when no call of MPI may return: by a
-        callback of a monitor, or between two steps. Files are written under other names, and the list of what is
-        there comes last; what was saved before remains until then. The last two commits are
-        written, since another rank may not have the last one.
+        callback of a monitor, or between two steps. Files are written under other names, and the list of what
+        is there comes last; what was saved before remains until then. The last two commits are written, since
+        another rank may not have the last one.
 
         Parameters
         ----------
@@ -327,8 +329,8 @@ class Protected:
         """Read the last commit that `save` has written all of; collective.
 
         The number of ranks may differ from the old job's. Its ranks are dealt out in ascending order, and as
-        evenly as possible: of 4 old ranks and 2 new ones, rank 0 gets the arrays of 0 and 1. If there are more
-        new ranks than old ones, some get none.
+        evenly as possible: of 4 old ranks and 2 new ones, rank 0 gets the arrays of 0 and 1. If there are
+        more new ranks than old ones, some get none.
 
         Parameters
         ----------

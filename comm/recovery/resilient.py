@@ -79,7 +79,7 @@ class Resilient:
             end_without(lambda: self.comm)
 
     def run(self, advance: Callable[[MPI.Intracomm, int], Any], steps: int, start: int = 0) -> None:
-        """Call ``advance(comm, step)`` for each step, also after ranks are lost, until all ranks have done all.
+        """Call ``advance(comm, step)`` for each step, also after losses, until all ranks have done all.
 
         Collective over `comm`. When a call of MPI fails on a rank, all ranks recover; `on_loss` then says at
         which step they go on. A step may therefore run more than once.
@@ -150,7 +150,7 @@ class Resilient:
         return self._crew is None or bool(self._crew.agree(WELL))
 
     def recover(self, error: BaseException | None = None) -> Loss:
-        """Go on without the ranks that are lost; all that are left must come here, and those that wait are woken.
+        """Go on without the ranks that are lost; all that are left come here, and those that wait are woken.
 
         For programs that catch `MPI.Exception` themselves; `run` calls it by itself. Ranks that are lost
         meanwhile are left out, too.
@@ -226,8 +226,8 @@ def resilient(comm: MPI.Intracomm, on_loss: OnLoss | None = None, required: bool
         `Protected.recover`, and returns the step at which they go on: the same on all, by default the last
         agreed step. It is called again when a rank is lost meanwhile.
     required : bool
-        Whether to raise where the job cannot survive a loss. Otherwise `run` calls the steps, and leaves errors
-        alone.
+        Whether to raise where the job cannot survive a loss. Otherwise `run` calls the steps, and leaves
+        errors alone.
 
     Returns
     -------

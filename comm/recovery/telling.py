@@ -1,7 +1,7 @@
 """What ranks tell one another while some of them may die.
 
-A collective of Open MPI that fails may leave messages under way, which arrive later: the memory that they go to
-must not be used for anything else.
+A collective of Open MPI that fails may leave messages under way, which arrive later: the memory that they go
+to must not be used for anything else.
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ def why_unavailable() -> str:
 def check_whole(comm: MPI.Comm) -> None:
     """Raise `mpi4py.MPI.Exception` if a process of a communicator is known to be dead; sends nothing.
 
-    Open MPI's collectives sometimes return without an error, and with wrong results, when a process dies in the
-    midst of them, or when the communicator is revoked; this process then knows of it.
+    Open MPI's collectives sometimes return without an error, and with wrong results, when a process dies in
+    the midst of them, or when the communicator is revoked; this process then knows of it.
     """
     failed = comm.Get_failed()
     try:
