@@ -6,7 +6,8 @@
 The first needs Open MPI with ULFM. It starts jobs one after the other, each of which loses one or two ranks
 at random moments that the seed decides: anywhere, within milliseconds of the beginning of a commit, or while
 the others recover. The result of each is compared, bit by bit, with that of a single process. The second
-times steps of computing with a commit, steps with the copy alone, and steps, in turn; it runs with any MPI library.
+times steps of computing with a commit, with the copy alone, and with neither, in turn. It runs with any MPI
+library.
 """
 
 from __future__ import annotations

@@ -78,6 +78,27 @@ def die():
 
 
 @only_open_mpi
+def test_going_back_without_a_loss(tmp_path):
+    text = """
+def advance(comm, step):
+    protected.commit(step)
+    if step == 2 and not calls:
+        calls.append(protected.recover(comm).step)
+        protected.commit(2)
+    assert comm.allreduce(1) == comm.size
+
+calls = []
+job = roundelay.resilient(world)
+protected = roundelay.Protected(job.comm, [np.arange(100_000)], share=False)
+job.run(advance, 5)
+print("went back to", calls, protected.wait(), job.lost, flush=True)
+"""
+    status, lines = run_with_ulfm(3, program(tmp_path, PROLOGUE + text))
+    assert status == 0, lines
+    assert lines.count("went back to [2] 4 ()") == 3
+
+
+@only_open_mpi
 def test_a_rank_and_all_its_partners(tmp_path):
     """Ranks 1 and 2 die at once; 2 has the only copy of what 1 had."""
     text = """
@@ -169,7 +190,8 @@ except (MPI.Exception, roundelay.RemoteFailure) as error:
 """
     status, lines = run_with_ulfm(3, program(tmp_path, PROLOGUE + text))
     assert status == 0, lines
-    assert lines.count("ended 2") == 3
+    # Whoever is woken in the second attempt may not have come to the step.
+    assert sorted(line for line in lines if line.startswith("ended"))[1:] == ["ended 2"] * 2
 
 
 @only_open_mpi
@@ -372,7 +394,7 @@ def test_ranks_that_commit_different_steps(comm):
 
 def test_what_cannot_be_protected():
     with pytest.raises(TypeError, match="array 'text': expected a NumPy array, got str"):
-        roundelay.Protected(MPI.COMM_SELF, {"text": "abc"}, copies=0)  # type: ignore[dict-item]
+        roundelay.Protected(MPI.COMM_SELF, {"text": "abc"}, copies=0)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="array 0: expected elements without Python objects"):
         roundelay.Protected(MPI.COMM_SELF, [np.array([None])], copies=0)
     with pytest.raises(ValueError, match="copies=1 on 1 ranks"):

@@ -20,7 +20,7 @@ from .registered import Arrays, Form, form_of, write
 from .resilient import world_ranks
 from .segment import VERSIONS, Address, MappedSegment, Segment
 from .telling import tell_all
-from .ulfm import check_whole
+from .ulfm import check_whole, is_whole
 
 Array = NDArray[Any]
 
@@ -172,8 +172,11 @@ class Generation:
         self._receiving.clear()
 
     def abandon(self) -> None:
-        """End what is under way after a loss: nothing is written to any copy from now on."""
-        if not self._requests:
+        """End what is under way: nothing is written to any copy from now on."""
+        if is_whole(self.comm):
+            # A program may go back without a loss, too.
+            MPI.Request.Waitall(self._requests)
+            self._arrived()
             return
         revoke_all(self.comm)
         for request in self._requests:
