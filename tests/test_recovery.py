@@ -335,6 +335,37 @@ def test_the_last_two_commits_are_kept_on_disk(tmp_path):
         roundelay.Protected.load(tmp_path, MPI.COMM_SELF, step=0)
 
 
+def test_a_process_that_outlives_a_rank_saves_its_commits(tmp_path):
+    """Nothing that it needs imports MPI, which would count it as a rank."""
+    text = """
+import pickle, sys
+protected = roundelay.Protected(MPI.COMM_SELF, {"a": np.arange(5)}, copies=0)
+protected.commit(12)
+sys.stdout.buffer.write(pickle.dumps(protected.whereabouts()))
+sys.stdout.flush()
+sys.stdin.read(1)
+"""
+    keeper = f"""
+import pickle, signal, subprocess, sys
+command = [sys.executable, {str(program(tmp_path, PROLOGUE + text))!r}]
+rank = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+whereabouts = pickle.load(rank.stdout)
+from roundelay.comm.recovery.kept import Kept
+kept = Kept(whereabouts)
+rank.kill()
+rank.communicate()
+kept.save({str(tmp_path / "saved")!r})
+assert "mpi4py.MPI" not in sys.modules
+"""
+    path = tmp_path / "keeper.py"
+    path.write_text(keeper)
+    status = launch.run([sys.executable, str(path)], LIMIT_S)
+    assert status == 0
+    restored = load(tmp_path / "saved")
+    assert restored.step == 12
+    assert restored.pieces[0]["a"].tolist() == [0, 1, 2, 3, 4]
+
+
 def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
     protected = committed([np.arange(3)])
     protected.save(tmp_path)

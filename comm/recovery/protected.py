@@ -13,6 +13,7 @@ from ...datatypes.plain import MPI
 from .election import Commit, Elected, Holding, elect
 from .errors import DataLost
 from .generation import Generation
+from .kept import Whereabouts, parts_of
 from .registered import Array, Arrays, form_of
 from .resilient import world_ranks
 from .saved import Part, load, save
@@ -305,24 +306,30 @@ class Protected:
         (7, [[array([0, 1, 2])]])
         """
         own_rank, dead = MPI.COMM_WORLD.rank, set(lost)
-        parts = []
+        parts: list[Part] = []
         for each in self._generations:
             held = {own_rank: (each.own, each.form)}
             held |= {rank: guard for rank, guard in each.guards.items() if rank in dead}
-            parts += [
-                Part(
-                    each.job,
-                    version.serial,
-                    version.step,
-                    each.owners,
-                    rank,
-                    form,
-                    segment.slot(version.slot),
-                )
-                for rank, (segment, form) in held.items()
-                for version in segment.versions()
-            ]
+            for rank, (segment, form) in held.items():
+                parts += parts_of(each.job, each.owners, rank, form, segment)
         save(folder, own_rank, parts)
+
+    def whereabouts(self) -> list[Whereabouts]:
+        """Where another process of this node finds this rank's commits, to save them when the rank is dead.
+
+        Other ones after a commit that follows `register` or `recover`. Sends nothing.
+
+        Returns
+        -------
+        list of Whereabouts
+            For `roundelay.comm.recovery.kept.Kept` in the other process, which needs no MPI; empty if the
+            system has no memory to share, or nothing was committed.
+        """
+        return [
+            Whereabouts(MPI.COMM_WORLD.rank, each.job, each.owners, each.form, each.own.address)
+            for each in self._generations
+            if each.own.address is not None
+        ]
 
     @staticmethod
     def load(folder: str | PathLike[str], comm: MPI.Intracomm, step: int | None = None) -> Recovered:
