@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from ...datatypes.plain import MPI
-from .crew import WELL, crew_of
 from .derived import revoke_all
 from .partners import partners
 from .registered import Arrays, Form, form_of, write
 from .resilient import world_ranks
 from .segment import VERSIONS, Address, MappedSegment, Segment
+from .survivors import WELL, survivors_of
 from .telling import tell_all
 from .ulfm import check_whole, is_whole
 
@@ -73,11 +73,11 @@ class Generation:
     """
 
     def __init__(self, comm: MPI.Intracomm, arrays: Arrays, copies: int, share: bool, job: str) -> None:
-        self._crew = crew_of(comm)
-        if self._crew is None:
+        self._together = survivors_of(comm)
+        if self._together is None:
             self.comm, self._tag = MPI.Intracomm(comm).Dup(), 0
         else:
-            self.comm, self._tag = self._crew.messages, self._crew.next_tag()
+            self.comm, self._tag = self._together.messages, self._together.next_tag()
         self.arrays, self.form = arrays, form_of(arrays)
         self._requests: list[MPI.Request] = []
         self._receiving: list[tuple[Segment, int, int, int]] = []
@@ -121,7 +121,7 @@ class Generation:
 
     def commit(self, serial: int, step: int) -> None:
         """Copy the arrays, and begin to send the copy."""
-        if self._crew is not None:
+        if self._together is not None:
             check_whole(self.comm)
         slot = serial % VERSIONS
         for _, segment in self._sources:
@@ -152,13 +152,13 @@ class Generation:
         """
         MPI.Request.Waitall(self._requests)
         self._arrived()
-        if self._crew is None:
+        if self._together is None:
             steps = tell_all(self.comm, step)
             are_same = len(set(steps)) == 1
         else:
             # Nothing but an agreement is sure to end alike on all ranks.
             word = _word(step)
-            found = self._crew.agree(word)
+            found = self._together.agree(word)
             if not found:
                 raise MPI.Exception(MPI.ERR_PROC_FAILED)
             are_same = found == word
@@ -187,7 +187,7 @@ class Generation:
 
     def free(self) -> None:
         """Free what MPI has of it."""
-        if self._crew is None:
+        if self._together is None:
             self.comm.Free()
 
 

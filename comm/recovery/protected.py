@@ -11,7 +11,7 @@ from typing import Any
 
 from ...datatypes.plain import MPI
 from .election import Commit, Elected, Holding, elect
-from .errors import DataLost
+from .failures import DataLost
 from .generation import Generation
 from .kept import Whereabouts, parts_of
 from .registered import Array, Arrays, form_of

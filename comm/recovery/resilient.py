@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from ...datatypes.plain import MPI
 from ..communicators import promote
-from .crew import WELL, Crew, gather_crew
 from .derived import revoke_all, track
 from .ending import end_without
-from .errors import RecoveryUnavailable, RemoteFailure
+from .failures import RecoveryUnavailable, RemoteFailure
+from .survivors import WELL, Survivors, gather_survivors
 from .telling import tell_all
 from .ulfm import check_whole, is_whole, why_unavailable
 
@@ -61,10 +61,10 @@ class Resilient:
     def __init__(self, comm: MPI.Intracomm, on_loss: OnLoss | None, can_recover: bool) -> None:
         track()
         started = world_ranks(comm)
-        self._crew: Crew | None = None
+        self._together: Survivors | None = None
         if can_recover:
-            self._crew, _ = gather_crew(comm, None)
-            self.comm: Any = self._crew.comm
+            self._together, _ = gather_survivors(comm, None)
+            self.comm: Any = self._together.comm
         else:
             self.comm = promote(MPI.Intracomm(comm).Dup())
         self.survivors = world_ranks(self.comm)
@@ -147,7 +147,7 @@ class Resilient:
 
         A rank that leaves without asking would be missed by those that recover. `run` asks by itself.
         """
-        return self._crew is None or bool(self._crew.agree(WELL))
+        return self._together is None or bool(self._together.agree(WELL))
 
     def recover(self, error: BaseException | None = None) -> Loss:
         """Go on without the ranks that are lost; all that are left come here, and those that wait are woken.
@@ -176,7 +176,7 @@ class Resilient:
         the group of the shrunk communicator is what all agree on. W. Bland, A. Bouteiller, T. Herault,
         G. Bosilca, J. Dongarra: Post-failure recovery of MPI communication capability, IJHPCA 27 (2013).
         """
-        if self._crew is None:
+        if self._together is None:
             raise RecoveryUnavailable(why_unavailable() or "this job was not started with recovery")
         kind = _kind(error)
         if kind == _ERROR and not is_whole(self.comm):
@@ -184,10 +184,10 @@ class Resilient:
             kind = _OF_MPI
         revoke_all(self.comm)
         # Whoever has finished, or commits, waits here for all others.
-        self._crew.agree(0)
+        self._together.agree(0)
         told = self.step, kind, _description(error)
-        self._crew, everyone = gather_crew(self._crew.messages, told)
-        comm = self._crew.comm
+        self._together, everyone = gather_survivors(self._together.messages, told)
+        comm = self._together.comm
         survivors = world_ranks(comm)
         newly_lost = tuple(sorted(set(self.survivors) - set(survivors)))
         self.comm, self.survivors = comm, survivors

@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import DamagedCheckpoint
+from .failures import DamagedCheckpoint
 from .registered import Arrays, Form, as_list
 
 if TYPE_CHECKING:

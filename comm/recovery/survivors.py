@@ -6,6 +6,7 @@ the same communicator, and no rank does so again after an agreement has failed.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from ...datatypes.plain import MPI
@@ -17,10 +18,14 @@ from .telling import tell_all
 WELL = 1
 # A shrink that fails is repeated: every time without one more rank, or after an error that passes.
 _ATTEMPTS = 1000
-_KEYVAL = MPI.Comm.Create_keyval()
 
 
-class Crew:
+@cache
+def _keyval() -> int:
+    return MPI.Comm.Create_keyval()
+
+
+class Survivors:
     """Communicators of the same processes, found again by an attribute of the first.
 
     Attributes
@@ -36,7 +41,7 @@ class Crew:
         self.messages = messages
         self._is_over = False
         self._tags = 0
-        comm.Set_attr(_KEYVAL, self)
+        comm.Set_attr(_keyval(), self)
         remember(comm, messages)
 
     def agree(self, flag: int) -> int:
@@ -56,13 +61,13 @@ class Crew:
         return self._tags
 
 
-def crew_of(comm: MPI.Comm) -> Crew | None:
-    """The crew whose communicator this is."""
-    found: Any = comm.Get_attr(_KEYVAL)
+def survivors_of(comm: MPI.Comm) -> Survivors | None:
+    """Those whose communicator this is."""
+    found: Any = comm.Get_attr(_keyval())
     return found  # type: ignore[no-any-return]
 
 
-def gather_crew(old: MPI.Comm, told: Any) -> tuple[Crew, list[Any]]:
+def gather_survivors(old: MPI.Comm, told: Any) -> tuple[Survivors, list[Any]]:
     """Those of a communicator that are left, and what each of them has told all others.
 
     Communicators are made by shrinking only: Open MPI's other ways of making one may end in nonsense, or in a
@@ -82,7 +87,7 @@ def gather_crew(old: MPI.Comm, told: Any) -> tuple[Crew, list[Any]]:
         try:
             # A rank that has heard all others cannot know whether they have.
             if messages.Agree(int(bool(everyone))):
-                return Crew(new, messages), everyone
+                return Survivors(new, messages), everyone
         except MPI.Exception:
             pass
         # Of those, all that are left have come here.
