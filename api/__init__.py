@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from .comm.monitor.notices import HangError
     from .comm.monitor.start import monitor
     from .comm.monitor.verdict import Verdict
-    from .comm.recovery.errors import DamagedCheckpoint, DataLost, RecoveryUnavailable, RemoteFailure
     from .comm.recovery.failures import DamagedCheckpoint, DataLost, RecoveryUnavailable, RemoteFailure
     from .comm.recovery.protected import Protected, Recovered
     from .comm.recovery.resilient import Loss, Resilient, resilient
