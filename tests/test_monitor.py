@@ -307,7 +307,7 @@ def test_a_rank_that_hangs(program, mode, place):
     assert (verdict["kind"], verdict["ranks"]) == ("stuck", [1])
     waiting = line_of("comm.Allreduce(sent, received)")
     assert verdict["sentence"].startswith(
-        f"3 ranks wait in Allreduce #6 at {waiting}; rank 1 {place}, since "
+        f"3 of 4 ranks wait in Allreduce #6 at {waiting}; rank 1 {place}, since "
     )
     assert 1 <= verdict["since"] < 3
     assert 0.9 < seconds < 3
