@@ -14,7 +14,8 @@ import pytest
 
 from roundelay.comm.monitor import handover, memory
 from roundelay.comm.monitor.clock import Clock
-from roundelay.comm.monitor.processes import Process, ProcessTable
+from roundelay.comm.monitor.process_table import ProcessTable
+from roundelay.comm.monitor.processes import Process
 from roundelay.comm.monitor.reading import OtherVersion, Record
 from roundelay.comm.monitor.stacks import CallSites
 from tests import launch
