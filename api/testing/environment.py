@@ -46,6 +46,8 @@ from . import changes, inject
 from .arguments import OPS, ROOTS
 from .wrapping import Change, check_call, wrap
 
+__all__ = ["Fault", "InjectionError", "arm", "parse"]
+
 VARIABLE = "ROUNDELAY_INJECT"
 EXAMPLE = "stop:rank=2:call=Allreduce:after=50"
 ALWAYS = 1 << 62
