@@ -1,5 +1,7 @@
 """Faults in a program that is not changed, by the variable `ROUNDELAY_INJECT`.
 
+::
+
     ROUNDELAY_INJECT="stop:rank=2:call=Allreduce:after=50" mpiexec -n 4 roundelay run prog.py
 
 stops rank 2 before its 51st call of `Allreduce`. A fault is a kind with options, each after a colon, and
