@@ -53,7 +53,6 @@ class Findings:
         """Whether the job is being ended, so that nothing that happens to it says anything."""
         return self._terminated_at > 0 or self._raised_at > 0 or self.is_wanted
 
-
     def complete(self, verdict: Verdict) -> Verdict:
         """Find out where ranks are, and fill that into the sentence."""
         wanted = {*verdict.ranks[:_MOST_SUSPECTS], *members.ranks_in(verdict.sentence)}
