@@ -174,8 +174,8 @@ def measure(name: str, ranks: int, seeds: Iterable[int]) -> dict[str, Any]:
 
 def show(rows: list[dict[str, Any]]) -> None:
     """Print a table of cases."""
-    heads = ("case", "ranks", "named", "in time", "median s", "worst s", "limit s", "placed", "wrong")
-    heads += ("later", "left")
+    heads = ["case", "ranks", "named", "in time", "median s", "worst s", "limit s"]
+    heads += ["placed", "wrong", "later", "left"]
     table = Table(*heads, show_edge=False)
     for row in rows:
         table.add_row(
