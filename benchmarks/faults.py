@@ -11,6 +11,7 @@ of all kinds on cores that it has too few of, and in random programs that are co
 
 from __future__ import annotations
 
+import re
 import statistics
 import tempfile
 from collections.abc import Callable, Iterable
@@ -27,6 +28,7 @@ from benchmarks.results import results_folder, write_json
 
 # A job has this long in all, its start included.
 LIMIT_SECONDS = 45.0
+PLACE = re.compile(r"\.py:\d+")
 # No false alarm may be of these kinds; slow ones are counted apart.
 GRAVE = ("dead", "stuck", "deadlock", "mismatch", "leak")
 
@@ -85,11 +87,14 @@ class Finding(NamedTuple):
         Sentences of other verdicts before that, or at all.
     later
         How many came after it.
+    has_place
+        Whether the right one says where in the program.
     """
 
     seconds: float | None
     wrong: list[str]
     later: int
+    has_place: bool = False
 
 
 def culprits(outcome: Outcome) -> set[int]:
@@ -113,7 +118,9 @@ def judge(case: Case, outcome: Outcome) -> Finding:
     before = [v for v in others if v["time"] < right["time"]]
     # What several ranks do begins with the last of them.
     start = max(entry["time"] for entry in outcome.injected)
-    return Finding(right["time"] - start, list(map(_sentence, before)), len(others) - len(before))
+    later = len(others) - len(before)
+    has_place = PLACE.search(right.get("sentence", "")) is not None
+    return Finding(right["time"] - start, list(map(_sentence, before)), later, has_place)
 
 
 def _sentence(verdict: dict[str, Any]) -> str:
@@ -157,6 +164,7 @@ def measure(name: str, ranks: int, seeds: Iterable[int]) -> dict[str, Any]:
         "is enough": in_time >= case.share * len(runs),
         "median": statistics.median(times) if times else None,
         "worst": max(times) if times else None,
+        "placed": sum(run["has_place"] for run in runs),
         "wrong": sum(len(run["wrong"]) for run in runs),
         "later": sum(run["later"] for run in runs),
         "left behind": sum(len(run["left"]) for run in runs),
@@ -166,7 +174,8 @@ def measure(name: str, ranks: int, seeds: Iterable[int]) -> dict[str, Any]:
 
 def show(rows: list[dict[str, Any]]) -> None:
     """Print a table of cases."""
-    heads = ("case", "ranks", "named", "in time", "median s", "worst s", "limit s", "wrong", "later", "left")
+    heads = ["case", "ranks", "named", "in time", "median s", "worst s", "limit s"]
+    heads += ["placed", "wrong", "later", "left"]
     table = Table(*heads, show_edge=False)
     for row in rows:
         table.add_row(
@@ -177,6 +186,7 @@ def show(rows: list[dict[str, Any]]) -> None:
             _seconds(row["median"]),
             _seconds(row["worst"]),
             _seconds(row["limit"]),
+            f"{row['placed']}",
             f"{row['wrong']}",
             f"{row['later']}",
             f"{row['left behind']}",

@@ -14,7 +14,8 @@ from tests import launch
 
 DOCS = launch.ROOT / "docs"
 PAGES = [launch.ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
-MODULES = ["roundelay", "roundelay.coding", "roundelay.pytorch"]
+TESTING = ["roundelay.testing.inject", "roundelay.testing.environment"]
+MODULES = ["roundelay", "roundelay.coding", "roundelay.pytorch", *TESTING]
 
 pytestmark = pytest.mark.timeout_s(300)
 
@@ -37,7 +38,7 @@ def documented():
     for kind, name in re.findall(
         r"^\.\. ([\w:]+):: (\S+)$", (DOCS / "reference.md").read_text(), re.MULTILINE
     ):
-        if kind in {"py:module", "currentmodule"}:
+        if kind in {"py:module", "currentmodule", "automodule"}:
             module = name
         elif kind.startswith("auto"):
             names[module].add(name)

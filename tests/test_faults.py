@@ -207,11 +207,11 @@ def outcome(*verdicts, injected=((2, 10.0),)):
 def test_verdicts_are_compared_with_what_was_injected():
     case = faults.CASES["stopped"]
     right, other = ("stuck", [2], 11.5), ("stuck", [1], 11.0)
-    assert faults.judge(case, outcome(right)) == (1.5, [], 0)
-    assert faults.judge(case, outcome(right, ("dead", [2], 12.0))) == (1.5, [], 1)
-    assert faults.judge(case, outcome(other, right)) == (1.5, ["stuck [1]: "], 0)
-    assert faults.judge(case, outcome(other)) == (None, ["stuck [1]: "], 0)
-    assert faults.judge(case, outcome()) == (None, [], 0)
+    assert faults.judge(case, outcome(right))[:3] == (1.5, [], 0)
+    assert faults.judge(case, outcome(right, ("dead", [2], 12.0)))[:3] == (1.5, [], 1)
+    assert faults.judge(case, outcome(other, right))[:3] == (1.5, ["stuck [1]: "], 0)
+    assert faults.judge(case, outcome(other))[:3] == (None, ["stuck [1]: "], 0)
+    assert faults.judge(case, outcome())[:3] == (None, [], 0)
     assert faults.judge(case, outcome(right, injected=())).seconds is None
 
 

@@ -1,5 +1,7 @@
 """Faults in a program that is not changed, by the variable `ROUNDELAY_INJECT`.
 
+::
+
     ROUNDELAY_INJECT="stop:rank=2:call=Allreduce:after=50" mpiexec -n 4 roundelay run prog.py
 
 stops rank 2 before its 51st call of `Allreduce`. A fault is a kind with options, each after a colon, and
@@ -45,6 +47,8 @@ from ..datatypes.plain import MPI
 from . import changes, inject
 from .arguments import OPS, ROOTS
 from .wrapping import Change, check_call, wrap
+
+__all__ = ["Fault", "InjectionError", "arm", "parse"]
 
 VARIABLE = "ROUNDELAY_INJECT"
 EXAMPLE = "stop:rank=2:call=Allreduce:after=50"

@@ -1,5 +1,7 @@
 """Faults, one rank at a time: what a test or a program calls to see what becomes of it.
 
+::
+
     from roundelay.testing import inject
 
     for step in range(100):
