@@ -73,7 +73,7 @@ class Watcher:
                 self.look()
             if time.monotonic() >= due:
                 self.look()
-                due = max(due + PERIOD, time.monotonic() + PERIOD / 2)
+                due = self.nodes.next_look(PERIOD) or max(due + PERIOD, time.monotonic() + PERIOD / 2)
         self.write(has_ended=True)
         self.nodes.leave()
 
@@ -114,7 +114,7 @@ class Watcher:
             return
         now = self.clock.update()
         views = {rank: self.ranks[rank].view(self.clock) for rank in sorted(self.ranks)}
-        self.nodes.exchange(views)
+        everyone = self.nodes.exchange(views)
         self.nodes.serve(
             lambda: self.findings.terminate(now), lambda kind, entry: self.findings.hear(kind, entry, now)
         )
@@ -124,7 +124,6 @@ class Watcher:
         self._last_look = now
         if any(view.lost for view in views.values()):
             self.complain("a rank has more communicators, requests or threads than its record holds")
-        everyone = dict(sorted({**self.nodes.views, **views}.items()))
         snapshot = Snapshot(now, gap, member.size, everyone, member.functions)
         verdicts = []
         try:
