@@ -35,7 +35,7 @@ class Clients:
     listener : socket
     welcome : callable
         Makes a member of a newcomer, his greeting and his descriptors.
-    change : callable
+    hear : callable
         Gets what a member says later on.
     """
 
@@ -43,10 +43,10 @@ class Clients:
         self,
         listener: socket.socket,
         welcome: Callable[[Newcomer, dict[str, Any], list[int]], Member | None],
-        change: Callable[[Member, dict[str, Any]], None],
+        hear: Callable[[Member, dict[str, Any]], None],
     ) -> None:
         listener.setblocking(False)
-        self._listener, self._welcome, self._change = listener, welcome, change
+        self._listener, self._welcome, self._hear = listener, welcome, hear
         self._table = ProcessTable()
         self._poll = select.epoll()
         self._poll.register(listener.fileno(), select.EPOLLIN)
@@ -60,7 +60,9 @@ class Clients:
 
     def are_there(self) -> bool:
         """Whether anybody is left who is, or may become, a rank."""
-        return any(not each.process.is_gone for each in self._by_connection.values())
+        return any(
+            isinstance(each, Newcomer) or not each.process.is_gone for each in self._by_connection.values()
+        )
 
     def wait(self, seconds: float) -> list[Member]:
         """Serve connections for so long, or until a rank ends; give those that have, in that order."""
@@ -81,14 +83,21 @@ class Clients:
                 self._drop_viewer(file)
             elif file in self._by_connection:
                 self._serve(file)
-        self._look_for_ends()
+        self._hear_last_words(ended)
         return ended
 
-    def _look_for_ends(self) -> None:
-        """Of newcomers without a descriptor; members are looked at anyway."""
-        for client in list(self._by_connection.values()):
+    def _hear_last_words(self, ended: list[Member]) -> None:
+        """What those have said that are gone by now, some of them before this has begun."""
+        for file, client in list(self._by_connection.items()):
             if isinstance(client, Newcomer) and client.process.file < 0:
+                # Members are looked at anyway.
                 client.process.look(time.monotonic(), False)
+            if not client.process.is_gone and client not in ended:
+                continue
+            while self._serve(file):
+                pass
+            if isinstance(self._by_connection.get(file), Newcomer):
+                self._forget(file)
 
     def _take_all(self) -> None:
         while True:
@@ -111,42 +120,50 @@ class Clients:
                 self._by_process[process.file] = newcomer
                 self._poll.register(process.file, select.EPOLLIN)
 
-    def _serve(self, file: int) -> None:
-        client = self._by_connection[file]
+    def _serve(self, file: int) -> bool:
+        """Receive a message; tell whether there was one."""
+        client = self._by_connection.get(file)
+        if client is None:
+            return False
         files: list[int] = []
         try:
             message, files = handover.receive(client.connection, 2)
         except BlockingIOError:
-            return
+            return False
         except (OSError, ValueError):
             message = None
         if message is None:
             self._lose(file)
-        elif isinstance(client, Member):
+            return False
+        if isinstance(client, Member):
             handover.close(files)
             with suppress(TypeError, ValueError):
-                self._change(client, message)
+                self._hear(client, message)
         elif message.get("kind") == "rank" and len(files) == 2:
-            member = self._welcome(client, message, files)
-            if member is None:
-                self._forget(file)
-                return
-            self._by_connection[file] = member
-            if client.process.file in self._by_process:
-                self._by_process[client.process.file] = member
+            self._let_in(file, client, message, files)
         else:
             handover.close(files)
-            if message.get("kind") == "top":
+            is_viewer = message.get("kind") == "top"
+            if is_viewer:
                 self._viewers[file] = client.connection
-                self._forget(file, keeps_connection=True)
                 self._shown = 0.0
-            else:
-                self._forget(file)
+            self._forget(file, keeps_connection=is_viewer)
+        return True
+
+    def _let_in(self, file: int, client: Newcomer, greeting: dict[str, Any], files: list[int]) -> None:
+        member = self._welcome(client, greeting, files)
+        if member is None:
+            self._forget(file)
+            return
+        self._by_connection[file] = member
+        if client.process.file in self._by_process:
+            self._by_process[client.process.file] = member
 
     def _lose(self, file: int) -> None:
         """A connection ends: nothing follows for a rank, which is watched until its process ends."""
         if isinstance(self._by_connection[file], Member):
-            self._poll.unregister(file)
+            with suppress(OSError):
+                self._poll.unregister(file)
         else:
             self._forget(file)
 

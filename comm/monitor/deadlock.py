@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .clocks import Clocks
+from .clocks import Clocks, Lasting
 from .verdict import Verdict
 from .wait_graph import Clause, WaitGraph, waiting_on
 from .wording import named, ranks_of
@@ -51,22 +51,12 @@ class Deadlocks:
 
     def __init__(self) -> None:
         self.stalled = 0
-        self._since: dict[int, float] = {}
+        self._lasting = Lasting()
 
     def look(self, graph: WaitGraph, clocks: Clocks) -> list[Verdict]:
-        """Find the knots that were already there half a second ago, and those who wait for a rank that ended."""
-        stalled = set(ranks_of(graph.stalled(graph.waits)))
-        for rank in list(self._since):
-            # One that has gone on meanwhile starts anew.
-            if rank not in stalled or self._since[rank] < clocks.now - clocks.quiet(rank):
-                del self._since[rank]
-        for rank in stalled:
-            self._since.setdefault(rank, clocks.now)
-        sure = [
-            rank
-            for rank, since in self._since.items()
-            if clocks.now - since >= CONFIRMED_AFTER and clocks.had_its_turn(graph.views[rank])
-        ]
+        """Find knots that were there half a second ago, and those who wait for a rank that has ended."""
+        self._lasting.update(ranks_of(graph.stalled(graph.waits)), graph.views, clocks)
+        sure = self._lasting.longer_than(lambda _: CONFIRMED_AFTER, graph.views, clocks.now)
         self.stalled = graph.stalled(sure)
         if not self.stalled:
             return []
@@ -109,7 +99,9 @@ def _waited_for(clause: Clause) -> int | list[int]:
 
 def _cycle(graph: WaitGraph, stalled: int, knot: int) -> list[tuple[int, Clause]]:
     """Ranks of a knot that wait in a circle, each with what it waits for."""
-    rank, passed, steps = ranks_of(knot)[0], {}, []
+    rank = ranks_of(knot)[0]
+    passed: dict[int, int] = {}
+    steps: list[tuple[int, Clause]] = []
     while rank not in passed:
         passed[rank] = len(steps)
         clause = next(each for each in graph.failing(rank, stalled) if each.ranks & knot)

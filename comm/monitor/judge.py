@@ -14,8 +14,8 @@ from .slow_jobs import SlowJobs
 from .slow_links import SlowLinks
 from .slow_ranks import SlowRanks
 from .snapshot import Snapshot
-from .stuck import Hangs
-from .undelivered import find_undelivered
+from .stuck import LONGEST_COMPUTING, Hangs
+from .undelivered import Undelivered
 from .verdict import Verdict
 from .wait_graph import SHORTEST_QUIET, WaitGraph
 from .wording import Functions
@@ -44,13 +44,15 @@ class Judge:
         self._mismatches = Mismatches(self._functions)
         self._deadlocks = Deadlocks()
         self._hangs = Hangs()
+        self._undelivered = Undelivered()
         self._paces = Paces(self._functions)
         self._slow_ranks = SlowRanks(self._functions)
         self._slow_links = SlowLinks(size, self._functions)
         self._slow_jobs = SlowJobs(self._functions)
         self._dead: set[int] = set()
-        # By kind and culprits of a hang, how far these were; by rank, how far it was at a mismatch.
-        self._open: dict[tuple[str, tuple[int, ...]], dict[int, int]] = {}
+        # By kind and culprits of a hang, since when it is and how far these were.
+        self._open: dict[tuple[str, tuple[int, ...]], tuple[float, dict[int, int]]] = {}
+        # By rank, how far it was at a mismatch.
         self._mismatched: dict[int, int] = {}
         self._leaks_known = False
 
@@ -112,19 +114,20 @@ class Judge:
         found = self._deadlocks.look(graph, clocks)
         stalled = self._deadlocks.stalled
         found += self._hangs.look(graph, clocks, stalled)
-        found += find_undelivered(graph, clocks, stalled)
+        found += self._undelivered.look(graph, clocks, stalled)
         return [each for each in found if self._is_news(each, snapshot)]
 
     def _close(self, snapshot: Snapshot) -> None:
-        """Forget hangs whose culprits go on; those who were only slow are waited for longer from now on."""
-        for key, advanced in list(self._open.items()):
-            moved = [
-                rank
-                for rank, view in snapshot.ranks.items()
-                if advanced.get(rank, view.advanced) != view.advanced
-            ]
-            if moved:
-                del self._open[key]
+        """Forget hangs whose culprits go on; those who were only idle may be so for longer from now on."""
+        for key, (since, advanced) in list(self._open.items()):
+            views = [snapshot.ranks[rank] for rank in advanced if rank in snapshot.ranks]
+            moved = [view.rank for view in views if view.advanced != advanced[view.rank]]
+            if not moved:
+                continue
+            del self._open[key]
+            for rank in moved if key[0] == "idle" else ():
+                idle = snapshot.time - since
+                self._hangs.patience[rank] = min(_MORE_PATIENCE * idle, LONGEST_COMPUTING)
 
     def _is_news(self, verdict: Verdict, snapshot: Snapshot) -> bool:
         views = snapshot.ranks
@@ -132,13 +135,12 @@ class Judge:
         for rank in involved:
             if rank in self._mismatched and views[rank].advanced <= self._mismatched[rank] + _EXPLAINED:
                 return False
-        known = {rank for (kind, ranks), _ in self._open.items() if kind == verdict.kind for rank in ranks}
+        kind = "idle" if "idle" in verdict.evidence.get("states", {}).values() else verdict.kind
+        known = {rank for (each, ranks), _ in self._open.items() if each == kind for rank in ranks}
         if known.issuperset(verdict.ranks):
             return False
-        self._open[verdict.kind, verdict.ranks] = {rank: views[rank].advanced for rank in verdict.ranks}
-        if verdict.kind == "stuck":
-            for rank in verdict.ranks:
-                self._hangs.patience[rank] = _MORE_PATIENCE * max(verdict.since, 1.0)
+        advanced = {rank: views[rank].advanced for rank in verdict.ranks}
+        self._open[kind, verdict.ranks] = snapshot.time - verdict.since, advanced
         return True
 
     def _slowness(self, snapshot: Snapshot, calls: Gathered | None) -> list[Verdict]:

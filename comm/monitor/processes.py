@@ -82,7 +82,7 @@ class Process:
     Parameters
     ----------
     number : int
-        Of the process, which runs now.
+        Of the process, which runs, or has done so a moment ago.
 
     Attributes
     ----------
@@ -92,31 +92,25 @@ class Process:
     ended_by : str
         "SIGKILL", "exit status 1" or nothing, where that cannot be known.
 
-    Raises
-    ------
-    ProcessLookupError
-        There is none.
     """
 
     def __init__(self, number: int, table: ProcessTable) -> None:
         self.number, self.is_gone, self.ended_by, self.file = number, False, "", -1
         self._table = table
+        self._quiet_since: float | None = None
+        self._cpu = 0.0
+        self._state = "running"
         try:
             # Nobody else gets its number into this.
             self.file = os.pidfd_open(number)
         except ProcessLookupError:
-            raise
+            self.is_gone = True
         except OSError:
             # Linux before 5.3, or forbidden.
             pass
         fields = _fields_of(f"/proc/{number}/stat")
-        if not fields:
-            self.close()
-            raise ProcessLookupError(f"no process {number}")
-        self._started = fields[19]
-        self._quiet_since: float | None = None
-        self._cpu = 0.0
-        self._state = "running"
+        self._started = fields[19] if fields else ""
+        self.is_gone |= not fields
 
     def close(self) -> None:
         """Look no more."""
@@ -162,7 +156,8 @@ class Process:
             Whether it is known to have done something since it was last looked at.
         """
         if self.is_gone:
-            return "dead", now - (self._quiet_since or now)
+            self._quiet_since = self._quiet_since or now
+            return "dead", now - self._quiet_since
         if has_advanced:
             self._quiet_since, self._state = None, "running"
             return "running", 0.0

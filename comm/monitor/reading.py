@@ -87,9 +87,15 @@ class Record:
         # One look at the counters of all lanes, by which nothing is read that has not changed.
         ended, begun = self._ended.copy(), self._begun.copy()
         if self._last is not None and self._is_as_it_was(begun, ended):
-            now = {"state": state, "idle": idle, "cpu": cpu, "time": clock.now}
-            finalizing = int(self._head["finalizing"][0])
-            self._last = replace(self._last, calls=_NO_CALLS, finalizing=finalizing, **now)
+            self._last = replace(
+                self._last,
+                state=state,
+                idle=idle,
+                cpu=cpu,
+                time=clock.now,
+                finalizing=int(self._head["finalizing"][0]),
+                calls=_NO_CALLS,
+            )
             return self._last
         calls = self._finished(ended)
         under_way = self._under_way(begun, ended)

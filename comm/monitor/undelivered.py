@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .clocks import Clocks
+from .clocks import Clocks, Lasting
 from .deadlock import knots_of
 from .verdict import Verdict
 from .wait_graph import Clause, WaitGraph, waiting_on
@@ -17,48 +17,64 @@ LONGEST_UNKNOWN = 10.0
 SLOWEST = 20e6
 
 
-def find_undelivered(graph: WaitGraph, clocks: Clocks, deadlocked: int) -> list[Verdict]:
-    """Find those that wait for nothing but the library or the network."""
-    sure = [
-        rank
-        for rank, wait in graph.waits.items()
-        if not deadlocked >> rank & 1
-        and graph.views[rank].state != "stopped"
-        and clocks.had_its_turn(graph.views[rank])
-        and clocks.quiet(rank) >= max(
-            min(_patience(graph, each) for each in option) for option in wait.clauses(everything=True)
-        )
-    ]  # fmt: skip
-    stalled = graph.stalled(sure, deadlocked, everything=True)
-    if not stalled:
-        return []
-    found = []
-    # There is no knot where the sender has left MPI.
-    for knot in knots_of(waiting_on(graph, stalled, everything=True)) or [stalled]:
-        rank = ranks_of(knot)[0]
-        clauses = [each for option in graph.waits[rank].clauses(everything=True) for each in option]
-        collective = next((each for each in clauses if each.met and each.collective), None)
-        if collective is not None:
-            found.append(_collective(graph, clocks, rank, collective))
-            continue
-        links = [(rank, clause) for rank in ranks_of(knot) for clause in _messages(graph, rank)]
-        if links:
-            found.append(_message(graph, clocks, *links[0]))
-    return found
+class Undelivered:
+    """Finds those who wait for nothing but the library or the network."""
+
+    def __init__(self) -> None:
+        self._lasting = Lasting()
+
+    def look(self, graph: WaitGraph, clocks: Clocks, deadlocked: int) -> list[Verdict]:
+        """Find them; those in a deadlock wait for each other."""
+        candidates = [
+            rank
+            for rank in graph.waits
+            if not deadlocked >> rank & 1 and graph.views[rank].state != "stopped"
+        ]
+        stalled = graph.stalled(candidates, deadlocked, everything=True)
+        self._lasting.update(ranks_of(stalled), graph.views, clocks)
+        sure = self._lasting.longer_than(lambda rank: _patience(graph, rank), graph.views, clocks.now)
+        stalled = graph.stalled(sure, deadlocked, everything=True)
+        if not stalled:
+            return []
+        found = []
+        # There is no knot where the sender has left MPI.
+        for knot in knots_of(waiting_on(graph, stalled, everything=True)) or [stalled]:
+            verdict = _verdict(graph, clocks, knot)
+            if verdict is not None:
+                found.append(verdict)
+        return found
 
 
-def _messages(graph: WaitGraph, rank: int) -> list[Clause]:
-    """What a rank waits for that seems to be on its way to or from it."""
-    clauses = [each for option in graph.waits[rank].clauses(everything=True) for each in option]
-    return [each for each in clauses if each.met and each.collective is None and each.source >= 0]
+def _verdict(graph: WaitGraph, clocks: Clocks, knot: int) -> Verdict | None:
+    for rank in ranks_of(knot):
+        for clause in _on_their_way(graph, rank):
+            if clause.collective is not None:
+                return _collective(graph, clocks, rank, clause)
+            if clause.source >= 0:
+                return _message(graph, clocks, rank, clause)
+    return None
 
 
-def _patience(graph: WaitGraph, clause: Clause) -> float:
+def _on_their_way(graph: WaitGraph, rank: int) -> list[Clause]:
+    """What a rank waits for though others have done their part, collectives first."""
+    clauses = [each for option in graph.waits[rank].clauses(everything=True) for each in option if each.met]
+    return sorted(clauses, key=lambda clause: clause.collective is None)
+
+
+def _patience(graph: WaitGraph, rank: int) -> float:
+    """How long a rank may wait for what is on its way."""
+    return max(
+        min(_longest(each, len(graph.views)) for each in option)
+        for option in graph.waits[rank].clauses(everything=True)
+    )
+
+
+def _longest(clause: Clause, ranks: int) -> float:
     if clause.bytes < 0:
         return LONGEST_UNKNOWN
     if clause.collective is None:
         return LONGEST_MESSAGE + clause.bytes / SLOWEST
-    return LONGEST_COLLECTIVE + clause.bytes * len(graph.views) / SLOWEST
+    return LONGEST_COLLECTIVE + clause.bytes * ranks / SLOWEST
 
 
 def _collective(graph: WaitGraph, clocks: Clocks, rank: int, clause: Clause) -> Verdict:

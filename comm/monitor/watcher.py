@@ -11,12 +11,11 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 from . import handover, report
+from .aftermath import Aftermath, find_aborts
 from .clients import Clients, Newcomer
 from .clock import Clock, ticks_of
 from .findings import Findings
@@ -28,8 +27,6 @@ from .start import Options, say
 from .verdict import Verdict
 
 PERIOD = 0.2
-# A later death within this many seconds, of a job that does not outlive it, is mpiexec's doing.
-SECONDS_TO_CLEAN_UP = 1.0
 
 
 class Watcher:
@@ -46,6 +43,7 @@ class Watcher:
         self.options = options
         self.nodes = Nodes(self.ranks, self.complain)
         self.findings = Findings(options, self.ranks, self.nodes)
+        self.aftermath = Aftermath()
         self.history = report.History()
         self.clients = Clients(listener, self._welcome, self._hear)
         self.clock: Clock | None = None
@@ -53,7 +51,6 @@ class Watcher:
         self.started, self.begin = report.now_as_date(), time.monotonic()
         self._last_look = 0.0
         self._complaints: set[str] = set()
-        self._held: list[tuple[float, Verdict]] = []
 
     def complain(self, what: str) -> None:
         """Say something once."""
@@ -74,6 +71,7 @@ class Watcher:
             if time.monotonic() >= due:
                 self.look()
                 due = self.nodes.next_look(PERIOD) or max(due + PERIOD, time.monotonic() + PERIOD / 2)
+        self.look()
         self.write(has_ended=True)
         self.nodes.leave()
 
@@ -127,36 +125,18 @@ class Watcher:
         snapshot = Snapshot(now, gap, member.size, everyone, member.functions)
         verdicts = []
         try:
+            # One watcher speaks for all nodes.
             if self.nodes.is_master:
-                verdicts = self.judge.look(snapshot)
+                verdicts = [*self.judge.look(snapshot), *find_aborts(snapshot, self.ranks)]
         except Exception as error:
             # Whatever it is, the job goes on.
             self.complain(f"the monitor failed, and judges no more: {type(error).__name__}: {error}")
-        for verdict in self._worth_saying([*verdicts, *aborts(snapshot, self.ranks)], now):
-            self._say(verdict, now)
+        is_over = all(each.process.is_gone for each in self.ranks.values()) and not self.nodes.are_there()
+        for verdict in self.aftermath.filter(verdicts, now, is_over):
+            if not self.findings.is_ending:
+                self._say(verdict, now)
         self.findings.go_on(now)
         self.clients.show(self.state, now)
-
-    def _worth_saying(self, verdicts: list[Verdict], now: float) -> list[Verdict]:
-        """Hold back deaths that follow another: mpiexec ends all ranks when it has lost one."""
-        if self.findings.is_ending:
-            return []
-        said = []
-        dead = {rank for each in self.findings.entries if each["kind"] == "dead" for rank in each["ranks"]}
-        has_death = bool(dead)
-        # A rank that ends the job comes before those that are dead by that.
-        for verdict in sorted(verdicts, key=lambda each: "dead_before" in each.evidence):
-            if verdict.kind == "dead" and has_death:
-                if not dead.issuperset(verdict.ranks):
-                    self._held.append((now, verdict))
-            elif not has_death or any(not each.process.is_gone for each in self.ranks.values()):
-                said.append(verdict)
-            if verdict.kind == "dead":
-                has_death = True
-                dead.update(verdict.ranks)
-        outlived = [each for at, each in self._held if now - at > SECONDS_TO_CLEAN_UP]
-        self._held = [(at, each) for at, each in self._held if now - at <= SECONDS_TO_CLEAN_UP]
-        return said + outlived
 
     def _say(self, verdict: Verdict, now: float) -> None:
         entry = self.findings.take(verdict, now - self.begin)
@@ -198,22 +178,6 @@ class Watcher:
             report.write(self.options.report, found)
         except OSError as error:
             self.complain(f"the report cannot be written: {error}")
-
-
-def aborts(snapshot: Snapshot, ranks: Mapping[int, Member]) -> list[Verdict]:
-    """Ranks that end the job: not those that MPI_Abort kills are to blame, which may be gone before."""
-    found = []
-    for rank, view in snapshot.ranks.items():
-        how = ""
-        failure = ranks[rank].failure if rank in ranks else ""
-        if failure:
-            how = f"{failure}, at {{{rank}}}"
-        elif "Abort" in (snapshot.functions[number] for number in view.under_way["function"].tolist()):
-            how = "it has called MPI_Abort"
-        if how:
-            evidence = {"failure": failure or "MPI_Abort"}
-            found.append(Verdict("dead", (rank,), f"rank {rank} ends the job: {how}", 0.0, evidence))
-    return [replace(each, hosts=(snapshot.ranks[each.ranks[0]].host,)) for each in found]
 
 
 def main() -> None:

@@ -1,0 +1,555 @@
+"""A job that is watched: what is said of it when a rank dies or hangs, and what is left of it all."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from roundelay.comm.monitor import handover, memory
+from roundelay.comm.monitor.clock import Clock
+from roundelay.comm.monitor.processes import Process, ProcessTable
+from roundelay.comm.monitor.reading import OtherVersion, Record
+from roundelay.comm.monitor.stacks import CallSites
+from tests import launch
+from tests.test_examples import LIMIT_S, run
+
+pytestmark = pytest.mark.timeout_s(2 * LIMIT_S + 20)
+WATCHED = ["-m", "roundelay", "run", "--monitor"]
+
+FAULTS = """
+import ctypes, os, signal, sys, time
+import numpy as np
+from mpi4py import MPI
+comm = MPI.COMM_WORLD
+mode = sys.argv[1]
+sent, received = np.ones(4), np.empty(4)
+for _ in range(5):
+    comm.Allreduce(sent, received)
+    time.sleep(0.02)
+if mode == "deadlock":
+    comm.Recv(received, (comm.rank + 1) % comm.size)
+if comm.rank == 1:
+    print("begin", time.time(), flush=True)
+    if mode == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if mode == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if mode == "sleep":
+        while True:
+            time.sleep(0.1)
+    if mode == "lock":
+        sleep = ctypes.PyDLL(None).sleep
+        while True:
+            sleep(1000)
+    if mode == "skip":
+        comm.Barrier()
+    if mode == "raise":
+        raise ArithmeticError("only here")
+if mode == "all":
+    time.sleep(0.3)
+    os.kill(os.getpid(), signal.SIGKILL)
+for _ in range(5):
+    comm.Allreduce(sent, received)
+    time.sleep(0.02)
+print("done", flush=True)
+"""
+
+
+@pytest.fixture
+def program(tmp_path):
+    path = tmp_path / "faults.py"
+    path.write_text(FAULTS)
+    return path
+
+
+def read_report(file):
+    """The last report of a job: a watcher may still write it when mpiexec has ended, but not for long."""
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        with suppress(OSError):
+            found = json.loads(file.read_text())
+            if found["job"]["ended"]:
+                return found
+        time.sleep(0.05)
+    raise AssertionError(f"there is no {file}")
+
+
+def watch(program, mode, *options, ranks=3):
+    """Run the program, and give status, report, what was said, and seconds until the first verdict."""
+    file = program.parent / "report.json"
+    status, output, errors = run(*WATCHED, "--report", file, *options, program, mode, ranks=ranks)
+    found = read_report(file)
+    assert not list(program.parent.glob("*.part"))
+    begins = [float(line.split()[1]) for line in output.splitlines() if line.startswith("begin")]
+    seconds = None
+    if begins and found["verdicts"]:
+        from datetime import datetime
+
+        seconds = datetime.fromisoformat(found["verdicts"][0]["date"]).timestamp() - begins[0]
+    return status, found, output + errors, seconds
+
+
+def line_of(text):
+    """Where a line of the program is, as a verdict says it."""
+    numbers = [number for number, line in enumerate(FAULTS.splitlines(), 1) if line.strip() == text]
+    return f"faults.py:{numbers[-1]}"
+
+
+def watchers():
+    """The processes that are watchers of jobs that began here."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            words = path.read_bytes().split(b"\0")
+            mine = str(sys.executable).encode() == words[0]
+            if mine and b"roundelay.comm.monitor.watcher" in words:
+                found.append(int(path.parent.name))
+    return found
+
+
+@pytest.fixture(autouse=True)
+def nothing_left():
+    """Nothing of the monitor's is left in shared memory, among the sockets and in the process table."""
+    before = set(Path("/dev/shm").iterdir()), set(handover.names()), set(watchers())
+    yield
+    end = time.monotonic() + 5
+    left: set[object] = {None}
+    while left and time.monotonic() < end:
+        files = {path for path in Path("/dev/shm").iterdir() if "roundelay" in path.name}
+        left = (files - before[0]) | (set(handover.names()) - before[1]) | (set(watchers()) - before[2])
+        time.sleep(0.05)
+    assert not left
+
+
+# Jobs that go well
+
+
+def test_a_normal_end(program):
+    status, found, text, _ = watch(program, "none")
+    assert status == 0
+    assert found["verdicts"] == []
+    assert "roundelay:" not in text
+    job = found["job"]
+    assert job["ended"]
+    assert job["size"] == 3
+    assert job["argv"][1:] == ["none"]
+    assert [rank["state"] for rank in job["ranks"]] == ["ended"] * 3
+    for rank in "012":
+        calls = [row for row in found["history"]["ranks"][rank]["timeline"] if row[2] == "Allreduce"]
+        assert [row[4] for row in calls] == list(range(1, 11))
+        assert all(0 < row[1] - row[0] < 10 for row in calls)
+        assert all(row[7] == 32 for row in calls)
+
+
+def test_what_a_rank_has_exchanged(tmp_path):
+    text = """
+from mpi4py import MPI
+comm = MPI.COMM_WORLD
+if comm.rank == 0:
+    for _ in range(5):
+        comm.Send(bytearray(100), 1)
+else:
+    for _ in range(5):
+        comm.Recv(bytearray(100), 0)
+"""
+    file = tmp_path / "report.json"
+    status, output, errors = run(*WATCHED, "--report", file, "-c", text, ranks=2)
+    assert status == 0, output + errors
+    first, second = (read_report(file)["history"]["ranks"][rank] for rank in "01")
+    assert first["bytes_sent"] == [0, 500]
+    assert second["bytes_received"] == [500, 0]
+    assert second["messages_received"] == [5, 0]
+    assert second["waited"][0] > 0 == second["waited"][1]
+
+
+@pytest.mark.parametrize("way", ["variable", "function", "late"])
+def test_other_ways_to_ask(tmp_path, way):
+    begin = {
+        "variable": "from roundelay import MPI",
+        "function": "from roundelay import MPI, monitor; assert monitor()",
+        "late": "import mpi4py; mpi4py.rc.initialize = False\nfrom roundelay import MPI; MPI.Init()",
+    }[way]
+    text = f"""
+{begin}
+import roundelay, sys
+MPI.COMM_WORLD.Barrier()
+assert roundelay.monitor(report=sys.argv[1])
+{"MPI.Finalize()" if way == "late" else ""}
+"""
+    variables = {} if way == "function" else {"ROUNDELAY_MONITOR": "1"}
+    file = tmp_path / "report.json"
+    status, output, errors = run("-c", text, file, ranks=2, **variables)
+    assert status == 0, output + errors
+    found = read_report(file)
+    assert found["history"]["ranks"]["0"]["timeline"][0][2] == "Barrier"
+
+
+def test_a_job_that_ends_before_its_watcher_has_begun(tmp_path):
+    file = tmp_path / "report.json"
+    text = "from roundelay import MPI, monitor; import sys; monitor(report=sys.argv[1])"
+    text += "; import os, signal; MPI.COMM_WORLD.rank != 1 or os.kill(os.getpid(), signal.SIGKILL)"
+    status, _, _ = run("-c", text, file, ranks=2)
+    assert status != 0
+    found = read_report(file)
+    assert [rank["rank"] for rank in found["job"]["ranks"]] == [0, 1]
+
+
+def test_a_program_that_never_initializes_is_told_once():
+    text = "import mpi4py; mpi4py.rc.initialize = False; from mpi4py import MPI"
+    status, output, errors = run(*WATCHED, "-c", text, ranks=2)
+    assert status == 0, output + errors
+    assert errors.count("was not monitored") == 1
+
+
+def test_a_disabled_layer_says_so_once():
+    text = "from mpi4py import MPI"
+    status, output, errors = run(*WATCHED, "-c", text, ranks=2, ROUNDELAY_DISABLE="1")
+    assert status == 0, output + errors
+    assert errors.count("not monitored: ROUNDELAY_DISABLE is set") == 1
+
+
+# Ranks that die
+
+
+def test_a_rank_that_is_killed(program):
+    status, found, text, seconds = watch(program, "kill")
+    assert status != 0
+    (verdict,) = found["verdicts"]
+    assert (verdict["kind"], verdict["ranks"]) == ("dead", [1])
+    assert verdict["sentence"].endswith("is dead, outside MPI (SIGKILL)")
+    assert verdict["stacks"]["1"] == "no stack: it is dead"
+    assert found["job"]["ended"]
+    assert f"roundelay: {verdict['sentence']}" in text
+    assert 0 <= seconds < 1
+
+
+def test_a_rank_that_raises(program):
+    status, found, _, seconds = watch(program, "raise")
+    assert status != 0
+    (verdict,) = found["verdicts"]
+    assert (verdict["kind"], verdict["ranks"]) == ("dead", [1])
+    place = line_of('raise ArithmeticError("only here")')
+    assert verdict["sentence"].endswith(f"ends the job: ArithmeticError: only here, at {place}")
+    assert 0 <= seconds < 1
+
+
+def test_a_rank_that_aborts(tmp_path):
+    text = """
+import time
+from mpi4py import MPI
+time.sleep(0.3)
+if MPI.COMM_WORLD.rank == 1:
+    MPI.COMM_WORLD.Abort(3)
+MPI.COMM_WORLD.Barrier()
+"""
+    file = tmp_path / "report.json"
+    status, _, _ = run(*WATCHED, "--report", file, "-c", text, ranks=3)
+    assert status != 0
+    (verdict,) = read_report(file)["verdicts"]
+    assert (verdict["kind"], verdict["ranks"], verdict["evidence"]["failure"]) == ("dead", [1], "MPI_Abort")
+
+
+def test_all_ranks_killed(program):
+    """The watcher writes its report, and is gone."""
+    status, found, _, _ = watch(program, "all")
+    assert status != 0
+    assert found["job"]["ended"]
+    assert found["verdicts"][0]["kind"] == "dead"
+    assert {rank["state"] for rank in found["job"]["ranks"]} == {"dead"}
+
+
+def test_a_job_that_is_killed_with_its_mpiexec(program):
+    file = program.parent / "report.json"
+    command = [sys.executable, *WATCHED, "--report", str(file), str(program), "sleep"]
+    job = subprocess.Popen(
+        launch.mpiexec(2, command),
+        env=launch.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    assert job.stdout is not None
+    try:
+        assert job.stdout.readline().startswith(b"begin")
+        # Open MPI's ranks outlive it.
+        for process in (job.pid, *ProcessTable().descendants(job.pid, [str(job.pid)])):
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        job.wait()
+        assert {rank["state"] for rank in read_report(file)["job"]["ranks"]} == {"dead"}
+    finally:
+        launch.stop_group(job)
+        job.stdout.close()
+
+
+# Ranks that hang
+
+
+@pytest.mark.parametrize(
+    ("mode", "place"),
+    [
+        ("stop", "is stopped by a signal, outside MPI"),
+        ("sleep", f"is at {line_of('time.sleep(0.1)')}, outside MPI"),
+        ("lock", f"is at {line_of('sleep(1000)')}, outside MPI"),
+    ],
+)
+def test_a_rank_that_hangs(program, mode, place):
+    status, found, text, seconds = watch(program, mode, "--on-hang", "abort", ranks=4)
+    assert status != 0
+    (verdict,) = found["verdicts"]
+    assert (verdict["kind"], verdict["ranks"]) == ("stuck", [1])
+    waiting = line_of("comm.Allreduce(sent, received)")
+    assert verdict["sentence"].startswith(
+        f"3 ranks wait in Allreduce #6 at {waiting}; rank 1 {place}, since "
+    )
+    assert 1 <= verdict["since"] < 3
+    assert 0.9 < seconds < 3
+    assert "faults.py" in verdict["stacks"][str(verdict["witness"])]
+    said = "no stack: it is stopped, and answers no signal" if mode == "stop" else "faults.py"
+    assert said in verdict["stacks"]["1"]
+    assert verdict["sentence"] in text
+
+
+def test_a_skipped_collective(program):
+    status, found, _, seconds = watch(program, "skip", "--on-hang", "abort")
+    assert status != 0
+    verdict = found["verdicts"][0]
+    assert (verdict["kind"], verdict["ranks"]) == ("mismatch", [1])
+    assert line_of("comm.Barrier()") in verdict["sentence"]
+    assert line_of("comm.Allreduce(sent, received)") in verdict["sentence"]
+    assert seconds < 2
+
+
+def test_a_deadlock(program):
+    status, found, _, _ = watch(program, "deadlock", "--on-hang", "abort")
+    assert status != 0
+    verdict = found["verdicts"][0]
+    assert (verdict["kind"], verdict["ranks"]) == ("deadlock", [0, 1, 2])
+    assert verdict["sentence"].count(line_of("comm.Recv(received, (comm.rank + 1) % comm.size)")) == 3
+
+
+def test_an_exception_in_a_rank_that_hangs(program):
+    status, found, text, _ = watch(program, "sleep", "--on-hang", "raise")
+    assert status != 0
+    assert [verdict["kind"] for verdict in found["verdicts"]] == ["stuck"]
+    assert f"HangError: {found['verdicts'][0]['sentence']}" in text
+
+
+def test_ranks_that_hang_in_mpi_are_ended_later(program):
+    """A deadlock has no rank in which an exception could be raised."""
+    status, found, text, _ = watch(program, "deadlock", "--on-hang", "raise")
+    assert status != 0
+    assert "ending the job, which hangs" in text
+    assert found["job"]["seconds"] > found["verdicts"][0]["time"] + 4
+
+
+CALLED_BACK = """
+import sys, time
+import roundelay
+from roundelay import MPI
+comm = MPI.COMM_WORLD
+heard = []
+roundelay.monitor(comm, on_verdict=heard.append)
+if comm.rank == 1:
+    while not heard:
+        time.sleep(0.1)
+comm.Barrier()
+assert [(each.kind, each.ranks) for each in heard] == [("stuck", (1,))], heard
+"""
+
+
+def test_a_function_is_called(tmp_path):
+    status, output, errors = run("-c", CALLED_BACK, ranks=3)
+    assert status == 0, output + errors
+    assert errors.count("roundelay: ") == 1
+
+
+# A report that cannot be, a watcher that cannot be
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
+def test_a_report_that_cannot_be_written(program, tmp_path):
+    """The folder vanishes while the job runs."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    text = f"""
+import pathlib
+from mpi4py import MPI
+MPI.COMM_WORLD.Barrier()
+if MPI.COMM_WORLD.rank == 0:
+    pathlib.Path({str(folder)!r}).rmdir()
+"""
+    status, output, errors = run(*WATCHED, "--report", folder / "report.json", "-c", text, ranks=2)
+    assert status == 0, output + errors
+    assert errors.count("roundelay: the report cannot be written") == 1
+
+
+def test_a_watcher_that_cannot_be_started():
+    text = """
+import subprocess
+def fails(*_, **__): raise BlockingIOError("Resource temporarily unavailable")
+subprocess.run = fails
+from roundelay import MPI
+MPI.COMM_WORLD.Barrier()
+print("done")
+"""
+    status, output, errors = run("-c", text, ranks=2, ROUNDELAY_MONITOR="1")
+    assert status == 0, output + errors
+    assert output.count("done") == 2
+    assert errors.count("not monitored: the watcher cannot be started") == 1
+
+
+def test_a_record_that_cannot_be_had():
+    text = """
+import os
+def fails(*_): raise OSError("Function not implemented")
+os.memfd_create = fails
+from roundelay import MPI
+MPI.COMM_WORLD.Barrier()
+print("done")
+"""
+    status, output, errors = run("-c", text, ranks=2, ROUNDELAY_MONITOR="1")
+    assert status == 0, output + errors
+    assert output.count("done") == 2
+    assert errors.count("not monitored: Function not implemented") == 1
+
+
+# The parts
+
+
+def test_structures_are_those_of_the_record():
+    from roundelay.comm.interposer import interposer
+
+    sizes = {name: getattr(memory, name).itemsize for name in interposer().record_sizes()}
+    assert interposer().record_sizes() == sizes
+
+
+def make_record(version=memory.VERSION, ranks=3):
+    """A record of a rank that has done nothing, and a descriptor of it."""
+    file = os.memfd_create("record")
+    head = np.zeros(1, memory.HEAD)
+    head["version"], head["ranks"], head["ticks"], head["nanoseconds"] = version, ranks, 1, 1
+    os.truncate(file, memory.size_of(ranks))
+    os.pwrite(file, head.tobytes(), 0)
+    return file
+
+
+def test_a_record_of_another_version():
+    file = make_record(version=memory.VERSION + 1)
+    with pytest.raises(OtherVersion, match=f"of version {memory.VERSION}, found"):
+        Record(file, ("Send",))
+    os.close(file)
+
+
+def test_calls_are_read_once_and_in_order():
+    file = make_record()
+    record = Record(file, ("Send", "Test"))
+    clock = Clock(lambda: 10**9, (1, 0))
+    lane_at = memory.HEAD.itemsize
+    lane = np.zeros(1, memory.LANE)
+
+    def write(begun, ended):
+        calls = lane["calls"][0]
+        for number in range(max(1, ended - memory.CALLS + 1), begun + 1):
+            call = calls[number % memory.CALLS]
+            call["number"], call["entered"], call["left"] = number, number, number if number <= ended else 0
+        lane["begun"], lane["ended"], lane["advanced"] = begun, ended, ended
+        os.pwrite(file, lane.tobytes(), lane_at)
+
+    def view():
+        return record.view("here", "running", 0.0, 0.0, clock)
+
+    assert len(view().calls) == 0
+    write(3, 3)
+    assert view().calls["number"].tolist() == [1, 2, 3]
+    write(5, 4)
+    found = view()
+    assert found.calls["number"].tolist() == [4]
+    assert found.under_way["number"].tolist() == [5]
+    assert found.advanced == 5
+    again = view()
+    assert len(again.calls) == 0
+    assert again.under_way["number"].tolist() == [5]
+    write(5000, 5000)
+    numbers = view().calls["number"]
+    assert numbers[-1] == 5000
+    assert memory.CALLS - 2 <= len(numbers) <= memory.CALLS
+    os.close(file)
+
+
+def test_states_of_processes():
+    table = ProcessTable()
+    child = subprocess.Popen([sys.executable, "-c", "import time; print(1, flush=True); time.sleep(100)"],
+                             stdout=subprocess.PIPE)  # fmt: skip
+    assert child.stdout is not None
+    child.stdout.readline()
+    process = Process(child.pid, table)
+
+    def look(seconds):
+        end = time.monotonic() + seconds
+        while True:
+            found = process.look(time.monotonic(), False)
+            if time.monotonic() > end:
+                return found
+            time.sleep(0.05)
+
+    state, idle = look(0.5)
+    assert state == "idle"
+    assert 0.3 < idle < 1
+    assert process.look(time.monotonic(), True) == ("running", 0.0)
+    os.kill(child.pid, signal.SIGSTOP)
+    state, stopped = look(0.3)
+    assert state == "stopped"
+    assert 0.1 < stopped < 1
+    assert process.cpu() > 0
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    process.end(time.monotonic())
+    assert (process.ended_by, process.look(time.monotonic(), False)[0]) == ("SIGKILL", "dead")
+    assert process.cpu() < 0
+    assert not process.send(signal.SIGTERM)
+    child.communicate()
+    process.close()
+
+
+def test_a_child_that_computes_keeps_a_process_busy():
+    text = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'while True: pass'])"
+    child = subprocess.Popen([sys.executable, "-c", text], start_new_session=True)
+    try:
+        process = Process(child.pid, ProcessTable())
+        time.sleep(1)
+        process.look(time.monotonic(), False)
+        time.sleep(1.2)
+        assert process.look(time.monotonic(), False)[0] == "running"
+        process.close()
+    finally:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+
+
+def test_the_line_of_the_program():
+    import mpi4py
+
+    import roundelay
+
+    stack = f"""Thread 0x00007f0000000001 (most recent call first):
+  File "other.py", line 1 in other
+
+Current thread 0x00007f0000000002 (most recent call first):
+  File "{Path(mpi4py.__file__).parent}/run.py", line 5 in run
+  File "{Path(roundelay.__file__).parent}/comm/methods.py", line 6 in call
+  File "{os.__file__}", line 7 in listdir
+  File "src/mpi4py/MPI.src/Comm.pyx", line 8 in Allreduce
+  File "/home/user/solve.py", line 88 in solve
+  File "/home/user/main.py", line 9 in <module>
+"""
+    assert CallSites().find(stack) == "solve.py:88"
+    assert CallSites().find("Current thread 0x1 (most recent call first):\n  <no Python frame>") == ""
+    assert CallSites().find("no stack: it is dead") == ""
