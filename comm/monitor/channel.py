@@ -18,6 +18,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from math import ceil
 
 from .gate import ChannelUnavailable, Gate, Invitation, listen
 from .master import Master
@@ -72,11 +73,23 @@ class Channel:
             if self.node.follows == self.own:
                 self.master.beat()
 
+    def next_look(self, period: float) -> float:
+        """When to look at the ranks again: all nodes do so at about the same time, `period` after `period`.
+
+        Counters of ranks that were read at different times cannot be compared.
+        """
+        ahead = self.node.ahead()
+        # Not at once again, where a look ended just before its time.
+        earliest = time.monotonic() - ahead + period / 2
+        return ceil(earliest / period) * period + ahead
+
     def leave(self) -> None:
         """Say that all ranks of this node are gone, and let go of the port and of all connections."""
         self.node.greet(Kind.BYE)
-        if self.node.follows == self.own:
+        if self.node.follows == self.own and self.master.are_others_there():
             self.master.beat(Kind.BYE)
+            # A node that has not read it when the connection ends never does.
+            time.sleep(_SECONDS_TO_LEAVE)
         self._gate.close(_SECONDS_TO_LEAVE)
 
     def close(self) -> None:

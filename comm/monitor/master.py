@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from .wire import (
     Kind,
     Malformed,
     Request,
+    clock_bytes,
     message,
     read_answer,
     read_message,
@@ -155,8 +157,9 @@ class Master:
 
     def beat(self, kind: Kind = Kind.BEAT) -> None:
         """Tell all nodes that the master is here, or leaves."""
+        body = clock_bytes(time.monotonic()) if kind is Kind.BEAT else b""
         for node in range(len(self._nodes)):
-            self._send(node, kind)
+            self._send(node, kind, body)
 
     def ask(self, rank: int, asked: Asked, text: str = "") -> int:
         """Ask the node of a rank for something; give the number that its answer will have.

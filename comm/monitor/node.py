@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from .wire import (
     Request,
     answer_bytes,
     message,
+    read_clock,
     read_message,
     read_request,
 )
@@ -69,6 +71,7 @@ class Node:
         self._sent: dict[int, int] = {}
         self._asked: list[tuple[int, Request]] = []
         self._left: set[int] = set()
+        self._ahead: dict[int, float] = {}
         # The first is expected to be there; the others when they say so.
         silence.hear(0)
 
@@ -119,6 +122,10 @@ class Node:
             master, Kind.ANSWER, answer_bytes(Answer(request.number, request.rank, given, text))
         )
 
+    def ahead(self) -> float:
+        """Seconds that this node's clock is ahead of the master's, and a message's least time on its way."""
+        return self._ahead.get(self.follows, 0.0)
+
     @property
     def _heard_last(self) -> int:
         return min(range(max(self._own, 1)), key=lambda node: (self._silence.of(node), node))
@@ -165,7 +172,11 @@ class Node:
                     self._asked.append((node, request))
             elif head.kind is Kind.BYE and not body:
                 self._left.add(node)
-            elif head.kind is not Kind.BEAT or body:
+            elif head.kind is Kind.BEAT:
+                # The beat that was under way for the shortest time is the nearest.
+                ahead = time.monotonic() - read_clock(body)
+                self._ahead[node] = min(ahead, self._ahead.get(node, ahead))
+            else:
                 raise Malformed(f"a {head.kind.name} of {len(body)} bytes, of a master")
         except Malformed:
             self._gate.dropped["malformed"] += 1

@@ -42,6 +42,7 @@ class Nodes:
         self._channel: Channel | None = None
         self._later: dict[str, float] = {}
         self._lost: set[str] = set()
+        self._before: Mapping[int, RankView] = {}
         self._waiting: dict[int, float] = {}
         self.views: dict[int, RankView] = {}
 
@@ -88,14 +89,22 @@ class Nodes:
         invitations = [Invitation.from_json(text) for text in texts]
         self._channel = open_channel(self._gate, invitations, size=size, functions=functions)
 
-    def exchange(self, views: Mapping[int, RankView]) -> None:
-        """Tell the master of this node's ranks, or learn of all others; say which nodes cannot be reached."""
+    def exchange(self, views: Mapping[int, RankView]) -> Mapping[int, RankView]:
+        """Tell the master of this node's ranks, or learn of all others; say which nodes cannot be reached.
+
+        Returns
+        -------
+        mapping of int to RankView
+            All ranks at about the same moment. What other nodes have sent is of the look before, and so are
+            the views of this node's ranks.
+        """
         if self._channel is None:
-            return
+            return views
         self._channel.exchange([*views.values()])
+        before, self._before = self._before, views
         if not self.is_master:
             self.views = {}
-            return
+            return views
         for view in self._channel.master.collect():
             # The last clock that a message brings is the nearest: it was under way for the shortest time.
             later = time.monotonic() - view.time
@@ -107,6 +116,11 @@ class Nodes:
         for rank in lost:
             self.views.pop(rank, None)
         self._say_lost(lost)
+        return dict(sorted({**self.views, **(before or views)}.items()))
+
+    def next_look(self, period: float) -> float | None:
+        """When all nodes look at their ranks again; None where there is only this one."""
+        return None if self._channel is None else self._channel.next_look(period)
 
     def _say_lost(self, lost: Mapping[int, str]) -> None:
         for host in {*lost.values()} - self._lost:

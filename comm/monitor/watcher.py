@@ -73,7 +73,7 @@ class Watcher:
                 self.look()
             if time.monotonic() >= due:
                 self.look()
-                due = max(due + PERIOD, time.monotonic() + PERIOD / 2)
+                due = self.nodes.next_look(PERIOD) or max(due + PERIOD, time.monotonic() + PERIOD / 2)
         self.look()
         self.write(has_ended=True)
         self.nodes.leave()
@@ -115,7 +115,7 @@ class Watcher:
             return
         now = self.clock.update()
         views = {rank: self.ranks[rank].view(self.clock) for rank in sorted(self.ranks)}
-        self.nodes.exchange(views)
+        everyone = self.nodes.exchange(views)
         self.nodes.serve(
             lambda: self.findings.terminate(now), lambda kind, entry: self.findings.hear(kind, entry, now)
         )
@@ -125,19 +125,17 @@ class Watcher:
         self._last_look = now
         if any(view.lost for view in views.values()):
             self.complain("a rank has more communicators, requests or threads than its record holds")
-        everyone = dict(sorted({**self.nodes.views, **views}.items()))
         snapshot = Snapshot(now, gap, member.size, everyone, member.functions)
         verdicts = []
         try:
+            # One watcher speaks for all nodes.
             if self.nodes.is_master:
-                verdicts = self.judge.look(snapshot)
+                verdicts = [*self.judge.look(snapshot), *find_aborts(snapshot, self.ranks)]
         except Exception as error:
             # Whatever it is, the job goes on.
             self.complain(f"the monitor failed, and judges no more: {type(error).__name__}: {error}")
-            verdicts = []
-        is_over = all(each.process.is_gone for each in self.ranks.values())
-        found = [*verdicts, *find_aborts(snapshot, self.ranks)]
-        for verdict in self.aftermath.filter(found, now, is_over):
+        is_over = all(each.process.is_gone for each in self.ranks.values()) and not self.nodes.are_there()
+        for verdict in self.aftermath.filter(verdicts, now, is_over):
             if not self.findings.is_ending:
                 self._say(verdict, now)
         self.findings.go_on(now)
