@@ -14,12 +14,12 @@ from tests.simulated_job import FUNCTIONS, NUMBER, WORLD
 RATE = 7
 
 
-def _view(rank: int, size: int, time: float, calls: np.ndarray, steps: int, **facts: np.ndarray) -> RankView:
+def _view(rank: int, size: int, time: float, calls: np.ndarray, steps: int) -> RankView:
     return RankView(
         rank=rank, process=rank, host="node0", state="running", idle=0.0, time=time, finalizing=0,
-        advanced=2 * steps + len(calls), under_way=facts.get("under_way", np.zeros(0, TIMED_CALL)), calls=calls,
+        advanced=2 * steps + len(calls), under_way=np.zeros(0, TIMED_CALL), calls=calls,
         comms=np.array([(WORLD, size, steps, 0)], COMM), members={WORLD: np.arange(size)},
-        requests=np.zeros(0, TIMED_REQUEST), peers=facts.get("peers", np.zeros(size, TIMED_PEER)), lost=0,
+        requests=np.zeros(0, TIMED_REQUEST), peers=np.zeros(size, TIMED_PEER), lost=0,
     )  # fmt: skip
 
 
@@ -85,39 +85,30 @@ class Exchange:
         """Look at it; `work` has the seconds of each step and rank, `transfer` those of a message."""
         events = self._events(work, transfer)
         size = self.size
-        peers = np.zeros((size, size), TIMED_PEER)
-        waiting = [-1] * size
-        time, at = 0.0, 0
-        while at < len(events):
+        calls = np.zeros(len(events), TIMED_CALL)
+        facts = np.array([(kind, rank, peer) for _, kind, rank, peer, _ in events])
+        calls["left"] = [event[0] for event in events]
+        calls["entered"] = calls["left"] - [event[4] for event in events]
+        calls["comm"], calls["dest"], calls["source"] = WORLD, NO_RANK, NO_RANK
+        sends = facts[:, 0] == 0
+        calls["function"] = np.where(sends, NUMBER["Isend"], NUMBER["Recv"])
+        calls["dest"][sends] = facts[sends, 2]
+        calls["source"][~sends] = facts[~sends, 2]
+        end, time = 0, 0.0
+        while end < len(events):
             time += 1 / RATE
-            while at < len(events) and events[at][0] < time:
-                _, kind, rank, peer, waited = events[at]
-                if kind == 0:
-                    peers["sent"][rank, peer, 0] += 1
-                elif kind == 1:
-                    waiting[rank] = peer
-                else:
-                    peers["received"][rank, peer, 0] += 1
-                    peers["waited"][rank, peer] += waited
-                    peers["waits"][rank, peer] += 1
-                    waiting[rank] = -1
-                at += 1
-            views = {}
-            for rank in range(size):
-                under_way = np.zeros(int(waiting[rank] >= 0), TIMED_CALL)
-                under_way["function"], under_way["source"] = NUMBER["Recv"], waiting[rank]
-                under_way["comm"], under_way["dest"] = WORLD, NO_RANK
-                nothing = np.zeros(0, TIMED_CALL)
-                views[rank] = _view(
-                    rank, size, time, nothing, at, under_way=under_way, peers=peers[rank].copy()
-                )
+            begin, end = end, int(np.searchsorted(calls["left"], time))
+            new, ranks = calls[begin:end], facts[begin:end, 1]
+            views = {
+                rank: _view(rank, size, time, new[ranks == rank], end) for rank in range(size)
+            }
             yield Snapshot(time, 1 / RATE, size, views, FUNCTIONS)
 
     def _events(
         self, work: np.ndarray, transfer: Callable[[int, int], float]
     ) -> list[tuple[float, int, int, int, float]]:
-        """What happens, in order: 0 sends, 1 waits, 2 has received."""
-        events = []
+        """Sends, 0, and receives that have ended, 2, in order, with the seconds that these waited."""
+        events: list[tuple[float, int, int, int, float]] = []
         now = np.zeros(self.size)
         for step in work:
             now = now + step
@@ -127,7 +118,6 @@ class Exchange:
                     events.append((begin[source], 0, source, dest, 0.0))
                 for source, dest in pairs:
                     arrival = begin[source] + transfer(source, dest)
-                    events.append((after[dest], 1, dest, source, 0.0))
                     end = max(after[dest], arrival)
                     events.append((end, 2, dest, source, end - after[dest]))
                     after[dest] = end

@@ -146,7 +146,7 @@ class Judge:
     def _slowness(self, snapshot: Snapshot, calls: Gathered | None) -> list[Verdict]:
         self._paces.add(calls)
         found = self._slow_ranks.look(self._paces, snapshot.time)
-        found += self._slow_links.look(snapshot, self._clocks)
+        found += self._slow_links.look(snapshot)
         explained = bool(self._slow_ranks.slow or self._slow_links.slow)
         return found + self._slow_jobs.look(self._paces, explained)
 
