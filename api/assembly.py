@@ -13,6 +13,27 @@ from .datatypes.plain import MPI
 OURS = communicators.CLASSES
 
 
+class ModuleName(str):
+    """Name of a module of ours that equals the name of mpi4py's module, too.
+
+    petsc4py accepts a communicator only if its class names "mpi4py.MPI" as its module. pickle reads the same
+    attribute, and must find our class in the module that it names.
+    """
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return other == MPI.__name__ or other == str(self)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        # pickle refuses to read the name of a module from an object of a subclass of str.
+        return str, (str(self),)
+
+
 def _take_info(comm: Any, info: MPI.Info) -> None:
     # MPI libraries forget keys that they do not know.
     asked = {operation: info.Get(INFO_KEY.format(operation)) for operation in OPERATIONS}
@@ -57,7 +78,7 @@ def assemble(module: str) -> dict[str, Any]:
 def belong_to(module: str) -> None:
     """Let our classes say that they belong to `module`, where pickle looks for them and their constants."""
     for ours in OURS:
-        ours.__module__ = module
+        ours.__module__ = ModuleName(module)
 
 
 def _constant(ours: Any, value: Any, name: str) -> Any:

@@ -1,5 +1,6 @@
 """Whatever makes a communicator gives one of ours, which is one of mpi4py's, too."""
 
+import copy
 import pickle
 
 import numpy as np
@@ -110,6 +111,28 @@ def test_all_names_of_mpi4py_are_there():
     assert not missing
     assert vars(MPI)["_typedict"]["d"] == MPI.DOUBLE
     assert vars(MPI)["_sizeof"](MPI.COMM_WORLD) == vars(PLAIN)["_sizeof"](PLAIN.COMM_WORLD)
+
+
+@pytest.mark.parametrize("kind", ["Comm", "Intracomm", "Cartcomm", "Intercomm", "Message"])
+def test_the_module_of_a_class_passes_for_that_of_mpi4py(kind):
+    """petsc4py looks at nothing else before it accepts a communicator."""
+    ours = getattr(MPI, kind)
+    module = ours.__module__
+    for name in ("mpi4py.MPI", MPI.__name__):
+        assert (module == name, name == module, module != name, name != module) == (True, True, False, False)
+    assert (module == "mpi4py", module != "mpi4py", module == 1) == (False, True, False)
+    assert repr(ours) == f"<class '{MPI.__name__}.{kind}'>"
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("dumps", [pickle.dumps, vars(pickle)["_dumps"]], ids=["C", "Python"])
+def test_pickle_finds_our_classes_and_constants(protocol, dumps):
+    """By the module that has them, and not by mpi4py's, whose name theirs equals."""
+    things = [MPI.Comm, MPI.Intracomm, MPI.Message, MPI.COMM_WORLD, MPI.COMM_SELF, MPI.MESSAGE_NULL]
+    again = pickle.loads(dumps(things, protocol))
+    assert [type(thing) for thing in again] == [type(thing) for thing in things]
+    assert all(one is other for one, other in zip(again, things, strict=True))
+    assert copy.deepcopy(MPI.COMM_WORLD) is MPI.COMM_WORLD
 
 
 def test_pickle():
