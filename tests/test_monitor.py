@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from roundelay.comm.monitor import handover, memory
+from roundelay.comm.monitor import memory
 from roundelay.comm.monitor.clock import Clock
 from roundelay.comm.monitor.process_table import ProcessTable
 from roundelay.comm.monitor.processes import Process
@@ -117,14 +117,14 @@ def watchers():
 
 @pytest.fixture(autouse=True)
 def nothing_left():
-    """Nothing of the monitor's is left in shared memory, among the sockets and in the process table."""
-    before = set(Path("/dev/shm").iterdir()), set(handover.names()), set(watchers())
+    """Nothing of the monitor is left in shared memory, or in the process table, with which sockets go."""
+    before = set(Path("/dev/shm").iterdir()), set(watchers())
     yield
     end = time.monotonic() + 5
     left: set[object] = {None}
     while left and time.monotonic() < end:
         files = {path for path in Path("/dev/shm").iterdir() if "roundelay" in path.name}
-        left = (files - before[0]) | (set(handover.names()) - before[1]) | (set(watchers()) - before[2])
+        left = (files - before[0]) | (set(watchers()) - before[1])
         time.sleep(0.05)
     assert not left
 

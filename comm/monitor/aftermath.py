@@ -15,11 +15,14 @@ SECONDS_TO_CLEAN_UP = 1.0
 def find_aborts(snapshot: Snapshot, ranks: Mapping[int, Member]) -> list[Verdict]:
     """Find ranks that end the job. Those that they kill may be gone before them."""
     found = []
+    abort = snapshot.functions.index("Abort") if "Abort" in snapshot.functions else -1
     for rank, view in snapshot.ranks.items():
         how, what = "", ranks[rank].failure if rank in ranks else ""
+        # MPICH's may return before the process is killed.
+        calls = view.under_way["function"], view.calls["function"]
         if what:
             how = f"{what}, at {{{rank}}}"
-        elif "Abort" in (snapshot.functions[number] for number in view.under_way["function"].tolist()):
+        elif any((each == abort).any() for each in calls):
             how = what = "MPI_Abort"
         if how:
             sentence = f"rank {rank} on {view.host} ends the job: {how}"

@@ -54,6 +54,8 @@ class Clients:
         self._by_connection: dict[int, Newcomer | Member] = {}
         self._by_process: dict[int, Newcomer | Member] = {}
         self._viewers: dict[int, socket.socket] = {}
+        # Those whose connections have ended, in that order.
+        self._closed: list[Member] = []
         self._shown = 0.0
         self.refused = 0
         # Connections of ranks wait before the watcher has begun.
@@ -77,15 +79,24 @@ class Clients:
                 client = self._by_process.pop(file)
                 self._poll.unregister(file)
                 if isinstance(client, Member):
-                    ended.append(client)
+                    ended += [each for each in (*self._dying(client), client) if each not in ended]
                 else:
                     client.process.is_gone = True
             elif file in self._viewers:
                 self._drop_viewer(file)
             elif file in self._by_connection:
                 self._serve(file)
+        ended = [each for each in ended if not each.process.is_gone]
         self._hear_last_words(ended)
         return ended
+
+    def _dying(self, ended: Member) -> list[Member]:
+        """Ranks that began to die before this one did, and have not come to an end as soon.
+
+        A rank closes its connections before it is gone, by which mpiexec learns of it, and may end others.
+        """
+        before = self._closed.index(ended) if ended in self._closed else len(self._closed)
+        return [each for each in self._closed[:before] if each.process.is_exiting()]
 
     def _hear_last_words(self, ended: list[Member]) -> None:
         """What those have said that are gone by now, some of them before this has begun."""
@@ -162,9 +173,12 @@ class Clients:
 
     def _lose(self, file: int) -> None:
         """A connection ends: nothing follows for a rank, which is watched until its process ends."""
-        if isinstance(self._by_connection[file], Member):
-            with suppress(OSError):
-                self._poll.unregister(file)
+        client = self._by_connection[file]
+        if isinstance(client, Member):
+            if client not in self._closed:
+                self._closed.append(client)
+                with suppress(OSError):
+                    self._poll.unregister(file)
         else:
             self._forget(file)
 

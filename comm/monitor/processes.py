@@ -14,6 +14,8 @@ from .process_table import ProcessTable, fields_of, threads_of
 _BUSY = 0.05
 # CPU time is counted in such steps.
 _TICK = 1.0 / os.sysconf("SC_CLK_TCK")
+# A flag of processes.
+_EXITING = 0x4
 # `struct pidfd_info` with PIDFD_INFO_EXIT, since Linux 6.15: the status of a process that is gone.
 _GET_INFO = 3 << 30 | 64 << 16 | 0xFF << 8 | 11
 _WITH_EXIT = 1 << 3
@@ -73,6 +75,11 @@ class Process:
         except OSError:
             return False
         return True
+
+    def is_exiting(self) -> bool:
+        """Whether it is on its way out, and not gone."""
+        fields = self._fields()
+        return not self.is_gone and len(fields) > 6 and bool(int(fields[6]) & _EXITING)
 
     def cpu(self) -> float:
         """Seconds of processor time that it has used, without its descendants; negative when it is gone."""
