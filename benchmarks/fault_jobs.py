@@ -106,20 +106,17 @@ def run_job(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        with ended_with_all_it_started(process) as left:
+        outcome = Outcome()
+        with ended_with_all_it_started(process, outcome):
             look_after(process, start + limit, lambda: is_found(read_verdicts(report)[0]))
             end = time.time() if process.poll() is None else float("inf")
-    verdicts, has_report = read_verdicts(report)
-    return Outcome(
-        # That the ranks are dead is right when they have been ended here.
-        verdicts=[verdict for verdict in verdicts if verdict["time"] < end],
-        injected=read_lines(log),
-        seconds=time.monotonic() - start,
-        status=process.returncode,
-        left=left,
-        output="\n".join(output.read_text(errors="replace").splitlines()[-OUTPUT_LINES:]),
-        has_report=has_report,
-    )
+    verdicts, outcome.has_report = read_verdicts(report)
+    # That the ranks are dead is right when they have been ended here.
+    outcome.verdicts = [verdict for verdict in verdicts if verdict["time"] < end]
+    outcome.injected = read_lines(log)
+    outcome.seconds = time.monotonic() - start
+    outcome.output = "\n".join(output.read_text(errors="replace").splitlines()[-OUTPUT_LINES:])
+    return outcome
 
 
 def look_after(process: subprocess.Popen[Any], end: float, is_found: Callable[[], bool]) -> None:
@@ -163,27 +160,24 @@ def adopt_orphans() -> None:
 
 
 @contextmanager
-def ended_with_all_it_started(process: subprocess.Popen[Any]) -> Iterator[list[str]]:
-    """At the end of the block, end a job; give the command lines of what outlives it."""
+def ended_with_all_it_started(process: subprocess.Popen[Any], outcome: Outcome) -> Iterator[None]:
+    """At the end of the block, end a job; write down how it ended, and what outlives it."""
     others = set(descendants()) - set(descendants(process.pid)) - {process.pid}
-    left: list[str] = []
     try:
-        yield left
+        yield
     finally:
-        status = process.poll()
-        if status is None:
+        outcome.status = process.poll()
+        if outcome.status is None:
             process.send_signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(SECONDS_TO_END)
         elif still := _wait_for_end(others, SECONDS_TO_END):
-            left += [line for line in map(_command_line, still) if line]
+            outcome.left += [line for line in map(_command_line, still) if line]
         for pid in set(descendants()) - others:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait()
         _wait_for_end(others, SECONDS_TO_END)
-        # Ended by us, it has no status of its own.
-        process.returncode = status
 
 
 def _wait_for_end(others: set[int], seconds: float) -> set[int]:
