@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from .comm.monitor.notices import HangError
     from .comm.monitor.start import monitor
     from .comm.monitor.verdict import Verdict
-    from .comm.recovery.errors import DamagedCheckpoint, DataLost, RecoveryUnavailable, RemoteFailure
+    from .comm.recovery.failures import DamagedCheckpoint, DataLost, RecoveryUnavailable, RemoteFailure
     from .comm.recovery.protected import Protected, Recovered
     from .comm.recovery.resilient import Loss, Resilient, resilient
     from .datatypes.canonical import canonicalize, equivalent
@@ -138,7 +138,7 @@ _HOMES = {
     "canonicalize": "datatypes.canonical",
     "equivalent": "datatypes.canonical",
     **dict.fromkeys(
-        ("DamagedCheckpoint", "DataLost", "RecoveryUnavailable", "RemoteFailure"), "comm.recovery.errors"
+        ("DamagedCheckpoint", "DataLost", "RecoveryUnavailable", "RemoteFailure"), "comm.recovery.failures"
     ),
     **dict.fromkeys(("Protected", "Recovered"), "comm.recovery.protected"),
     **dict.fromkeys(("Loss", "Resilient", "resilient"), "comm.recovery.resilient"),

@@ -47,7 +47,8 @@ def measure_and_save(links: bool, budget: str, output: Path | None) -> None:
     with _writing():
         save((load(file) or Table()).updated(table), file)
     click.echo(f"written to {file}")
-    if comm.size > 1:
+    # No program reads another file by itself.
+    if comm.size > 1 and output is None:
         click.echo("To use it, set ROUNDELAY_ALLREDUCE=auto (or _BCAST, ...) for all ranks.")
 
 

@@ -22,7 +22,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from benchmarks import plots_allreduce, plots_attention, plots_coding, plots_gpu, plots_grid
+from benchmarks import (
+    plots_allreduce,
+    plots_attention,
+    plots_coding,
+    plots_gpu,
+    plots_grid,
+    plots_recovery,
+)
 from benchmarks.drawing import (
     BLUE,
     GREEN,
@@ -255,6 +262,7 @@ TABLES: Tables = {
     **plots_coding.TABLES,
     **plots_gpu.TABLES,
     **plots_grid.TABLES,
+    **plots_recovery.TABLES,
 }
 
 

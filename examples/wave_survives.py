@@ -1,12 +1,12 @@
 """A wave on a square that loses a rank in mid-run, and ends with the same bits as if it had not.
 
-Each rank has some rows of the grid. Every ten steps it commits them, which puts a copy in the memory of another
-rank. With Open MPI, started with its fault tolerance, rank 1 kills itself here, and the others go on:
+Each rank has some rows of the grid. Every ten steps it commits them, which puts a copy in the memory of
+another rank. With Open MPI, started with its fault tolerance, rank 1 kills itself here, and the others go on:
 
     mpiexec --with-ft ulfm -n 4 python examples/wave_survives.py --kill-rank 1 --kill-step 123
 
-The survivors go back to the last commit, share the rows of the dead rank among them, and go on from there. At the
-end the grid is compared with that of a run on one rank, bit by bit.
+The survivors go back to the last commit, share the rows of the dead rank among them, and go on from there.
+At the end the grid is compared with that of a run on one rank, bit by bit.
 
 Other MPI libraries end the job when a rank dies. With `--folder` each commit is also written to disk, and
 the same command, given again on any number of ranks, goes on from there:
@@ -42,7 +42,7 @@ def bounds(points: int, ranks: int) -> list[int]:
 
 
 def start(points: int, begin: int, end: int) -> Array:
-    """Rows of the grid before the first step, (2, rows, points): the wave now and a step ago, a hill at rest."""
+    """Rows before the first step, (2, rows, points): the wave now and a step ago, a hill at rest."""
     across = np.linspace(-1.0, 1.0, points)
     hill = np.exp(-40.0 * ((across[begin:end, None] - 0.3) ** 2 + (across - 0.1) ** 2))
     return np.stack([hill, hill])
@@ -74,7 +74,7 @@ def share(comm: MPI.Intracomm, pieces: dict[int, Any], points: int) -> Array:
             begin, end = max(first, edges[rank]), min(first + state.shape[1], edges[rank + 1])
             if begin < end:
                 outgoing[rank].append((begin, state[:, begin - first : end - first]))
-    incoming = sum(comm.alltoall(outgoing), [])
+    incoming = [each for found in comm.alltoall(outgoing) for each in found]
     return np.concatenate([rows for _, rows in sorted(incoming, key=lambda found: found[0])], axis=1)
 
 

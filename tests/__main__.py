@@ -20,7 +20,9 @@ from tests.stage import Stage
 MINUTES, QUICK_MINUTES = 20, 2
 # By subject, for --help. The rest is every call of MPI, on every kind of data.
 LEFT_OUT_OF_QUICK = {
-    "programs in processes of their own": ["examples", "runner", "coding_cli", "netlab", "benchmarks"],
+    "programs in processes of their own": [
+        "examples", "runner", "coding_cli", "netlab", "benchmarks", "recovery",
+    ],
     "proofs, measurements and simulations of collectives and codes": [
         "schedules", "measure", "watched", "simulate", "simulation", "sequential", "codes", "coded_delivery",
         "planner", "plan",

@@ -246,7 +246,7 @@ def random_job(seed: int) -> tuple[Job, np.random.Generator]:
     return Job([draw.program(rank) for rank in range(draw.size)], draw.comms, delay), generator
 
 
-def snapshots(job: Job, generator: np.random.Generator, limit: float = 300.0) -> Iterator[Snapshot]:
+def snapshots(job: Job, generator: np.random.Generator, limit: float = 5000.0) -> Iterator[Snapshot]:
     """Look at a job until it is over, at random moments; it may be paused as a whole meanwhile."""
     pauses = generator.random() < 0.1
     spread = iter(lambda: float(generator.exponential(1e-3)), None)

@@ -13,7 +13,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -39,13 +38,14 @@ def bounds(rows: int, ranks: int) -> list[int]:
 
 def start(rows: int) -> Array:
     """All rows before the first step."""
-    return np.arange(rows * COLUMNS, dtype=np.uint64).reshape(rows, COLUMNS) * np.uint64(0x9E3779B97F4A7C15)
+    numbers = np.arange(rows * COLUMNS, dtype=np.uint64).reshape(rows, COLUMNS)
+    return np.asarray(numbers * np.uint64(0x9E3779B97F4A7C15))
 
 
 def update(padded: Array, total: int) -> Array:
     """Rows after a step, from rows with one more at either end and the sum over all rows."""
     mixed = padded[:-2] * np.uint64(3) + padded[1:-1] * np.uint64(5) + padded[2:] * np.uint64(7)
-    return mixed ^ np.uint64(total)
+    return np.asarray(mixed ^ np.uint64(total))
 
 
 def serial(rows: int, steps: int) -> Array:
@@ -105,7 +105,7 @@ class Job:
         self.copies = min(len(options.kill), world.size - 1)
         self.death = Death(Path(options.folder))
         victims = self.random.sample(range(world.size), len(options.kill))
-        self.plan = {victim: kind for victim, kind in zip(victims, options.kill, strict=True)}
+        self.plan = dict(zip(victims, options.kill, strict=True))
         self.kind = self.plan.get(world.rank)
         self.delays = {victim: self.random.random() for victim in victims}
         self.at_commit = self.random.randrange(1, self.steps // COMMIT_EVERY)
@@ -165,7 +165,7 @@ class Job:
             return 0
         self.state = share(comm, recovered.pieces, self.rows)
         for piece in recovered.pieces.values():
-            assert (piece["ballast"] == recovered.step % 256).all()  # type: ignore[call-overload]
+            assert (piece["ballast"] == recovered.step % 256).all()
         self.first = np.array([bounds(self.rows, comm.size)[comm.rank]])
         self.protected.register(self.arrays())
         self.note(loss, good, complete, recovered.step)
@@ -235,4 +235,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

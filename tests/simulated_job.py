@@ -163,7 +163,7 @@ class Job:
     # What ranks do.
 
     def _go_on(self, rank: Rank, value: Any) -> None:
-        if rank.state in ("dead", "hung"):
+        if rank.state in ("dead", "stopped"):
             return
         self._set(rank, "running")
         try:

@@ -14,7 +14,8 @@ import pytest
 
 from roundelay.comm.monitor import handover, memory
 from roundelay.comm.monitor.clock import Clock
-from roundelay.comm.monitor.processes import Process, ProcessTable
+from roundelay.comm.monitor.process_table import ProcessTable
+from roundelay.comm.monitor.processes import Process
 from roundelay.comm.monitor.reading import OtherVersion, Record
 from roundelay.comm.monitor.stacks import CallSites
 from tests import launch
@@ -307,7 +308,7 @@ def test_a_rank_that_hangs(program, mode, place):
     assert (verdict["kind"], verdict["ranks"]) == ("stuck", [1])
     waiting = line_of("comm.Allreduce(sent, received)")
     assert verdict["sentence"].startswith(
-        f"3 ranks wait in Allreduce #6 at {waiting}; rank 1 {place}, since "
+        f"3 of 4 ranks wait in Allreduce #6 at {waiting}; rank 1 {place}, since "
     )
     assert 1 <= verdict["since"] < 3
     assert 0.9 < seconds < 3

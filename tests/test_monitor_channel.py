@@ -4,6 +4,7 @@ import json
 import random
 import socket
 import struct
+import threading
 import time
 from dataclasses import replace
 
@@ -253,7 +254,8 @@ def test_what_all_are_told_reaches_every_node(job):
         return all(len(found) == 2 for found in asked.values())
 
     job.until(all_asked)
-    assert asked == dict.fromkeys((1, 2, 3), [(Asked.VERDICT, "{}"), (Asked.ABORT, "")])
+    told = [(Asked.VERDICT, "{}"), (Asked.ABORT, "")]
+    assert asked == {1: told, 2: told, 3: told}
 
 
 def test_a_lost_node_is_unreachable(job):
@@ -313,6 +315,47 @@ def test_a_node_that_alone_does_not_hear_the_master_does_not_take_over(job):
         assert not job.channels[1].is_master
     assert job.channels[0].is_master
     assert set(job.channels[0].master.unreachable()) == {2, 3}
+
+
+def test_a_node_that_leaves_is_not_lost(job):
+    job = job(3)
+    found = job.settle()
+    job.alive.remove(1)
+    job.channels[1].leave()
+    master = job.channels[0].master
+    end = time.monotonic() + 1.5 * LOST_AFTER
+    job.until(lambda: time.monotonic() > end)
+    assert master.unreachable() == {}
+    assert master.are_others_there()
+    # What it said last is still known.
+    assert {view.rank for view in master.collect()} == set(found)
+    job.alive.remove(2)
+    job.channels[2].leave()
+    job.until(lambda: not master.are_others_there())
+
+
+def test_the_next_node_takes_over_at_once_from_one_that_leaves(job):
+    job = job(3, lost_after=60.0)
+    job.settle()
+    job.alive.remove(0)
+    leaving = threading.Thread(target=job.channels[0].leave)
+    leaving.start()
+    job.until(lambda: job.channels[1].is_master)
+    leaving.join()
+    assert sorted(job.settle(1)) == [4, 5]
+    assert job.channels[1].master.unreachable() == {}
+
+
+def test_all_look_at_the_same_time(job):
+    job = job(3)
+    job.settle()
+    job.until(lambda: all(job.channels[node].node._ahead for node in (1, 2)))
+    period = 0.25
+    looks = [channel.next_look(period) for channel in job.channels]
+    apart = [(look - looks[0] + period / 2) % period - period / 2 for look in looks]
+    # All have the same clock here.
+    assert max(map(abs, apart)) < 0.05
+    assert min(looks) > time.monotonic()
 
 
 def test_the_time_in_which_nobody_listened_does_not_count():
@@ -435,8 +478,6 @@ def test_recorded_bytes_of_a_connection_open_nothing(job):
 
 def recorder(server, target):
     """Pass one connection on, and keep what the client sends."""
-    import threading
-
     recorded, ended = [], threading.Event()
 
     def pass_on(source, sink, keep):
@@ -531,6 +572,7 @@ def fuzzed(draw):
     bodies = {
         Kind.VIEWS: lambda: bytes(body_of(views.view(2, 4, seed=draw.randrange(9)))),
         Kind.ANSWER: lambda: wire.answer_bytes(Answer(draw.randrange(9), 2, True, "text")),
+        Kind.BEAT: lambda: wire.clock_bytes(draw.random()),
         Kind.ASK: lambda: wire.request_bytes(Request(draw.randrange(9), 2, Asked.STACKS)),
     }
     data = bytearray(wire.message(Head(kind, 0, 1), bodies.get(kind, bytes)()))
@@ -580,6 +622,8 @@ def test_ten_thousand_fuzzed_bodies_raise_nothing_else():
                 view_bytes.read_views(body, [2, 3], 4, views.FUNCTIONS)
             elif head.kind is Kind.ANSWER:
                 wire.read_answer(body, 4)
+            elif head.kind is Kind.BEAT:
+                wire.read_clock(body)
             else:
                 wire.read_request(body, 4)
         except Malformed:

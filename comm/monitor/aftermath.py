@@ -16,7 +16,7 @@ def find_aborts(snapshot: Snapshot, ranks: Mapping[int, Member]) -> list[Verdict
     """Find ranks that end the job. Those that they kill may be gone before them."""
     found = []
     for rank, view in snapshot.ranks.items():
-        how, what = "", ranks[rank].failure
+        how, what = "", ranks[rank].failure if rank in ranks else ""
         if what:
             how = f"{what}, at {{{rank}}}"
         elif "Abort" in (snapshot.functions[number] for number in view.under_way["function"].tolist()):

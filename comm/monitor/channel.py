@@ -18,17 +18,19 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from math import ceil
 
 from .gate import ChannelUnavailable, Gate, Invitation, listen
 from .master import Master
 from .node import Node
 from .silence import Silence
 from .snapshot import RankView
-from .wire import NOBODY
+from .wire import NOBODY, Kind
 
 __all__ = ["Channel", "ChannelUnavailable", "Invitation", "listen", "open_channel"]
 
 _BETWEEN_BEATS = 0.5
+_SECONDS_TO_LEAVE = 0.5
 
 
 class Channel:
@@ -71,8 +73,27 @@ class Channel:
             if self.node.follows == self.own:
                 self.master.beat()
 
+    def next_look(self, period: float) -> float:
+        """When to look at the ranks again: all nodes do so at about the same time, `period` after `period`.
+
+        Counters of ranks that were read at different times cannot be compared.
+        """
+        ahead = self.node.ahead()
+        # Not at once again, where a look ended just before its time.
+        earliest = time.monotonic() - ahead + period / 2
+        return ceil(earliest / period) * period + ahead
+
+    def leave(self) -> None:
+        """Say that all ranks of this node are gone, and let go of the port and of all connections."""
+        self.node.greet(Kind.BYE)
+        if self.node.follows == self.own and self.master.are_others_there():
+            self.master.beat(Kind.BYE)
+            # A node that has not read it when the connection ends never does.
+            time.sleep(_SECONDS_TO_LEAVE)
+        self._gate.close(_SECONDS_TO_LEAVE)
+
     def close(self) -> None:
-        """Let go of the port and of all connections."""
+        """Let go of the port and of all connections, without a word."""
         self._gate.close()
 
 

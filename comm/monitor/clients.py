@@ -12,7 +12,8 @@ from typing import Any
 
 from . import handover
 from .members import Member
-from .processes import Process, ProcessTable
+from .process_table import ProcessTable
+from .processes import Process
 
 SECONDS_BETWEEN_SHOWS = 0.5
 # Without a descriptor that tells of a process's end.

@@ -10,6 +10,7 @@ from typing import Any
 
 from . import members, report
 from .members import Member
+from .nodes import Nodes
 from .stacks import CallSites
 from .start import Options, say
 from .verdict import Verdict
@@ -30,6 +31,8 @@ class Findings:
     options : Options
     ranks : mapping of int to Member
         By rank, those of this node.
+    nodes : Nodes
+        The others.
 
     Attributes
     ----------
@@ -37,8 +40,9 @@ class Findings:
         As the report has them.
     """
 
-    def __init__(self, options: Options, ranks: Mapping[int, Member]) -> None:
+    def __init__(self, options: Options, ranks: Mapping[int, Member], nodes: Nodes) -> None:
         self.options = options
+        self._nodes = nodes
         self.entries: list[dict[str, Any]] = []
         self._ranks = ranks
         self._sites = CallSites()
@@ -60,7 +64,8 @@ class Findings:
             wanted.add(verdict.witness)
         known = dict(verdict.stacks)
         asked = [self._ranks[rank] for rank in sorted(wanted - known.keys()) if rank in self._ranks]
-        stacks = {**known, **members.stacks_of(asked)}
+        elsewhere = self._nodes.stacks_of(sorted(wanted - known.keys() - self._ranks.keys()))
+        stacks = {**known, **elsewhere, **members.stacks_of(asked)}
         places = {rank: self._sites.find(stack) for rank, stack in stacks.items()}
         sentence = re.sub(
             r"\{(\d+)\}", lambda found: places.get(int(found[1])) or "an unknown line", verdict.sentence
@@ -82,9 +87,20 @@ class Findings:
         entry = report.entry_of(found, time)
         self.entries.append(entry)
         say(found.sentence)
+        self._tell(entry)
+        self._nodes.tell("verdict", entry)
+        return entry
+
+    def hear(self, kind: str, entry: Mapping[str, Any], now: float) -> None:
+        """Tell the ranks of this node of a verdict of the master's, or let them raise."""
+        if kind == "raise":
+            self._raise(entry, now)
+        else:
+            self._tell(entry)
+
+    def _tell(self, entry: Mapping[str, Any]) -> None:
         for member in self._ranks.values():
             member.tell("verdict", entry)
-        return entry
 
     def act(self, entry: Mapping[str, Any], now: float) -> None:
         """Do with a job that hangs what is wanted."""
@@ -98,6 +114,7 @@ class Findings:
     def _raise(self, entry: Mapping[str, Any], now: float) -> None:
         """Raise in the ranks that are in Python; those in MPI could only do so when they are out of it."""
         self._raised_at = now
+        self._nodes.tell("raise", entry)
         for member in self._ranks.values():
             if member.last is not None and len(member.last.under_way):
                 self._waiting[member.rank] = member.last.advanced
@@ -108,6 +125,7 @@ class Findings:
         """End the ranks, and let mpiexec end those of other nodes."""
         say("ending the job, which hangs")
         self._terminated_at = now
+        self._nodes.terminate()
         members.end_processes(self._ranks.values())
 
     def go_on(self, now: float) -> None:

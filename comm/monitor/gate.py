@@ -150,10 +150,10 @@ class Gate:
         caller.connect(other.endpoint)
         return caller
 
-    def close(self) -> None:
-        """Let go of the port and of all connections."""
+    def close(self, seconds: float = 0.0) -> None:
+        """Let go of the port and of all connections, once what was sent is on its way."""
         self._socket.disable_monitor()
-        self.context.destroy(linger=0)
+        self.context.destroy(linger=int(seconds * 1e3))
 
     def _node_of(self, frame: zmq.Frame) -> int | None:
         try:

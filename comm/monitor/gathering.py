@@ -1,7 +1,7 @@
 """On the side of the ranks: the watchers of several nodes learn of each other over MPI, at the start.
 
-One rank of each node, its leader, passes on what its watcher has to say. Keys that must stay secret stay in the
-watchers.
+One rank of each node, its leader, passes on what its watcher has to say. Keys that must stay secret stay in
+the watchers.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from typing import Any
 
 from ...datatypes.plain import MPI
 from . import start
+from .spawning import local_rank
 
 
 def begin_with_mpi(names: dict[str, Any]) -> None:
@@ -36,5 +37,5 @@ def _followed(initialize: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _say_if_in_vain() -> None:
-    if not start.is_begun() and start.local_rank() in ("", "0"):
+    if not start.is_begun() and local_rank() in ("", "0"):
         start.say("this was not monitored: the program has not called MPI.Init or MPI.Init_thread of mpi4py")

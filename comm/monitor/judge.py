@@ -125,7 +125,7 @@ class Judge:
             if not moved:
                 continue
             del self._open[key]
-            for rank in moved if key[0] == "stuck" else ():
+            for rank in moved if key[0] == "idle" else ():
                 idle = snapshot.time - since
                 self._hangs.patience[rank] = min(_MORE_PATIENCE * idle, LONGEST_COMPUTING)
 
@@ -135,17 +135,18 @@ class Judge:
         for rank in involved:
             if rank in self._mismatched and views[rank].advanced <= self._mismatched[rank] + _EXPLAINED:
                 return False
-        known = {rank for (kind, ranks), _ in self._open.items() if kind == verdict.kind for rank in ranks}
+        kind = "idle" if "idle" in verdict.evidence.get("states", {}).values() else verdict.kind
+        known = {rank for (each, ranks), _ in self._open.items() if each == kind for rank in ranks}
         if known.issuperset(verdict.ranks):
             return False
         advanced = {rank: views[rank].advanced for rank in verdict.ranks}
-        self._open[verdict.kind, verdict.ranks] = snapshot.time - verdict.since, advanced
+        self._open[kind, verdict.ranks] = snapshot.time - verdict.since, advanced
         return True
 
     def _slowness(self, snapshot: Snapshot, calls: Gathered | None) -> list[Verdict]:
         self._paces.add(calls)
         found = self._slow_ranks.look(self._paces, snapshot.time)
-        found += self._slow_links.look(snapshot, self._clocks)
+        found += self._slow_links.look(snapshot)
         explained = bool(self._slow_ranks.slow or self._slow_links.slow)
         return found + self._slow_jobs.look(self._paces, explained)
 

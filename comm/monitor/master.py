@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from .wire import (
     Kind,
     Malformed,
     Request,
+    clock_bytes,
     message,
     read_answer,
     read_message,
@@ -81,6 +83,7 @@ class Master:
         self._address: dict[int, bytes] = {}
         self._last: dict[int, int] = {}
         self._follows: dict[int, int] = {}
+        self._left: set[int] = set()
         self._views: dict[int, RankView] = {}
         self._asked: dict[int, _Asked] = {}
         self._answers: list[Answer] = []
@@ -128,7 +131,13 @@ class Master:
 
     def is_lost(self, node: int) -> bool:
         """Tell whether another node has been silent for too long."""
-        return node != self._own and self._silence.of(node) >= self._lost_after
+        is_expected = node != self._own and node not in self._left
+        return is_expected and self._silence.of(node) >= self._lost_after
+
+    def are_others_there(self) -> bool:
+        """Tell whether another node has neither left nor is lost."""
+        others = set(range(len(self._nodes))) - {self._own} - self._left
+        return any(not self.is_lost(node) for node in others)
 
     def unreachable(self) -> dict[int, str]:
         """Give the ranks on nodes that are lost, each with its host. They need not be dead."""
@@ -142,13 +151,15 @@ class Master:
     def obeyed(self) -> bool:
         """Tell whether no other node that was heard lately follows one of lower rank."""
         return not any(
-            follows < self._own and not self.is_lost(node) for node, follows in self._follows.items()
+            follows < self._own and node not in self._left and not self.is_lost(node)
+            for node, follows in self._follows.items()
         )
 
-    def beat(self) -> None:
-        """Tell all nodes that the master is here."""
+    def beat(self, kind: Kind = Kind.BEAT) -> None:
+        """Tell all nodes that the master is here, or leaves."""
+        body = clock_bytes(time.monotonic()) if kind is Kind.BEAT else b""
         for node in range(len(self._nodes)):
-            self._send(node, Kind.BEAT)
+            self._send(node, kind, body)
 
     def ask(self, rank: int, asked: Asked, text: str = "") -> int:
         """Ask the node of a rank for something; give the number that its answer will have.
@@ -202,6 +213,8 @@ class Master:
             if asked is None or (asked.node, asked.request.rank) != (node, answer.rank):
                 raise Malformed(f"an answer {answer.number} that nobody waits for")
             self._settle(answer)
+        elif head.kind is Kind.BYE and not body:
+            self._left.add(node)
         elif head.kind is not Kind.HELLO or body:
             raise Malformed(f"a {head.kind.name} of {len(body)} bytes, for a master")
 

@@ -12,7 +12,6 @@ from .memory import NO_RANK
 from .verdict import Verdict
 from .wording import Functions, listed, places
 
-
 # Collectives that agreed between two mismatches that have nothing to do with each other.
 _APART = 50
 

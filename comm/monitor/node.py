@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from .wire import (
     Request,
     answer_bytes,
     message,
+    read_clock,
     read_message,
     read_request,
 )
@@ -68,6 +70,8 @@ class Node:
         self._last: dict[int, int] = {}
         self._sent: dict[int, int] = {}
         self._asked: list[tuple[int, Request]] = []
+        self._left: set[int] = set()
+        self._ahead: dict[int, float] = {}
         # The first is expected to be there; the others when they say so.
         silence.hear(0)
 
@@ -75,7 +79,7 @@ class Node:
     def follows(self) -> int:
         """Whom this node takes for the master, by its place: itself, too; `NOBODY` while none is heard."""
         for node in range(self._own):
-            if self._silence.of(node) < self._lost_after:
+            if node not in self._left and self._silence.of(node) < self._lost_after:
                 return node
         return self._own if self._quiet >= self._lost_after + self._turns(self._own) else NOBODY
 
@@ -101,10 +105,10 @@ class Node:
         sent = [self._send(master, Kind.VIEWS, body) for body in views_bytes(views)]
         return all(sent)
 
-    def greet(self) -> None:
-        """Let those who may become master know that this node is there, and whom it follows."""
+    def greet(self, kind: Kind = Kind.HELLO) -> None:
+        """Let those who may become master know that this node is there, and whom it follows, or leaves."""
         for node in self._masters:
-            self._send(node, Kind.HELLO)
+            self._send(node, kind)
 
     def requests(self) -> list[tuple[int, Request]]:
         """Give what the master wants since this was called before, each with the node that asked."""
@@ -118,6 +122,10 @@ class Node:
             master, Kind.ANSWER, answer_bytes(Answer(request.number, request.rank, given, text))
         )
 
+    def ahead(self) -> float:
+        """Seconds that this node's clock is ahead of the master's, and a message's least time on its way."""
+        return self._ahead.get(self.follows, 0.0)
+
     @property
     def _heard_last(self) -> int:
         return min(range(max(self._own, 1)), key=lambda node: (self._silence.of(node), node))
@@ -125,6 +133,8 @@ class Node:
     @property
     def _quiet(self) -> float:
         """Seconds since any node of lower rank was heard as a master."""
+        if self._heard_last in self._left:
+            return float("inf")
         return self._silence.of(self._heard_last) if self._own else float("inf")
 
     def _may_take_over(self, node: int) -> bool:
@@ -160,7 +170,13 @@ class Node:
                 # Only whom this node follows may ask.
                 if node == self.follows:
                     self._asked.append((node, request))
-            elif head.kind is not Kind.BEAT or body:
+            elif head.kind is Kind.BYE and not body:
+                self._left.add(node)
+            elif head.kind is Kind.BEAT:
+                # The beat that was under way for the shortest time is the nearest.
+                ahead = time.monotonic() - read_clock(body)
+                self._ahead[node] = min(ahead, self._ahead.get(node, ahead))
+            else:
                 raise Malformed(f"a {head.kind.name} of {len(body)} bytes, of a master")
         except Malformed:
             self._gate.dropped["malformed"] += 1

@@ -15,12 +15,14 @@ class Chunk(NamedTuple):
     """Collectives of a communicator that were seen together.
 
     `span` is the time that they and the work before them took, `lateness` how much less than the others each
-    rank has waited, in the sum of all.
+    rank has waited, in the sum of all, and `squares` the same squared. Of one that took very long counts no
+    more than a usual step.
     """
 
     ops: int
     span: float
     lateness: np.ndarray
+    squares: np.ndarray
 
 
 class Pace:
@@ -45,12 +47,18 @@ class Pace:
         self.fresh: Chunk | None = None
         self.added = 0
         self._last: np.ndarray | None = None
+        # About the length of a step.
+        self._step = 0.0
 
     def add(self, entered: np.ndarray, left: np.ndarray, function: int) -> None:
         """Add collectives, with the times of all ranks in a row each."""
         if self._last is not None:
             span = float(np.median(entered[-1] - self._last))
-            self.fresh = Chunk(len(entered), span, lateness_of(left - entered).sum(axis=0))
+            steps = np.diff(entered[:, 0], prepend=self._last[0])
+            self._step = float(np.median(steps)) if self._step == 0.0 else self._step
+            self._step += (float(np.median(steps)) - self._step) * min(1.0, len(steps) / 20)
+            lateness = np.clip(lateness_of(left - entered), -self._step, self._step)
+            self.fresh = Chunk(len(entered), span, lateness.sum(axis=0), (lateness**2).sum(axis=0))
             self.chunks.append(self.fresh)
             self.added += 1
         self._last, self.function = entered[-1], function

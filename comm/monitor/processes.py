@@ -7,8 +7,8 @@ import os
 import signal
 import struct
 import time
-from collections.abc import Iterable
-from pathlib import Path
+
+from .process_table import ProcessTable, fields_of, threads_of
 
 # A process that uses less of a core than this waits, even if it looks around now and then.
 _BUSY = 0.05
@@ -17,63 +17,6 @@ _TICK = 1.0 / os.sysconf("SC_CLK_TCK")
 # `struct pidfd_info` with PIDFD_INFO_EXIT, since Linux 6.15: the status of a process that is gone.
 _GET_INFO = 3 << 30 | 64 << 16 | 0xFF << 8 | 11
 _WITH_EXIT = 1 << 3
-
-
-def _fields_of(path: str) -> list[str]:
-    """What a `stat` file says, from the state on; nothing if the process is gone."""
-    try:
-        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (twice as fast)
-            # The name of a program may contain anything.
-            return file.read(1024).rpartition(b") ")[2].decode().split()
-    except OSError:
-        return []
-
-
-class ProcessTable:
-    """Children of all processes, which are looked for seldom enough to cost little."""
-
-    def __init__(self) -> None:
-        self._has_children_files = Path("/proc/self/task", str(os.getpid()), "children").exists()
-        self._children: dict[int, list[int]] = {}
-        self._next = 0.0
-
-    def descendants(self, process: int, threads: Iterable[str]) -> list[int]:
-        """Processes that descend from one, which has some threads."""
-        found: list[int] = []
-        for child in self._children_of(process, threads):
-            found += [child, *self.descendants(child, _threads_of(child))]
-        return found
-
-    def _children_of(self, process: int, threads: Iterable[str]) -> list[int]:
-        if not self._has_children_files:
-            self._scan()
-            return self._children.get(process, [])
-        found = []
-        for thread in threads:
-            try:
-                found += Path("/proc", str(process), "task", thread, "children").read_text().split()
-            except OSError:
-                continue
-        return [int(each) for each in found]
-
-    def _scan(self) -> None:
-        begin = time.monotonic()
-        if begin < self._next:
-            return
-        children: dict[int, list[int]] = {}
-        for name in os.listdir("/proc"):  # noqa: PTH208 (no object for each)
-            if name.isdigit() and (fields := _fields_of(f"/proc/{name}/stat")):
-                children.setdefault(int(fields[1]), []).append(int(name))
-        self._children = children
-        end = time.monotonic()
-        self._next = end + max(1.0, 100 * (end - begin))
-
-
-def _threads_of(process: int) -> list[str]:
-    try:
-        return os.listdir(f"/proc/{process}/task")  # noqa: PTH208
-    except OSError:
-        return []
 
 
 class Process:
@@ -108,7 +51,7 @@ class Process:
         except OSError:
             # Linux before 5.3, or forbidden.
             pass
-        fields = _fields_of(f"/proc/{number}/stat")
+        fields = fields_of(f"/proc/{number}/stat")
         self._started = fields[19] if fields else ""
         self.is_gone |= not fields
 
@@ -142,7 +85,7 @@ class Process:
             return -1.0
 
     def _fields(self) -> list[str]:
-        fields = _fields_of(f"/proc/{self.number}/stat")
+        fields = fields_of(f"/proc/{self.number}/stat")
         return fields if fields and fields[19] == self._started else []
 
     def look(self, now: float, has_advanced: bool) -> tuple[str, float]:
@@ -189,14 +132,14 @@ class Process:
         )
 
     def _running_or_idle(self, fields: list[str], now: float) -> str:
-        threads = _threads_of(self.number)
+        threads = threads_of(self.number)
         descendants = self._table.descendants(self.number, threads)
         cpu = _cpu_of(fields)
         states = [fields[0]]
         if len(threads) > 1:
             states += [_first_of(f"/proc/{self.number}/task/{thread}/stat") for thread in threads]
         for each in descendants:
-            theirs = _fields_of(f"/proc/{each}/stat")
+            theirs = fields_of(f"/proc/{each}/stat")
             cpu += _cpu_of(theirs)
             states += theirs[:1]
             # The threads of each are sampled by their CPU time only.
@@ -223,7 +166,7 @@ class Process:
 
 
 def _first_of(path: str) -> str:
-    return next(iter(_fields_of(path)), "")
+    return next(iter(fields_of(path)), "")
 
 
 def _cpu_of(fields: list[str]) -> float:

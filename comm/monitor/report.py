@@ -113,20 +113,39 @@ def rank_of(member: Member) -> dict[str, Any]:
         "state": member.last.state if member.last else "running",
         "ended_by": member.process.ended_by,
         "waiting": round(member.polls_inside / max(member.polls, 1), 3),
-        "doing": _call_of(member),
+        "doing": _call_in(member.last, member.functions),
     }
 
 
-def _call_of(member: Member) -> dict[str, Any] | None:
+def rank_of_view(view: RankView, functions: tuple[str, ...], waiting: float) -> dict[str, Any]:
+    """The same of a rank on another node."""
+    return {
+        "rank": view.rank,
+        "host": view.host,
+        "process": view.process,
+        "state": view.state,
+        "ended_by": "",
+        "waiting": round(waiting, 3),
+        "doing": _call_in(view, functions),
+    }
+
+
+def rank_unreachable(rank: int, host: str) -> dict[str, Any]:
+    """The same of a rank on a node that nothing is heard of."""
+    found = {"rank": rank, "host": host, "process": 0, "state": "unreachable"}
+    return {**found, "ended_by": "", "waiting": 0.0, "doing": None}
+
+
+def _call_in(view: RankView | None, functions: tuple[str, ...]) -> dict[str, Any] | None:
     """The call that a rank is in, or None outside of MPI."""
-    if member.last is None or not len(member.last.under_way):
+    if view is None or not len(view.under_way):
         return None
-    call = member.last.under_way[0]
+    call = view.under_way[0]
     number = int(call["function"])
     return {
-        "function": member.functions[number] if number < len(member.functions) else str(number),
+        "function": functions[number] if number < len(functions) else str(number),
         "sequence": int(call["sequence"]),
-        "seconds": round(member.last.time - float(call["entered"]), 3),
+        "seconds": round(view.time - float(call["entered"]), 3),
     }
 
 

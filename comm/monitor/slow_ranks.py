@@ -9,14 +9,16 @@ from .verdict import Verdict
 from .wording import Functions, listed, named
 
 # Part of a step that the others lose.
-SHARE = 0.12
+SHARE = 0.1
 # It is over where they lose no more than this.
 ENDED_SHARE = 0.05
-# On how much this rests.
-OPS, SECONDS = 44, 8.5
-BLOCKS = 12
+# On how much this rests: more steps show smaller differences.
+OPS, SECONDS = (24, 46), 8.0
+BLOCKS = 8
 # In how many of the blocks.
-AGREEING = 0.75
+AGREEING = 0.7
+# By how many times the error of the mean it has to differ from nothing.
+SURE = 4.5
 SHORTEST_STEP = 1e-3
 # A rank that was named is not named again for so long.
 SECONDS_APART = 600.0
@@ -39,12 +41,17 @@ def shares_of(chunks: list[Chunk]) -> np.ndarray:
 def slow_members(chunks: list[Chunk]) -> np.ndarray:
     """Give the places of members that are slow."""
     shares = shares_of(chunks)
-    median = np.median(shares, axis=0)
-    deviation = np.median(np.abs(shares - median), axis=0)
-    is_slow = (shares > SHARE).mean(axis=0) >= AGREEING
-    # Three times the error that a median of so many has.
-    is_slow &= median > 3 * 1.4826 * 1.2533 * deviation / np.sqrt(len(shares))
+    ops, span = sum(chunk.ops for chunk in chunks), sum(chunk.span for chunk in chunks)
+    mean = sum(chunk.lateness for chunk in chunks) / ops
+    variance = np.maximum(sum(chunk.squares for chunk in chunks) / ops - mean**2, 0.0)
+    # Noise lasts longer than a step where ranks share cores: blocks differ more than steps then.
+    error = np.maximum(np.sqrt(variance / ops), shares.std(axis=0, ddof=1) / np.sqrt(len(shares)) * span / ops)
+    is_slow = ((shares > SHARE).mean(axis=0) >= AGREEING) & (mean > SURE * error)
     return np.flatnonzero(is_slow)
+
+
+def _step(chunks: list[Chunk]) -> float:
+    return sum(each.span for each in chunks) / sum(each.ops for each in chunks)
 
 
 class SlowRanks:
@@ -70,12 +77,10 @@ class SlowRanks:
             if now - time < _INTERVAL or pace.added == added:
                 continue
             self._looked[comm] = now, pace.added
-            chunks = pace.latest(OPS, SECONDS)
-            if (
-                chunks
-                and sum(each.span for each in chunks) / sum(each.ops for each in chunks) >= SHORTEST_STEP
-            ):
-                found += self._judge(pace, chunks, now)
+            for ops in OPS:
+                chunks = pace.latest(ops, SECONDS)
+                if chunks and _step(chunks) >= SHORTEST_STEP:
+                    found += self._judge(pace, chunks, now)
         return found
 
     def _judge(self, pace: Pace, chunks: list[Chunk], now: float) -> list[Verdict]:

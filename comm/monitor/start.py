@@ -7,48 +7,29 @@ its record and the pipe for its Python stacks, and has nothing to do with it fro
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import socket
 import stat
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
-from . import handover
+from . import failing, handover
+from .gathering import introduce
 from .notices import Notices
+from .spawning import NotMonitored, local_rank, start_watcher
 from .stacks import StackPipe
 from .verdict import Verdict
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-# Where launchers tell a rank which one of its node it is: the nearest launcher first.
-_LOCAL_RANKS = (
-    "MPI_LOCALRANKID",
-    "OMPI_COMM_WORLD_LOCAL_RANK",
-    "MV2_COMM_WORLD_LOCAL_RANK",
-    "PALS_LOCAL_RANKID",
-    "PMIX_LOCAL_RANK",
-    "SLURM_LOCALID",
-)
 ON_HANG = ("report", "abort", "raise")
 # Of the program, which a report shows.
 _MOST_ARGUMENTS = 64
-# Of the text of an exception.
-_MOST_TEXT = 300
-# The stacks of those that wait take 0.3 s at most.
-_SECONDS_TO_LOOK = 1.0
-
-
-class NotMonitored(RuntimeError):
-    """There can be no watcher, or no record. The job goes on without."""
 
 
 @dataclass(frozen=True)
@@ -96,18 +77,13 @@ def say(sentence: str) -> None:
         print(f"roundelay: {sentence}", file=sys.stderr, flush=True)
 
 
-def local_rank() -> str:
-    """Which rank of its node this one is, as the launcher says; nothing if it does not."""
-    return next((os.environ[name] for name in _LOCAL_RANKS if name in os.environ), "")
-
-
 def prepare(options: Options) -> None:
     """Start the watcher of this node before MPI is initialized, where the launcher names its first rank."""
     _state.options = options
     if local_rank() == "0":
         # Where this fails it is tried again later, and said then.
         with suppress(NotMonitored):
-            _state.prepared = _start_watcher(options)
+            _state.prepared = start_watcher(asdict(options))
 
 
 def is_begun() -> bool:
@@ -183,34 +159,9 @@ def _change() -> bool:
 
 
 def tell_failure(failure: BaseException) -> None:
-    """Tell the watcher that this rank is about to end the job, and give it a moment to look at the others.
-
-    Soon they are killed, and cannot be asked any more where they were.
-    """
-    connection = _state.connection
-    if connection is None:
-        return
-    is_exit = isinstance(failure, SystemExit)
-    what = f"exit status {failure.code}" if isinstance(failure, SystemExit) else type(failure).__name__
-    text = "" if is_exit or not str(failure) else f": {str(failure).splitlines()[0][:_MOST_TEXT]}"
-    frames = [
-        f'  File "{frame.f_code.co_filename}", line {line} in {frame.f_code.co_name}'
-        for frame, line in walk_tb(failure.__traceback__)
-    ]
-    message = {
-        "kind": "failing",
-        "what": what + text,
-        "stack": "\n".join(["Current thread 0x0 (most recent call first):", *reversed(frames)]),
-        "is_wanted": isinstance(failure, KeyboardInterrupt),
-    }
-    with suppress(OSError, ValueError):
-        handover.send(connection, message)
-        end = time.monotonic() + _SECONDS_TO_LOOK
-        connection.settimeout(_SECONDS_TO_LOOK)
-        while time.monotonic() < end:
-            answer, _ = handover.receive(connection)
-            if answer is None or answer.get("kind") == "seen":
-                return
+    """Tell the watcher, if there is one, that this rank is about to end the job."""
+    if _state.connection is not None:
+        failing.tell_failure(_state.connection, failure)
 
 
 def _listen_to_notices() -> None:
@@ -252,6 +203,9 @@ def _begin(comm: MPI.Intracomm | None) -> bool:
         reasons = node.gather((plain.rank, reason))
         if reasons:
             _say_who_is_not(reasons)
+        apart = introduce(plain, node, None if reason else _state.connection)
+        if apart:
+            say(f"each node is monitored by itself: {apart}")
     finally:
         node.Free()
         _state.prepared = None
@@ -271,49 +225,10 @@ def _say_who_is_not(reasons: list[tuple[int, str]]) -> None:
 def _start_now() -> tuple[str, str]:
     """Start a watcher: its name, or why there is none."""
     try:
-        _state.prepared = _start_watcher(_state.options)
+        _state.prepared = start_watcher(asdict(_state.options))
     except NotMonitored as error:
         return "", str(error)
     return _state.prepared[0], ""
-
-
-def _start_watcher(options: Options) -> tuple[str, socket.socket]:
-    if not sys.executable:
-        raise NotMonitored("there is no Python to run the watcher")
-    name = handover.new_name()
-    connection = None
-    try:
-        with handover.listen(name) as listener:
-            # Ranks connect to it before the watcher can answer; this one keeps it waiting for them.
-            connection = handover.connect(name)
-            arguments = [str(listener.fileno()), name, json.dumps(asdict(options))]
-            command = [sys.executable, "-m", f"{__package__}.watcher", *arguments]
-            # The shell leaves it alone: a program that waits for all its children must not wait for this.
-            subprocess.run(
-                ["/bin/sh", "-c", '"$@" &', "sh", *command],
-                check=True,
-                cwd="/",
-                env=_environment(),
-                pass_fds=[listener.fileno()],
-                start_new_session=True,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-            )
-    except (OSError, subprocess.SubprocessError) as error:
-        if connection is not None:
-            connection.close()
-        raise NotMonitored(f"the watcher cannot be started: {error}") from error
-    return name, connection
-
-
-def _environment() -> dict[str, str]:
-    """For the watcher: no modules out of the folder of the program, no threads for mathematics."""
-    found = dict(os.environ, PYTHONSAFEPATH="1", OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
-    if "PYTHONPATH" in found:
-        folders = (str(Path(each).absolute()) for each in found["PYTHONPATH"].split(os.pathsep) if each)
-        found["PYTHONPATH"] = os.pathsep.join(folders)
-    found.pop("PYTHONWARNINGS", None)
-    return found
 
 
 def _attach(name: str) -> str:

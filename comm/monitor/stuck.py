@@ -75,7 +75,7 @@ class Hangs:
             for rank, theirs in edges.items()
             if theirs & mask
         }
-        witness, text = _largest_group(direct)
+        witness, text = _largest_group(graph, direct)
         behind = [rank for rank in edges if rank not in direct]
         since = max(_since(clocks, graph.views[rank]) for rank in culprits)
         sentence = f"{text}{_behind(behind)}; {_located(graph, culprits, since)}"
@@ -110,16 +110,18 @@ def _without_servers(graph: WaitGraph, candidates: set[int], hung: int) -> int:
         candidates = candidates - servers
 
 
-def _largest_group(direct: dict[int, Clause]) -> tuple[int, str]:
+def _largest_group(graph: WaitGraph, direct: dict[int, Clause]) -> tuple[int, str]:
     """One of those that wait in the same call as most, and words for all of them."""
     groups = Counter(clause.collective or clause.text for clause in direct.values())
     chosen, count = groups.most_common(1)[0]
     ranks = [rank for rank, clause in direct.items() if (clause.collective or clause.text) == chosen]
     first = ranks[0]
     text = direct[first].text
-    if direct[first].collective is not None and count > 1:
-        return first, f"{count} ranks wait in {text} at {{{first}}}"
-    waits = "waits" if len(ranks) == 1 else "wait"
+    waits = "waits" if count == 1 else "wait"
+    collective = direct[first].collective
+    if collective is not None:
+        members = len(graph.views[first].members[collective[0]])
+        return first, f"{count} of {members} ranks {waits} in {text} at {{{first}}}"
     return first, f"{named(ranks)} {waits} in {text} at {places(ranks[:3])}"
 
 

@@ -21,6 +21,7 @@ from .clock import Clock, ticks_of
 from .findings import Findings
 from .judge import Judge
 from .members import Member
+from .nodes import Nodes
 from .snapshot import Snapshot
 from .start import Options, say
 from .verdict import Verdict
@@ -40,7 +41,8 @@ class Watcher:
     def __init__(self, listener: socket.socket, options: Options) -> None:
         self.ranks: dict[int, Member] = {}
         self.options = options
-        self.findings = Findings(options, self.ranks)
+        self.nodes = Nodes(self.ranks, self.complain)
+        self.findings = Findings(options, self.ranks, self.nodes)
         self.aftermath = Aftermath()
         self.history = report.History()
         self.clients = Clients(listener, self._welcome, self._hear)
@@ -59,7 +61,8 @@ class Watcher:
     def run(self) -> None:
         """Watch until nobody is left, and write the report."""
         due = time.monotonic()
-        while self.clients.are_there():
+        # The watcher that judges all nodes stays until the last of them has left.
+        while self.clients.are_there() or self.nodes.are_there():
             deaths = self.clients.wait(due - time.monotonic())
             for member in deaths:
                 # They are in order by now, whatever follows from it.
@@ -70,9 +73,10 @@ class Watcher:
                 self.look()
             if time.monotonic() >= due:
                 self.look()
-                due = max(due + PERIOD, time.monotonic() + PERIOD / 2)
+                due = self.nodes.next_look(PERIOD) or max(due + PERIOD, time.monotonic() + PERIOD / 2)
         self.look()
         self.write(has_ended=True)
+        self.nodes.leave()
 
     def _welcome(self, newcomer: Newcomer, greeting: dict[str, Any], files: list[int]) -> Member | None:
         """Take a rank in; None where it cannot be watched."""
@@ -100,6 +104,10 @@ class Watcher:
             self.look()
             with suppress(OSError):
                 handover.send(member.connection, {"kind": "seen"})
+        elif message.get("kind") == "listen":
+            handover.send(member.connection, self.nodes.listen(member, message))
+        elif message.get("kind") == "nodes":
+            self.nodes.open(message.get("invitations", []), member.size, len(member.functions))
 
     def look(self) -> None:
         """Look at all ranks, and say what is new."""
@@ -107,22 +115,27 @@ class Watcher:
             return
         now = self.clock.update()
         views = {rank: self.ranks[rank].view(self.clock) for rank in sorted(self.ranks)}
-        self.history.add(views.values())
+        everyone = self.nodes.exchange(views)
+        self.nodes.serve(
+            lambda: self.findings.terminate(now), lambda kind, entry: self.findings.hear(kind, entry, now)
+        )
+        self.history.add([*views.values(), *map(self.nodes.on_this_clock, self.nodes.views.values())])
         member = next(iter(self.ranks.values()))
         gap = now - self._last_look if self._last_look else 0.0
         self._last_look = now
         if any(view.lost for view in views.values()):
             self.complain("a rank has more communicators, requests or threads than its record holds")
-        snapshot = Snapshot(now, gap, member.size, views, member.functions)
+        snapshot = Snapshot(now, gap, member.size, everyone, member.functions)
+        verdicts = []
         try:
-            verdicts = self.judge.look(snapshot)
+            # One watcher speaks for all nodes.
+            if self.nodes.is_master:
+                verdicts = [*self.judge.look(snapshot), *find_aborts(snapshot, self.ranks)]
         except Exception as error:
             # Whatever it is, the job goes on.
             self.complain(f"the monitor failed, and judges no more: {type(error).__name__}: {error}")
-            verdicts = []
-        is_over = all(each.process.is_gone for each in self.ranks.values())
-        found = [*verdicts, *find_aborts(snapshot, self.ranks)]
-        for verdict in self.aftermath.filter(found, now, is_over):
+        is_over = all(each.process.is_gone for each in self.ranks.values()) and not self.nodes.are_there()
+        for verdict in self.aftermath.filter(verdicts, now, is_over):
             if not self.findings.is_ending:
                 self._say(verdict, now)
         self.findings.go_on(now)
@@ -137,6 +150,8 @@ class Watcher:
     def state(self) -> dict[str, Any]:
         """The job as it is: what the report and `roundelay top` show of it."""
         first = next(iter(self.ranks.values()), None)
+        ranks = [report.rank_of(member) for member in self.ranks.values()]
+        ranks += self.nodes.summaries(first.functions if first else ())
         return {
             "verdicts": self.findings.entries,
             "job": {
@@ -144,20 +159,22 @@ class Watcher:
                 "argv": first.argv if first else [],
                 "started": self.started,
                 "seconds": round(time.monotonic() - self.begin, 3),
-                "ranks": [report.rank_of(self.ranks[rank]) for rank in sorted(self.ranks)],
+                "ranks": sorted(ranks, key=lambda each: int(each["rank"])),
             },
         }
 
     def write(self, has_ended: bool = False) -> None:
         """Write the report, if there is to be one."""
-        if self.options.report is None:
+        if self.options.report is None or not self.nodes.is_master:
             return
         found = self.state()
         found["job"]["ended"] = has_ended
+        views = {member.rank: member.last for member in self.ranks.values() if member.last is not None}
+        views |= {rank: self.nodes.on_this_clock(view) for rank, view in self.nodes.views.items()}
+        functions = next((member.functions for member in self.ranks.values()), ())
         ranks = {
-            str(rank): self.history.summary(member.last, member.functions, self.begin)
-            for rank, member in sorted(self.ranks.items())
-            if member.last is not None
+            str(rank): self.history.summary(view, functions, self.begin)
+            for rank, view in sorted(views.items())
         }
         found["history"] = {"columns": report.COLUMNS, "ranks": ranks}
         try:

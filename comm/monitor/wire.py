@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
+from math import isfinite
 from zlib import crc32
 
 from . import memory
@@ -24,6 +25,7 @@ _MAGIC = b"rdly"
 _HEAD = struct.Struct("<4sHHHHIQ")
 _ASK = struct.Struct("<IiHH")
 _ANSWER = struct.Struct("<IiHH")
+_CLOCK = struct.Struct("<d")
 # Watchers on machines of another byte order, or with other records, do not understand each other.
 _RECORDS = crc32(
     repr(
@@ -45,11 +47,13 @@ class Kind(IntEnum):
     HELLO = 1
     """A node is there, and says which master it follows."""
     BEAT = 2
-    """A master is there."""
+    """A master is there; what its clock shows."""
     VIEWS = 3
     """What the ranks of a node do."""
     ASK = 4
     """A master asks something of a node."""
+    BYE = 6
+    """A node leaves: all its ranks are gone."""
     ANSWER = 5
 
 
@@ -166,6 +170,21 @@ def read_answer(body: memoryview, size: int) -> Answer:
     if spare or given > 1:
         raise Malformed(f"an answer that is given {given}: expected 0 or 1")
     return Answer(number, checked_rank(rank, size), bool(given), read_text(body[_ANSWER.size :]))
+
+
+def clock_bytes(seconds: float) -> bytes:
+    """Give the body of a beat."""
+    return _CLOCK.pack(seconds)
+
+
+def read_clock(body: memoryview) -> float:
+    """Read the body of a beat."""
+    if len(body) != _CLOCK.size:
+        raise Malformed(f"a beat of {len(body)} bytes: expected {_CLOCK.size}")
+    seconds = float(_CLOCK.unpack(body)[0])
+    if not isfinite(seconds):
+        raise Malformed(f"a clock that shows {seconds}")
+    return seconds
 
 
 def _text_bytes(text: str) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from .errors import DataLost
+from .failures import DataLost
 
 
 class Commit(NamedTuple):

@@ -13,18 +13,20 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from ...datatypes.plain import MPI
-from .derived import remember, revoke_all
+from .derived import revoke_all
 from .partners import partners
 from .registered import Arrays, Form, form_of, write
 from .resilient import world_ranks
 from .segment import VERSIONS, Address, MappedSegment, Segment
-from .ulfm import check_whole, why_unavailable
+from .survivors import WELL, survivors_of
+from .telling import tell_all
+from .ulfm import check_whole, is_whole
 
 Array = NDArray[Any]
 
 # Every MPI library counts that many bytes in one message.
 _MESSAGE_BYTES = 1 << 30
-# A digest and its complement fit the flag of an agreement.
+# A digest and its complement fit the flag of an agreement, beside one other bit.
 _DIGEST = (1 << 15) - 1
 
 
@@ -71,9 +73,11 @@ class Generation:
     """
 
     def __init__(self, comm: MPI.Intracomm, arrays: Arrays, copies: int, share: bool, job: str) -> None:
-        self.comm = MPI.Intracomm(comm).Dup()
-        if comm.handle not in (MPI.COMM_WORLD.handle, MPI.COMM_SELF.handle):
-            remember(comm, self.comm)
+        self._together = survivors_of(comm)
+        if self._together is None:
+            self.comm, self._tag = MPI.Intracomm(comm).Dup(), 0
+        else:
+            self.comm, self._tag = self._together.messages, self._together.next_tag()
         self.arrays, self.form = arrays, form_of(arrays)
         self._requests: list[MPI.Request] = []
         self._receiving: list[tuple[Segment, int, int, int]] = []
@@ -84,7 +88,7 @@ class Generation:
             failure = str(error)
         address = None if failure else self.own.address
         mine = Member(world_ranks(comm)[comm.rank], _place(), self.form, address, job, failure)
-        members: list[Member] = self.comm.allgather(mine)
+        members: list[Member] = tell_all(self.comm, mine)
         for member in members:
             if member.failure:
                 raise MemoryError(f"rank {member.world_rank}: {member.failure}")
@@ -110,26 +114,30 @@ class Generation:
                 self.guards[member.world_rank] = Guard(segment, member.form)
                 if mapped is None:
                     self._sources.append((source, segment))
-        told = self.comm.allgather(([source for source, _ in self._sources], failure))
+        told = tell_all(self.comm, ([source for source, _ in self._sources], failure))
         if failures := [failure for _, failure in told if failure]:
             raise MemoryError(failures[0])
         self._targets = [target for target, (sources, _) in enumerate(told) if rank in sources]
 
     def commit(self, serial: int, step: int) -> None:
         """Copy the arrays, and begin to send the copy."""
-        if not why_unavailable():
+        if self._together is not None:
             check_whole(self.comm)
         slot = serial % VERSIONS
         for _, segment in self._sources:
             segment.begin(slot)
         self.own.begin(slot)
         for source, segment in self._sources:
-            self._requests += [self.comm.Irecv(part, source) for part in _parts(segment.slot(slot))]
+            self._requests += [
+                self.comm.Irecv(part, source, self._tag) for part in _parts(segment.slot(slot))
+            ]
             self._receiving.append((segment, slot, serial, step))
         write(self.arrays, self.form, self.own.slot(slot))
         self.own.finish(slot, serial, step)
         parts = _parts(self.own.slot(slot))
-        self._requests += [self.comm.Isend(part, target) for target in self._targets for part in parts]
+        self._requests += [
+            self.comm.Isend(part, target, self._tag) for target in self._targets for part in parts
+        ]
 
     def progress(self) -> bool:
         """Let messages go on; tell whether this rank has all that it is sent, and has sent all."""
@@ -144,13 +152,16 @@ class Generation:
         """
         MPI.Request.Waitall(self._requests)
         self._arrived()
-        if why_unavailable():
-            steps = self.comm.allgather(step)
+        if self._together is None:
+            steps = tell_all(self.comm, step)
             are_same = len(set(steps)) == 1
         else:
             # Nothing but an agreement is sure to end alike on all ranks.
             word = _word(step)
-            are_same = self.comm.Agree(word) == word
+            found = self._together.agree(word)
+            if not found:
+                raise MPI.Exception(MPI.ERR_PROC_FAILED)
+            are_same = found == word
         if not are_same:
             raise ValueError(f"commit: expected the same step on all ranks, got {step} and others")
 
@@ -161,8 +172,11 @@ class Generation:
         self._receiving.clear()
 
     def abandon(self) -> None:
-        """End what is under way after a loss: nothing is written to any copy from now on."""
-        if not self._requests:
+        """End what is under way: nothing is written to any copy from now on."""
+        if is_whole(self.comm):
+            # A program may go back without a loss, too.
+            MPI.Request.Waitall(self._requests)
+            self._arrived()
             return
         revoke_all(self.comm)
         for request in self._requests:
@@ -173,14 +187,15 @@ class Generation:
 
     def free(self) -> None:
         """Free what MPI has of it."""
-        with suppress(MPI.Exception):
+        if self._together is None:
             self.comm.Free()
 
 
 def _word(step: int) -> int:
     """Bits of which some are lost in an agreement if ranks have different steps."""
     digest = int.from_bytes(blake2b(str(step).encode(), digest_size=2).digest(), "little") & _DIGEST
-    return digest | (~digest & _DIGEST) << _DIGEST.bit_length()
+    bits = _DIGEST.bit_length()
+    return WELL | digest << 1 | (~digest & _DIGEST) << (1 + bits)
 
 
 def _place() -> tuple[str, str]:

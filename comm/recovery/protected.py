@@ -11,10 +11,13 @@ from typing import Any
 
 from ...datatypes.plain import MPI
 from .election import Commit, Elected, Holding, elect
+from .failures import DataLost
 from .generation import Generation
+from .kept import Whereabouts, parts_of
 from .registered import Array, Arrays, form_of
 from .resilient import world_ranks
 from .saved import Part, load, save
+from .telling import tell_all
 
 
 @dataclass(frozen=True)
@@ -26,9 +29,9 @@ class Recovered:
     step : int
         As it was given to `Protected.commit`; the same on all ranks.
     pieces : dict
-        What this rank hands on: by the rank in `COMM_WORLD` that committed them, new arrays in a dictionary or
-        list like those that were registered. After a loss these are its own, and those of each lost rank whose
-        first remaining partner it is. After `Protected.load` they are its share of the old job's.
+        What this rank hands on: by the rank in `COMM_WORLD` that committed them, new arrays in a dictionary
+        or list like those that were registered. After a loss these are its own, and those of each lost rank
+        whose first remaining partner it is. After `Protected.load` they are its share of the old job's.
     holders : dict
         For each rank in `COMM_WORLD` that committed, the rank of the communicator that has its arrays.
     arrays : dict or list of arrays, optional
@@ -36,12 +39,12 @@ class Recovered:
     """
 
     step: int
-    pieces: dict[int, Arrays]
+    pieces: dict[int, Any]
     holders: dict[int, int]
-    arrays: Arrays | None = None
+    arrays: Any = None
 
     @property
-    def lost(self) -> dict[int, Arrays]:
+    def lost(self) -> dict[int, Any]:
         """The pieces that other ranks committed."""
         return {rank: piece for rank, piece in self.pieces.items() if piece is not self.arrays}
 
@@ -49,9 +52,9 @@ class Recovered:
 class Protected:
     """Arrays of each rank, with copies on other ranks, on other nodes if there are any; collective.
 
-    `commit` copies them, and goes on. A commit counts when all ranks have all of it; until then the one before
-    counts. MPI moves the copies between nodes while the program is in any call of MPI. On a node, partners map
-    the memory that `commit` copies to, and nothing else is copied.
+    `commit` copies them, and goes on. A commit counts when all ranks have all of it; until then the one
+    before counts. MPI moves the copies between nodes while the program is in any call of MPI. On a node,
+    partners map the memory that `commit` copies to, and nothing else is copied.
 
     Parameters
     ----------
@@ -88,8 +91,9 @@ class Protected:
 
     Notes
     -----
-    In-memory checkpoints in pairs of ranks, with two versions: G. Zheng, L. Shi, L. V. Kale: FTC-Charm++, Cluster
-    2004. J. Dongarra, T. Herault, Y. Robert: Revisiting the double checkpointing algorithm, IPDPSW 2013.
+    In-memory checkpoints in pairs of ranks, with two versions: G. Zheng, L. Shi, L. V. Kale: FTC-Charm++,
+    Cluster 2004. J. Dongarra, T. Herault, Y. Robert: Revisiting the double checkpointing algorithm, IPDPSW
+    2013.
     """
 
     def __init__(
@@ -137,8 +141,8 @@ class Protected:
     def commit(self, step: int) -> None:
         """Copy the arrays as they are now, for going back to this step; collective.
 
-        Waits until the commit before is complete, so all ranks meet here, and returns as soon as this rank has
-        copied its own arrays.
+        Waits until the commit before is complete, so all ranks meet here, and returns as soon as this rank
+        has copied its own arrays.
 
         Parameters
         ----------
@@ -194,9 +198,9 @@ class Protected:
     def recover(self, comm: MPI.Intracomm) -> Recovered:
         """Go back to the last commit that is complete, without the ranks that are lost; collective.
 
-        It may be called again if another rank is lost meanwhile. Commits made from now on are those of `comm`;
-        this commit is kept until the first of them is complete, so commit soon. If the survivors share the lost
-        arrays, `register` the new ones before.
+        It may be called again if another rank is lost meanwhile. Commits made from now on are those of
+        `comm`; this commit is kept until the first of them is complete, so commit soon. If the survivors
+        share the lost arrays, `register` the new ones before.
 
         Parameters
         ----------
@@ -206,7 +210,8 @@ class Protected:
         Returns
         -------
         Recovered
-            The step, and new arrays: this rank's own, and those of the lost ranks whose first remaining partner it is.
+            The step, and new arrays: this rank's own, and those of each lost rank whose first remaining
+            partner it is.
 
         Raises
         ------
@@ -219,11 +224,16 @@ class Protected:
             generation.abandon()
         plain = MPI.Intracomm(comm)
         own_rank = world_ranks(plain)[plain.rank]
-        told = plain.allgather((self._serial, self._holding(own_rank)))
-        elected = elect([holding for _, holding in told])
+        told = tell_all(plain, (self._serial, self._holding(own_rank)))
         self._serial = max(serial for serial, _ in told)
         self._under_way, self._is_new = None, True
-        self.comm = comm
+        self.comm, self.step = comm, None
+        try:
+            elected = elect([holding for _, holding in told])
+        except DataLost:
+            # Commits from now on are the first.
+            self._generations.clear()
+            raise
         self.step = elected.commit.step
         return self._recovered(elected, own_rank, [holding.world_rank for _, holding in told])
 
@@ -265,9 +275,9 @@ class Protected:
         """Write this rank's last commits to disk, for `load` in a job that is started again.
 
         Sends nothing, so that it can be called after a rank has died, when no call of MPI may return: by a
-        callback of a monitor, or between two steps. Files are written under other names, and the list of what is
-        there comes last; what was saved before remains until then. The last two commits are
-        written, since another rank may not have the last one.
+        callback of a monitor, or between two steps. Files are written under other names, and the list of what
+        is there comes last; what was saved before remains until then. The last two commits are written, since
+        another rank may not have the last one.
 
         Parameters
         ----------
@@ -296,32 +306,38 @@ class Protected:
         (7, [[array([0, 1, 2])]])
         """
         own_rank, dead = MPI.COMM_WORLD.rank, set(lost)
-        parts = []
+        parts: list[Part] = []
         for each in self._generations:
             held = {own_rank: (each.own, each.form)}
             held |= {rank: guard for rank, guard in each.guards.items() if rank in dead}
-            parts += [
-                Part(
-                    each.job,
-                    version.serial,
-                    version.step,
-                    each.owners,
-                    rank,
-                    form,
-                    segment.slot(version.slot),
-                )
-                for rank, (segment, form) in held.items()
-                for version in segment.versions()
-            ]
+            for rank, (segment, form) in held.items():
+                parts += parts_of(each.job, each.owners, rank, form, segment)
         save(folder, own_rank, parts)
+
+    def whereabouts(self) -> list[Whereabouts]:
+        """Where another process of this node finds this rank's commits, to save them when the rank is dead.
+
+        Other ones after a commit that follows `register` or `recover`. Sends nothing.
+
+        Returns
+        -------
+        list of Whereabouts
+            For `roundelay.comm.recovery.kept.Kept` in the other process, which needs no MPI; empty if the
+            system has no memory to share, or nothing was committed.
+        """
+        return [
+            Whereabouts(MPI.COMM_WORLD.rank, each.job, each.owners, each.form, each.own.address)
+            for each in self._generations
+            if each.own.address is not None
+        ]
 
     @staticmethod
     def load(folder: str | PathLike[str], comm: MPI.Intracomm, step: int | None = None) -> Recovered:
         """Read the last commit that `save` has written all of; collective.
 
         The number of ranks may differ from the old job's. Its ranks are dealt out in ascending order, and as
-        evenly as possible: of 4 old ranks and 2 new ones, rank 0 gets the arrays of 0 and 1. If there are more
-        new ranks than old ones, some get none.
+        evenly as possible: of 4 old ranks and 2 new ones, rank 0 gets the arrays of 0 and 1. If there are
+        more new ranks than old ones, some get none.
 
         Parameters
         ----------

@@ -9,11 +9,10 @@ from ...datatypes.plain import MPI
 from ..communicators import promote
 from .derived import revoke_all, track
 from .ending import end_without
-from .errors import RecoveryUnavailable, RemoteFailure
-from .ulfm import check_whole, why_unavailable
-
-# A shrink that fails is repeated: every time without one more rank, or after an error that passes.
-_ATTEMPTS = 1000
+from .failures import RecoveryUnavailable, RemoteFailure
+from .survivors import WELL, Survivors, gather_survivors
+from .telling import tell_all
+from .ulfm import check_whole, is_whole, why_unavailable
 
 
 class Loss(NamedTuple):
@@ -40,6 +39,7 @@ class Loss(NamedTuple):
     step: int
 
 
+_OF_MPI, _ERROR, _ORDER = range(3)
 OnLoss = Callable[[Loss], int | None]
 
 
@@ -49,7 +49,7 @@ class Resilient:
     Attributes
     ----------
     comm : MPI.Intracomm
-        The communicator to use, a duplicate of the program's; another one after each recovery.
+        The communicator to use in place of the program's; another one after each recovery.
     survivors, lost : tuple of int
         Ranks in `COMM_WORLD` of those that are left, and of those that are not.
     step : int
@@ -60,9 +60,16 @@ class Resilient:
 
     def __init__(self, comm: MPI.Intracomm, on_loss: OnLoss | None, can_recover: bool) -> None:
         track()
-        self.comm: Any = promote(MPI.Intracomm(comm).Dup())
+        started = world_ranks(comm)
+        self._together: Survivors | None = None
+        if can_recover:
+            self._together, _ = gather_survivors(comm, None)
+            self.comm: Any = self._together.comm
+        else:
+            self.comm = promote(MPI.Intracomm(comm).Dup())
         self.survivors = world_ranks(self.comm)
-        self.lost: tuple[int, ...] = ()
+        # A rank may be lost before the job has begun.
+        self.lost = tuple(sorted(set(started) - set(self.survivors)))
         self.step = 0
         self.can_recover = can_recover
         self._on_loss = on_loss
@@ -72,7 +79,7 @@ class Resilient:
             end_without(lambda: self.comm)
 
     def run(self, advance: Callable[[MPI.Intracomm, int], Any], steps: int, start: int = 0) -> None:
-        """Call ``advance(comm, step)`` for each step, also after ranks are lost, until all ranks have done all.
+        """Call ``advance(comm, step)`` for each step, also after losses, until all ranks have done all.
 
         Collective over `comm`. When a call of MPI fails on a rank, all ranks recover; `on_loss` then says at
         which step they go on. A step may therefore run more than once.
@@ -130,7 +137,7 @@ class Resilient:
         """Ask the program at which step to go on, which must be the same on all ranks."""
         step = None if self._on_loss is None else self._on_loss(loss)
         step = loss.step if step is None else step
-        steps = MPI.Intracomm(self.comm).allgather(step)
+        steps = tell_all(MPI.Intracomm(self.comm), step)
         if len(set(steps)) > 1:
             raise ValueError(f"on_loss: expected the same step from all ranks, got {steps}")
         self.step = step
@@ -140,10 +147,10 @@ class Resilient:
 
         A rank that leaves without asking would be missed by those that recover. `run` asks by itself.
         """
-        return not self.can_recover or bool(_agree(self.comm, 1))
+        return self._together is None or bool(self._together.agree(WELL))
 
     def recover(self, error: BaseException | None = None) -> Loss:
-        """Go on without the ranks that are lost; all that are left must come here, and those that wait are woken.
+        """Go on without the ranks that are lost; all that are left come here, and those that wait are woken.
 
         For programs that catch `MPI.Exception` themselves; `run` calls it by itself. Ranks that are lost
         meanwhile are left out, too.
@@ -169,45 +176,31 @@ class Resilient:
         the group of the shrunk communicator is what all agree on. W. Bland, A. Bouteiller, T. Herault,
         G. Bosilca, J. Dongarra: Post-failure recovery of MPI communication capability, IJHPCA 27 (2013).
         """
-        if not self.can_recover:
+        if self._together is None:
             raise RecoveryUnavailable(why_unavailable() or "this job was not started with recovery")
         kind = _kind(error)
+        if kind == _ERROR and not is_whole(self.comm):
+            # It may come of the results of a broken collective: the step is done again, and so is the error.
+            kind = _OF_MPI
         revoke_all(self.comm)
-        # Whoever has finished waits here for all others.
-        _agree(self.comm, 0)
-        comm, everyone = self._shrink((self.step, kind, _description(error)))
+        # Whoever has finished, or commits, waits here for all others.
+        self._together.agree(0)
+        told = self.step, kind, _description(error)
+        self._together, everyone = gather_survivors(self._together.messages, told)
+        comm = self._together.comm
         survivors = world_ranks(comm)
         newly_lost = tuple(sorted(set(self.survivors) - set(survivors)))
         self.comm, self.survivors = comm, survivors
         self.lost = tuple(sorted((*self.lost, *newly_lost)))
         step = min(step for step, _, _ in everyone)
-        # What a step computed from the results of a broken collective may have led to any error: it is done
-        # again, and raises again if the loss was not the reason.
-        final = [each for each in everyone if each[1] > bool(newly_lost)]
+        final = [each for each in everyone if each[1] != _OF_MPI]
         if final:
-            self._raise(error if kind > bool(newly_lost) else None, final)
+            self._raise(error if kind != _OF_MPI else None, final)
         if not newly_lost:
             if self._retried == step:
                 self._raise(error, everyone)
             self._retried = step
         return Loss(comm, survivors, self.lost, newly_lost, step)
-
-    def _shrink(self, told: Any) -> tuple[Any, list[Any]]:
-        """The communicator of those that are left, on which all of them have told all others."""
-        old: Any = MPI.Intracomm(self.comm)
-        for _ in range(_ATTEMPTS):
-            new: Any = old.Shrink()
-            everyone: list[Any] = []
-            try:
-                everyone = new.allgather(told)
-            except Exception:
-                # Of any kind: what a collective gives on the way to an error may be nonsense.
-                new.Revoke()
-            # A rank that has heard all others cannot know whether they have.
-            if _agree(new, int(bool(everyone))):
-                return promote(new), everyone
-            old = new
-        raise RuntimeError(f"no communicator of the survivors after {_ATTEMPTS} attempts")
 
     def _raise(self, error: BaseException | None, everyone: list[tuple[int, int, str]]) -> None:
         """Stop, on all ranks; those that were only woken say whose error it was."""
@@ -227,14 +220,14 @@ def resilient(comm: MPI.Intracomm, on_loss: OnLoss | None = None, required: bool
     Parameters
     ----------
     comm : MPI.Intracomm
-        Whose processes work together, all of them of `COMM_WORLD`. It is duplicated, and itself not used.
+        Whose processes work together, all of them of `COMM_WORLD`. It is itself not used.
     on_loss : callable, optional
         Called on all survivors after each loss, with a `Loss`. It restores their arrays, such as with
         `Protected.recover`, and returns the step at which they go on: the same on all, by default the last
         agreed step. It is called again when a rank is lost meanwhile.
     required : bool
-        Whether to raise where the job cannot survive a loss. Otherwise `run` calls the steps, and leaves errors
-        alone.
+        Whether to raise where the job cannot survive a loss. Otherwise `run` calls the steps, and leaves
+        errors alone.
 
     Returns
     -------
@@ -276,14 +269,6 @@ def world_ranks(comm: MPI.Intracomm) -> tuple[int, ...]:
     return ranks
 
 
-def _agree(comm: MPI.Intracomm, flag: int) -> int:
-    """Whether all ranks pass 1 and none is lost; the same on all ranks."""
-    try:
-        return int(MPI.Intracomm(comm).Agree(flag))
-    except MPI.Exception:
-        return 0
-
-
 def _description(error: BaseException | None) -> str:
     """An exception for other ranks; empty where it only tells that another rank recovers."""
     if error is None or (isinstance(error, MPI.Exception) and error.Get_error_class() == MPI.ERR_REVOKED):
@@ -292,14 +277,14 @@ def _description(error: BaseException | None) -> str:
 
 
 def _kind(error: BaseException | None) -> int:
-    """0 for an exception that MPI raised or led to, 1 for any other error, 2 for an order to end."""
+    """Whether MPI raised an exception or led to it, or the program did, or it is an order to end."""
     if error is not None and not isinstance(error, Exception):
-        return 2
+        return _ORDER
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:
         if isinstance(cause, MPI.Exception):
-            return 0
+            return _OF_MPI
         seen.add(id(cause))
         cause = cause.__cause__ or cause.__context__
-    return int(error is not None)
+    return _OF_MPI if error is None else _ERROR

@@ -1,4 +1,7 @@
-"""Commits on disk: a file for each rank and commit, and for each rank a list of its files, written last."""
+"""Commits on disk: a file for each rank and commit, and for each rank a list of its files, written last.
+
+Writing them needs no MPI.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,16 @@ import os
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...datatypes.plain import MPI
-from .errors import DamagedCheckpoint
+from .failures import DamagedCheckpoint
 from .registered import Arrays, Form, as_list
+
+if TYPE_CHECKING:
+    from ...datatypes.plain import MPI
 
 Array = NDArray[Any]
 
@@ -130,6 +135,8 @@ def load(
     folder: str | os.PathLike[str], comm: MPI.Intracomm, step: int | None
 ) -> tuple[int, dict[int, Arrays], dict[int, int]]:
     """Read a commit: its step, the arrays of the old ranks that this rank gets, and who gets which."""
+    from ...datatypes.plain import MPI
+
     plain, path = MPI.Intracomm(comm), Path(folder)
     found: Any = None
     if plain.rank == 0:

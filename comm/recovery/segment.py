@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from mmap import MAP_ANONYMOUS, MAP_SHARED, mmap
+from mmap import MAP_ANONYMOUS, MAP_POPULATE, MAP_SHARED, mmap
 from typing import Any, NamedTuple
 from weakref import finalize
 
@@ -24,7 +24,7 @@ _TOKEN_BYTES = 16
 _NUMBERS = 8
 _INCOMPLETE = -1
 # Pages that are there from the start cost nothing in the first commit.
-_MAP = MAP_SHARED | 0x8000  # MAP_POPULATE
+_MAP = MAP_SHARED | MAP_POPULATE
 
 
 class Version(NamedTuple):

@@ -38,8 +38,8 @@ def why_unavailable() -> str:
 def check_whole(comm: MPI.Comm) -> None:
     """Raise `mpi4py.MPI.Exception` if a process of a communicator is known to be dead; sends nothing.
 
-    Open MPI's collectives sometimes return without an error, and with wrong results, when a process dies in the
-    midst of them; that it died, this process then knows.
+    Open MPI's collectives sometimes return without an error, and with wrong results, when a process dies in
+    the midst of them, or when the communicator is revoked; this process then knows of it.
     """
     failed = comm.Get_failed()
     try:
@@ -49,6 +49,15 @@ def check_whole(comm: MPI.Comm) -> None:
         failed.Free()
     if comm.Is_revoked():
         raise MPI.Exception(MPI.ERR_REVOKED)
+
+
+def is_whole(comm: MPI.Comm) -> bool:
+    """Whether nothing is known to be wrong with a communicator; sends nothing."""
+    try:
+        check_whole(comm)
+    except MPI.Exception:
+        return False
+    return True
 
 
 def _revokes() -> bool:

@@ -138,7 +138,7 @@ def _ranks(ranks: Sequence[RankState], findings: Sequence[Finding]) -> str:
         f"<td>{escape(each.host)}</td><td>{each.process}</td>"
         f"<td>{escape(each.state)}{escape(f', {each.ended_by}' if each.ended_by else '')}</td>"
         f'<td><meter min="0" max="1" value="{each.waiting:.3f}"></meter> {each.waiting:.0%}</td>'
-        f"<td>{escape(each.doing or 'outside MPI')}</td></tr>"
+        f"<td>{escape(_doing(each))}</td></tr>"
         for each in ranks
     )
     heads = ("rank", "host", "process", "state", "in MPI", "does")
@@ -150,6 +150,12 @@ def _ranks(ranks: Sequence[RankState], findings: Sequence[Finding]) -> str:
     summary = escape(", ".join(f"{count} {state}" for state, count in states.most_common()))
     is_open = " open" if len(ranks) <= _MOST_RANKS_SHOWN else ""
     return f"<details{is_open}><summary>{summary}</summary>{table}</details>"
+
+
+def _doing(rank: RankState) -> str:
+    if rank.state in ("ended", "dead", "unreachable"):
+        return ""
+    return rank.doing or "outside MPI"
 
 
 def _waiting(report: Report) -> str:
@@ -185,8 +191,8 @@ def _timeline(report: Report) -> str:
     trace = json.dumps(trace_of(_thinned(report)), separators=(",", ":")).encode()
     packed = base64.b64encode(gzip.compress(trace, 6, mtime=0)).decode()
     return (
-        "<p>A sample of the calls of MPI: the latest ones at each look of the watcher. Drag to move, hold Ctrl"
-        " and turn the wheel to zoom, or use the keys.</p>"
+        "<p>A sample of the calls of MPI: the latest ones at each look of the watcher. Drag to move, hold"
+        " Ctrl and turn the wheel to zoom, or use the keys.</p>"
         '<div class="tools"><button data-do="in" title="zoom in">+</button>'
         '<button data-do="out" title="zoom out">&minus;</button>'
         '<button data-do="left" title="earlier">◀</button>'

@@ -1,0 +1,45 @@
+"""A rank that is about to end the job: what it tells the watcher before."""
+
+from __future__ import annotations
+
+import socket
+import time
+from contextlib import suppress
+from traceback import walk_tb
+
+from . import handover
+
+# Of the text of an exception.
+_MOST_TEXT = 300
+# The stacks of those that wait take 0.3 s at most.
+_SECONDS_TO_LOOK = 1.0
+
+
+def tell_failure(connection: socket.socket, failure: BaseException) -> None:
+    """Tell the watcher that this rank is about to end the job, and give it a moment to look at the others.
+
+    Soon they are killed, and cannot be asked any more where they were.
+    """
+    what, text = type(failure).__name__, str(failure)
+    if isinstance(failure, SystemExit) and isinstance(failure.code, int):
+        what = f"exit status {failure.code}"
+    elif text:
+        what += f": {text.splitlines()[0][:_MOST_TEXT]}"
+    frames = [
+        f'  File "{frame.f_code.co_filename}", line {line} in {frame.f_code.co_name}'
+        for frame, line in walk_tb(failure.__traceback__)
+    ]
+    message = {
+        "kind": "failing",
+        "what": what,
+        "stack": "\n".join(["Current thread 0x0 (most recent call first):", *reversed(frames)]),
+        "is_wanted": isinstance(failure, KeyboardInterrupt),
+    }
+    with suppress(OSError, ValueError):
+        handover.send(connection, message)
+        end = time.monotonic() + _SECONDS_TO_LOOK
+        connection.settimeout(_SECONDS_TO_LOOK)
+        while time.monotonic() < end:
+            answer, _ = handover.receive(connection)
+            if answer is None or answer.get("kind") == "seen":
+                return

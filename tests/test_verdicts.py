@@ -1,0 +1,473 @@
+"""The verdicts on jobs that never run: hangs of all kinds, slow ranks and links, and programs without fault.
+
+``python -m tests.test_verdicts --programs 10000`` looks at that many random correct programs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+
+import numpy as np
+import pytest
+
+from roundelay.comm.monitor.judge import Judge
+from tests.random_jobs import HANGS, wrong_verdicts
+from tests.simulated_job import ANY, FUNCTIONS, NUMBER, WORLD, Job
+
+ANY_SOURCE = -2
+
+
+def watch(job, seconds, interval=0.15, judge=None):
+    """Give the verdicts within some time, each with the moment when it came."""
+    judge = judge or Judge(job.size, FUNCTIONS)
+    found = []
+    end = job.now + seconds
+    while job.now < end and not job.is_over:
+        job.run(job.now + interval)
+        found += [(job.now, verdict) for verdict in judge.look(job.snapshot())]
+    for _, verdict in found:
+        json.dumps(verdict.evidence)
+        assert len(verdict.hosts) == len(verdict.ranks)
+    return found
+
+
+def only(found):
+    """The only verdict, and when it came."""
+    assert len(found) == 1, [verdict.sentence for _, verdict in found]
+    return found[0]
+
+
+def allreduces(work=0.01, steps=1000, before=None):
+    """Steps with an Allreduce, and something else in one of them."""
+
+    def program():
+        for step in range(steps):
+            if before is not None and step == 20:
+                yield from before()
+            yield "compute", work
+            yield "collective", "Allreduce", WORLD, 8
+
+    return program()
+
+
+def hang(*how):
+    """Do one thing, for ever."""
+
+    def act():
+        yield how
+
+    return act
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 8])
+def test_a_rank_that_sleeps_for_ever(size):
+    job = Job([allreduces(before=hang("stop") if rank == 1 else None) for rank in range(size)])
+    when, verdict = only(watch(job, 10))
+    assert verdict.kind == "stuck"
+    assert verdict.ranks == (1,)
+    assert when < 0.2 + 1.5
+    assert verdict.witness != 1
+    assert "rank 1 is at {1}, outside MPI, since 1." in verdict.sentence
+    if size == 4:
+        assert verdict.sentence.startswith("3 of 4 ranks wait in Allreduce #21 at {0}; ")
+
+
+def test_a_rank_that_computes_is_given_ten_minutes():
+    job = Job([allreduces(before=hang("stop", "running") if rank == 2 else None) for rank in range(4)])
+    judge = Judge(4, FUNCTIONS)
+    assert watch(job, 590, 0.5, judge) == []
+    _, verdict = only(watch(job, 30, 0.5, judge))
+    assert (verdict.kind, verdict.ranks) == ("stuck", (2,))
+
+
+def test_a_long_compute_phase_and_a_disk():
+    def program(rank):
+        for _ in range(3):
+            yield "compute", 100.0 if rank == 1 else 0.1
+            yield "collective", "Barrier"
+
+    assert watch(Job([program(rank) for rank in range(3)]), 400, 0.5) == []
+
+
+def test_a_rank_that_is_idle_while_nobody_waits():
+    def program(rank):
+        yield "compute", 0.1
+        yield ("stop",) if rank == 0 else ("compute", 100.0)
+
+    assert watch(Job([program(rank) for rank in range(3)]), 60) == []
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_rank_that_is_stopped(inside):
+    job = Job([allreduces(work=0.05 if (rank == 2) == inside else 0.4) for rank in range(4)])
+    judge = Judge(4, FUNCTIONS)
+    assert watch(job, 4.1, judge=judge) == []
+    assert (job.ranks[2].call is not None) == inside
+    begin = job.now
+    job.stop(2)
+    when, verdict = only(watch(job, 10, judge=judge))
+    assert (verdict.kind, verdict.ranks) == ("stuck", (2,))
+    assert "stopped by a signal" in verdict.sentence
+    assert when - begin < 2
+
+
+def test_a_debugger_and_a_pause_of_all():
+    job = Job([allreduces(before=hang("stop", "traced") if rank == 2 else None) for rank in range(4)])
+    assert watch(job, 700, 0.5) == []
+    job = Job([allreduces(work=0.3) for _ in range(4)])
+    judge = Judge(4, FUNCTIONS)
+    watch(job, 5, judge=judge)
+    job.freeze("stopped")
+    assert watch(job, 20, judge=judge) == []
+    job.freeze("")
+    assert watch(job, 20, judge=judge) == []
+
+
+def test_a_suspended_machine():
+    def program(rank):
+        for _ in range(100):
+            yield "sleep", 0.8 if rank == 1 else 0.1
+            yield "collective", "Allreduce", WORLD, 8
+
+    job, judge = Job([program(rank) for rank in range(3)]), Judge(3, FUNCTIONS)
+    watch(job, 5.3, judge=judge)
+    job.freeze("idle")
+    job.now += 3600
+    job.freeze("")
+    assert watch(job, 20, judge=judge) == []
+
+
+@pytest.mark.parametrize("length", [2, 3, 5])
+def test_a_chain_of_receives(length):
+    """Each waits for the next, and the last is idle outside MPI."""
+
+    def program(rank):
+        yield "compute", 0.1
+        yield ("recv", rank + 1, 3) if rank < length - 1 else ("stop",)
+
+    when, verdict = only(watch(Job([program(rank) for rank in range(length)]), 10))
+    assert (verdict.kind, verdict.ranks) == ("stuck", (length - 1,))
+    assert f"Recv from {length - 1} (tag 3)" in verdict.sentence
+    assert verdict.evidence["waiting"] == list(range(length - 1))
+    assert when < 1.6
+
+
+def test_a_rank_that_goes_on_and_hangs_again():
+    def program(rank):
+        for pause in (3.0, 1.2, 60.0):
+            yield "compute", 1.0
+            if rank == 0:
+                yield "sleep", pause
+            yield "collective", "Barrier"
+
+    found = watch(Job([program(rank) for rank in range(3)]), 40)
+    # It was a false alarm: twice as much is waited for the same rank then.
+    assert [verdict.kind for _, verdict in found] == ["stuck", "stuck"]
+    assert found[0][0] < 2.6
+    assert 12 < found[1][0] < 16
+
+
+def test_a_rank_that_dies():
+    job = Job([allreduces() for _ in range(4)])
+    judge = Judge(4, FUNCTIONS)
+    watch(job, 1, judge=judge)
+    job.stop(3, "dead")
+    when, verdict = only(watch(job, 10, judge=judge))
+    assert (verdict.kind, verdict.ranks) == ("dead", (3,))
+    assert when < 1.5
+
+
+def test_a_collective_that_one_has_skipped():
+    job = Job([allreduces(steps=50 if rank else 49) for rank in range(4)])
+    when, verdict = only(watch(job, 10))
+    assert (verdict.kind, verdict.ranks) == ("stuck", (0,))
+    assert "rank 0 has finished; rank 1 still waits for it in Allreduce #50" in verdict.sentence
+    assert when < 0.8 + 2
+
+
+def test_a_receive_from_a_rank_that_has_ended():
+    def program(rank):
+        if rank == 0:
+            yield "recv", 1
+        else:
+            yield ("exit",)
+
+    _, verdict = only(watch(Job([program(rank) for rank in range(2)]), 10))
+    assert (verdict.kind, verdict.ranks) == ("stuck", (1,))
+    assert "rank 1 has finished; rank 0 still waits for it in Recv from 1 (tag 0) at {0}" in verdict.sentence
+
+
+def ring_of(kind, size):
+    """Programs that wait in a circle."""
+
+    def program(rank):
+        right, left = (rank + 1) % size, (rank - 1) % size
+        yield "compute", 0.1
+        if kind == "Recv":
+            yield "recv", left, rank
+        elif kind == "Probe":
+            yield "recv", left, rank, WORLD, "Probe"
+        elif kind == "Ssend":
+            yield "send", right, 0, 8, WORLD, "Ssend"
+        elif kind == "Send":
+            yield "send", right, 0, 1 << 20
+        elif kind == "Waitall":
+            request = yield "irecv", left, 5
+            yield "waitall", [request]
+        elif kind == "Waitany":
+            requests = []
+            for peer in {left, right}:
+                requests.append((yield "irecv", peer, 5))
+            yield "waitany", requests
+        elif kind == "Issend":
+            request = yield "isend", right, 0, 8, WORLD, "Issend"
+            yield "waitall", [request]
+        elif kind == "ANY_SOURCE":
+            yield "recv", ANY_SOURCE, 1
+        elif kind == "ANY_TAG":
+            yield "recv", left, ANY
+        elif kind == "wrong tag":
+            yield "send", right, 1
+            yield "recv", left, 2
+
+    return [program(rank) for rank in range(size)]
+
+
+@pytest.mark.parametrize("size", range(2, 9))
+@pytest.mark.parametrize(
+    "kind",
+    ["Recv", "Probe", "Ssend", "Send", "Waitall", "Waitany", "Issend", "ANY_SOURCE", "ANY_TAG", "wrong tag"],
+)
+def test_deadlock(kind, size):
+    when, verdict = only(watch(Job(ring_of(kind, size)), 10))
+    assert verdict.kind == "deadlock"
+    assert verdict.ranks == tuple(range(size))
+    assert when < 1.6
+    cycle = verdict.evidence["cycle"]
+    if kind not in ("Waitany", "ANY_SOURCE"):
+        assert len(cycle) == size
+    if kind == "Recv" and size == 2:
+        assert verdict.sentence == (
+            "deadlock: rank 0 in Recv from 1 (tag 0) at {0} -> rank 1 in Recv from 0 (tag 1) at {1}"
+        )
+        assert cycle[1] == {"rank": 1, "call": "Recv from 0 (tag 1)", "waits_for": 0, "tag": 1}
+
+
+def test_deadlock_with_others_behind():
+    def program(rank):
+        yield "compute", 0.1
+        if rank < 2:
+            yield "recv", 1 - rank
+        yield "collective", "Barrier"
+
+    _, verdict = only(watch(Job([program(rank) for rank in range(4)]), 10))
+    assert (verdict.kind, verdict.ranks) == ("deadlock", (0, 1))
+    assert verdict.evidence["waiting"] == [2, 3]
+
+
+def test_deadlock_of_a_message_and_a_collective():
+    def program(rank):
+        yield "compute", 0.1
+        if rank == 0:
+            yield "recv", 1
+        yield "collective", "Allreduce", WORLD, 8
+        if rank == 1:
+            yield "send", 0
+
+    _, verdict = only(watch(Job([program(rank) for rank in range(3)]), 10))
+    assert verdict.kind == "deadlock"
+    assert set(verdict.ranks) >= {0, 1}
+    assert "Allreduce #1, which rank 0 has not begun" in verdict.sentence
+
+
+def test_deadlock_of_two_communicators():
+    def program(rank):
+        yield "compute", 0.1
+        for comm in (2, 3) if rank == 0 else (3, 2):
+            yield "collective", "Barrier", comm
+
+    comms = {2: (0, 1), 3: (0, 1)}
+    _, verdict = only(watch(Job([program(rank) for rank in range(2)], comms), 10))
+    assert (verdict.kind, verdict.ranks) == ("deadlock", (0, 1))
+
+
+def test_a_part_of_the_job_may_deadlock_while_others_compute():
+    def program(rank):
+        if rank < 3:
+            yield "recv", (rank + 1) % 3
+        for _ in range(1000):
+            yield "compute", 0.05
+            yield "collective", "Allreduce", 2, 8
+
+    job = Job([program(rank) for rank in range(5)], {2: (3, 4)})
+    _, verdict = only(watch(job, 10))
+    assert (verdict.kind, verdict.ranks) == ("deadlock", (0, 1, 2))
+
+
+def test_servers_wait_for_clients_that_are_idle():
+    def program(rank):
+        if rank == 0:
+            while True:
+                yield "recv", ANY_SOURCE, 1
+        yield "compute", 0.1
+        yield ("stop",)
+
+    assert watch(Job([program(rank) for rank in range(4)]), 60) == []
+
+
+def test_a_master_and_a_worker_that_hangs():
+    def program(rank):
+        if rank == 0:
+            for _ in range(3):
+                source = yield "recv", ANY_SOURCE, 1
+            for source in (1, 2, 3):
+                yield "send", source, 2
+        yield "compute", 0.1
+        if rank == 3:
+            yield ("stop",)
+        yield "send", 0, 1
+        yield "recv", 0, 2
+
+    _, verdict = only(watch(Job([program(rank) for rank in range(4)]), 10))
+    assert (verdict.kind, verdict.ranks) == ("stuck", (3,))
+
+
+def test_a_collective_that_does_not_end():
+    job = Job([allreduces() for _ in range(4)])
+    judge = Judge(4, FUNCTIONS)
+    watch(job, 1, judge=judge)
+    # The network is gone.
+    job.delay = lambda: 1e9
+    when, verdict = only(watch(job, 10, judge=judge))
+    assert (verdict.kind, verdict.ranks) == ("stuck", (0, 1, 2, 3))
+    assert "all 4 ranks have begun Allreduce" in verdict.sentence
+    assert when < 1 + 3
+
+
+def test_a_message_that_does_not_arrive():
+    def program(rank):
+        for _ in range(1000):
+            yield "compute", 0.01
+            if rank == 0:
+                yield "send", 1, 0, 1 << 20
+            else:
+                yield "recv", 0, 0
+
+    job = Job([program(rank) for rank in range(2)])
+    judge = Judge(2, FUNCTIONS)
+    watch(job, 1, judge=judge)
+    job.delay = lambda: 1e9
+    _, verdict = only(watch(job, 10, judge=judge))
+    assert (verdict.kind, verdict.ranks) == ("stuck", (0, 1))
+    assert "link" in verdict.sentence
+
+
+@pytest.mark.parametrize(
+    ("calls", "culprits", "words"),
+    [
+        ({2: ("Reduce", WORLD, 8, 0)}, (2,), "Bcast of 8 bytes from root 0 on ranks 0, 1 and 3 at {0}, and Reduce"),
+        ({2: ("Bcast", WORLD, 16, 0)}, (2,), "and Bcast of 16 bytes from root 0 on rank 2 at {2}"),
+        ({1: ("Bcast", WORLD, 8, 1)}, (1,), "and Bcast of 8 bytes from root 1 on rank 1 at {1}"),
+        ({1: ("Bcast", WORLD, 8, 0, 7)}, (1,), "with another operation on rank 1"),
+        ({0: ("Barrier",), 1: ("Barrier",)}, (0, 1, 2, 3), "Barrier on ranks 0 and 1 at {0}, and Bcast"),
+    ],
+)
+def test_mismatch(calls, culprits, words):
+    def program(rank):
+        for step in range(30):
+            yield "compute", 0.01
+            own = calls.get(rank) if step == 11 else None
+            yield ("collective", *(own or ("Bcast", WORLD, 8, 0)))
+        yield "collective", "Barrier"
+
+    found = watch(Job([program(rank) for rank in range(4)]), 10)
+    _, verdict = only(found)
+    assert (verdict.kind, verdict.ranks) == ("mismatch", culprits)
+    assert verdict.sentence.startswith("mismatch: collective 12 of a communicator of 4 ranks is ")
+    assert words in verdict.sentence
+    assert found[0][0] < 1
+
+
+def test_mismatch_of_calls_that_one_rank_makes_long_after():
+    def program(rank):
+        yield "compute", 0.01 + 5.0 * (rank == 2)
+        yield "collective", "Reduce", WORLD, 8 + rank // 2, 2
+        yield "compute", 10.0
+
+    _, verdict = only(watch(Job([program(rank) for rank in range(3)]), 10))
+    assert (verdict.kind, verdict.ranks) == ("mismatch", (2,))
+
+
+def test_leaks():
+    def program(rank):
+        if rank == 0:
+            for _ in range(3):
+                yield "send", 1, 4
+        if rank == 2:
+            yield "irecv", 0, 9
+        yield "compute", 0.1
+        yield "collective", "Barrier"
+
+    _, verdict = only(watch(Job([program(rank) for rank in range(3)]), 10))
+    assert (verdict.kind, verdict.ranks) == ("leak", (0, 1, 2))
+    assert verdict.sentence == (
+        "leak: 1 request of Irecv on rank 2 never completed; 3 messages of rank 0 to rank 1 never received"
+    )
+
+
+def test_what_was_received_without_a_name_is_no_leak():
+    def program(rank):
+        yield ("send", 1, 4) if rank == 0 else ("compute", 0.1)
+        yield "collective", "Barrier"
+
+    job = Job([program(rank) for rank in range(2)])
+    job.run(10)
+    snapshot = job.snapshot()
+    views = {**snapshot.ranks, 1: dataclasses.replace(snapshot.ranks[1], unnamed=1)}
+    assert Judge(2, FUNCTIONS).look(dataclasses.replace(snapshot, ranks=views)) == []
+    assert [each.kind for each in Judge(2, FUNCTIONS).look(snapshot)] == ["leak"]
+
+
+def test_a_rank_that_had_no_turn_is_waited_for():
+    """A core that others keep busy looks like a deadlock, but for the processor time."""
+    job = Job(ring_of("Recv", 3))
+    judge, found = Judge(3, FUNCTIONS), []
+    for look in range(40):
+        job.run(job.now + 0.15)
+        snapshot = job.snapshot()
+        cpu = 0.0 if look < 30 else 0.1 * look
+        views = {rank: dataclasses.replace(view, cpu=cpu) for rank, view in snapshot.ranks.items()}
+        found += [(look, each) for each in judge.look(dataclasses.replace(snapshot, ranks=views))]
+    look, verdict = only(found)
+    assert verdict.kind == "deadlock"
+    assert look >= 30
+
+
+@pytest.mark.parametrize("first", range(0, 300, 50))
+def test_random_correct_programs(first):
+    for seed in range(first, first + 50):
+        assert wrong_verdicts(seed)[0] == [], seed
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--programs", type=int, default=10000)
+    parser.add_argument("--first", type=int, default=0)
+    options = parser.parse_args()
+    begin, wrong, looks = time.perf_counter(), 0, 0
+    for seed in range(options.first, options.first + options.programs):
+        found, count = wrong_verdicts(seed)
+        looks += count
+        wrong += len(found)
+        for verdict in found:
+            print(f"program {seed}: {verdict.kind}: {verdict.sentence}")
+    seconds = time.perf_counter() - begin
+    print(f"{options.programs} programs, {looks} looks, {wrong} wrong verdicts, {seconds:.0f} s")
+    return wrong > 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
