@@ -106,20 +106,17 @@ def run_job(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        with ended_with_all_it_started(process) as left:
+        outcome = Outcome()
+        with ended_with_all_it_started(process, outcome):
             look_after(process, start + limit, lambda: is_found(read_verdicts(report)[0]))
             end = time.time() if process.poll() is None else float("inf")
-    verdicts, has_report = read_verdicts(report)
-    return Outcome(
-        # That the ranks are dead is right when they have been ended here.
-        verdicts=[verdict for verdict in verdicts if verdict["time"] < end],
-        injected=read_lines(log),
-        seconds=time.monotonic() - start,
-        status=process.returncode,
-        left=left,
-        output="\n".join(output.read_text(errors="replace").splitlines()[-OUTPUT_LINES:]),
-        has_report=has_report,
-    )
+    verdicts, outcome.has_report = read_verdicts(report)
+    # That the ranks are dead is right when they have been ended here.
+    outcome.verdicts = [verdict for verdict in verdicts if verdict["time"] < end]
+    outcome.injected = read_lines(log)
+    outcome.seconds = time.monotonic() - start
+    outcome.output = "\n".join(output.read_text(errors="replace").splitlines()[-OUTPUT_LINES:])
+    return outcome
 
 
 def look_after(process: subprocess.Popen[Any], end: float, is_found: Callable[[], bool]) -> None:
@@ -163,46 +160,39 @@ def adopt_orphans() -> None:
 
 
 @contextmanager
-def ended_with_all_it_started(process: subprocess.Popen[Any]) -> Iterator[list[str]]:
-    """At the end of the block, end a job; give the command lines of what outlives it."""
-    left: list[str] = []
+def ended_with_all_it_started(process: subprocess.Popen[Any], outcome: Outcome) -> Iterator[None]:
+    """At the end of the block, end a job; write down how it ended, and what outlives it."""
+    others = set(descendants()) - set(descendants(process.pid)) - {process.pid}
     try:
-        yield left
+        yield
     finally:
-        status = process.poll()
-        if status is None:
+        outcome.status = process.poll()
+        if outcome.status is None:
             process.send_signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(SECONDS_TO_END)
-        elif _wait_for_descendants(SECONDS_TO_END):
-            left += [_command_line(pid) for pid in descendants() if _command_line(pid)]
-        for pid in descendants():
+        elif still := _wait_for_end(others, SECONDS_TO_END):
+            outcome.left += [line for line in map(_command_line, still) if line]
+        for pid in set(descendants()) - others:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait()
-        _wait_for_descendants(SECONDS_TO_END)
-        # Ended by us, it has no status of its own.
-        process.returncode = status
+        _wait_for_end(others, SECONDS_TO_END)
 
 
-def _wait_for_descendants(seconds: float) -> bool:
-    """Wait until there are none; whether there still are."""
+def _wait_for_end(others: set[int], seconds: float) -> set[int]:
+    """Wait until there are no descendants but those; give the ones that there still are."""
     end = time.monotonic() + seconds
-    while descendants() and time.monotonic() < end:
-        _reap()
+    while (still := set(descendants()) - others) and time.monotonic() < end:
+        for pid in still:
+            with suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
         time.sleep(SECONDS_BETWEEN_LOOKS)
-    return bool(descendants())
+    return still
 
 
-def _reap() -> None:
-    """Let go of adopted processes that have ended."""
-    for pid in descendants():
-        with suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)
-
-
-def descendants() -> list[int]:
-    """Processes that this one has started or adopted, and theirs."""
+def descendants(ancestor: int | None = None) -> list[int]:
+    """Processes that one, by default this one, has started or adopted, and theirs."""
     children: dict[int, list[int]] = {}
     for path in Path("/proc").iterdir():
         if path.name.isdigit():
@@ -210,7 +200,7 @@ def descendants() -> list[int]:
                 # The name, in brackets, may have any character.
                 parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
                 children.setdefault(parent, []).append(int(path.name))
-    found, next_ones = [], [os.getpid()]
+    found, next_ones = [], [ancestor or os.getpid()]
     while next_ones:
         next_ones = [child for pid in next_ones for child in children.get(pid, [])]
         found += next_ones
