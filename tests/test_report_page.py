@@ -49,7 +49,8 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.elements, self.texts = [], [], []
+        self.open: list[str] = []
+        self.elements, self.texts = [], []
         self.feed(text)
         self.close()
         assert self.open == []

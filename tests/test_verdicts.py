@@ -10,12 +10,11 @@ import dataclasses
 import json
 import time
 
-import numpy as np
 import pytest
 
 from roundelay.comm.monitor.judge import Judge
-from tests.random_jobs import HANGS, wrong_verdicts
-from tests.simulated_job import ANY, FUNCTIONS, NUMBER, WORLD, Job
+from tests.random_jobs import wrong_verdicts
+from tests.simulated_job import ANY, FUNCTIONS, WORLD, Job
 
 ANY_SOURCE = -2
 
@@ -289,7 +288,7 @@ def test_deadlock_of_two_communicators():
         for comm in (2, 3) if rank == 0 else (3, 2):
             yield "collective", "Barrier", comm
 
-    comms = {2: (0, 1), 3: (0, 1)}
+    comms: dict[int, tuple[int, ...]] = {2: (0, 1), 3: (0, 1)}
     _, verdict = only(watch(Job([program(rank) for rank in range(2)], comms), 10))
     assert (verdict.kind, verdict.ranks) == ("deadlock", (0, 1))
 
@@ -368,7 +367,11 @@ def test_a_message_that_does_not_arrive():
 @pytest.mark.parametrize(
     ("calls", "culprits", "words"),
     [
-        ({2: ("Reduce", WORLD, 8, 0)}, (2,), "Bcast of 8 bytes from root 0 on ranks 0, 1 and 3 at {0}, and Reduce"),
+        (
+            {2: ("Reduce", WORLD, 8, 0)},
+            (2,),
+            "Bcast of 8 bytes from root 0 on ranks 0, 1 and 3 at {0}, and Reduce",
+        ),
         ({2: ("Bcast", WORLD, 16, 0)}, (2,), "and Bcast of 16 bytes from root 0 on rank 2 at {2}"),
         ({1: ("Bcast", WORLD, 8, 1)}, (1,), "and Bcast of 8 bytes from root 1 on rank 1 at {1}"),
         ({1: ("Bcast", WORLD, 8, 0, 7)}, (1,), "with another operation on rank 1"),

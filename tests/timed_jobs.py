@@ -43,7 +43,9 @@ def collective_times(work: np.ndarray, cost: np.ndarray, leave: np.ndarray) -> t
     return entered, left
 
 
-def collective_snapshots(entered: np.ndarray, left: np.ndarray, function: str = "Allreduce") -> Iterator[Snapshot]:
+def collective_snapshots(
+    entered: np.ndarray, left: np.ndarray, function: str = "Allreduce"
+) -> Iterator[Snapshot]:
     """Look at such a job."""
     steps, size = entered.shape
     calls = np.zeros((size, steps), TIMED_CALL)
@@ -79,9 +81,7 @@ class Exchange:
     def __init__(self, size: int, pattern: list[list[tuple[int, int]]]) -> None:
         self.size, self.pattern = size, pattern
 
-    def snapshots(
-        self, work: np.ndarray, transfer: Callable[[int, int], float]
-    ) -> Iterator[Snapshot]:
+    def snapshots(self, work: np.ndarray, transfer: Callable[[int, int], float]) -> Iterator[Snapshot]:
         """Look at it; `work` has the seconds of each step and rank, `transfer` those of a message."""
         events = self._events(work, transfer)
         size = self.size
@@ -99,9 +99,7 @@ class Exchange:
             time += 1 / RATE
             begin, end = end, int(np.searchsorted(calls["left"], time))
             new, ranks = calls[begin:end], facts[begin:end, 1]
-            views = {
-                rank: _view(rank, size, time, new[ranks == rank], end) for rank in range(size)
-            }
+            views = {rank: _view(rank, size, time, new[ranks == rank], end) for rank in range(size)}
             yield Snapshot(time, 1 / RATE, size, views, FUNCTIONS)
 
     def _events(

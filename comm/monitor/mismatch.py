@@ -17,7 +17,8 @@ _APART = 50
 
 
 def _differ(values: np.ndarray, begins: np.ndarray) -> np.ndarray:
-    return np.minimum.reduceat(values, begins) != np.maximum.reduceat(values, begins)
+    differ: np.ndarray = np.minimum.reduceat(values, begins) != np.maximum.reduceat(values, begins)
+    return differ
 
 
 def mismatched_groups(calls: Gathered) -> np.ndarray:
@@ -67,7 +68,7 @@ class Mismatches:
             variants.setdefault((text, str(signature) if count >= 0 else ""), []).append(rank)
         groups = sorted(variants.items(), key=lambda item: (-len(item[1]), item[1]))
         texts = Counter(text for text, _ in variants)
-        parts = []
+        parts: list[str] = []
         for (text, _), ranks in groups:
             # The same in all that a record has words for: it is the operation that differs.
             other = " with another operation" if texts[text] > 1 and parts else ""

@@ -45,7 +45,9 @@ def slow_members(chunks: list[Chunk]) -> np.ndarray:
     mean = sum(chunk.lateness for chunk in chunks) / ops
     variance = np.maximum(sum(chunk.squares for chunk in chunks) / ops - mean**2, 0.0)
     # Noise lasts longer than a step where ranks share cores: blocks differ more than steps then.
-    error = np.maximum(np.sqrt(variance / ops), shares.std(axis=0, ddof=1) / np.sqrt(len(shares)) * span / ops)
+    error = np.maximum(
+        np.sqrt(variance / ops), shares.std(axis=0, ddof=1) / np.sqrt(len(shares)) * span / ops
+    )
     is_slow = ((shares > SHARE).mean(axis=0) >= AGREEING) & (mean > SURE * error)
     return np.flatnonzero(is_slow)
 

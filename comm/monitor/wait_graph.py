@@ -136,15 +136,16 @@ class WaitGraph:
             size = 0 if call.function in functions.barriers else call.bytes
             clauses = self._collective(view.rank, call.comm, call.sequence, size, name)
             return None if clauses is None else [clauses]
-        clauses = []
+        found: list[Clause | None] = []
         if call.function in functions.sends and call.dest != NO_RANK:
             post = Post(call.dest, call.comm, call.tag, call.sent_class, call.entered)
-            clauses.append(self._send(view.rank, post, call.bytes, name))
+            found.append(self._send(view.rank, post, call.bytes, name))
         if call.function in functions.receives and call.source != NO_RANK:
             tag = call.tag if call.function not in functions.exchanges else -1
             post = Post(call.source, call.comm, tag, call.received_class, call.entered)
-            clauses.append(self._receive(view, post, call.bytes, name))
-        return None if not clauses or any(each is None for each in clauses) else [clauses]  # type: ignore[list-item]
+            found.append(self._receive(view, post, call.bytes, name))
+        known = [each for each in found if each is not None]
+        return [known] if known and len(known) == len(found) else None
 
     def _requests(self, view: RankView, call: CallFields, name: str) -> list[list[Clause]] | None:
         rows = view.requests[(view.requests["active"] == 1) & (view.requests["awaited"] == call.lane + 1)]
