@@ -239,7 +239,7 @@ def test_a_fault_is_named(name):
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_no_alarm_in_random_programs(ranks):
     (row,) = faults.run_programs(100, 20_000, 100, (ranks,))
-    assert (row["false alarms"], row["slow"], row["status"]) == (0, 0, 0), row["verdicts"]
+    assert (row["false alarms"], row["status"]) == (0, 0), row["verdicts"]
 
 
 def test_no_alarm_in_honest_work():
