@@ -10,13 +10,17 @@ import dataclasses
 import json
 import time
 
+import numpy as np
 import pytest
 
 from roundelay.comm.monitor.judge import Judge
 from tests.random_jobs import wrong_verdicts
 from tests.simulated_job import ANY, FUNCTIONS, WORLD, Job
+from tests.timed_jobs import all_pairs, collective_snapshots, collective_times, ring
 
 ANY_SOURCE = -2
+# Seeded repeats of a case whose rate is tested.
+CASES = 200
 
 
 def watch(job, seconds, interval=0.15, judge=None):
@@ -288,7 +292,7 @@ def test_deadlock_of_two_communicators():
         for comm in (2, 3) if rank == 0 else (3, 2):
             yield "collective", "Barrier", comm
 
-    comms: dict[int, tuple[int, ...]] = {2: (0, 1), 3: (0, 1)}
+    comms = {2: (0, 1), 3: (0, 1)}
     _, verdict = only(watch(Job([program(rank) for rank in range(2)], comms), 10))
     assert (verdict.kind, verdict.ranks) == ("deadlock", (0, 1))
 
@@ -367,11 +371,7 @@ def test_a_message_that_does_not_arrive():
 @pytest.mark.parametrize(
     ("calls", "culprits", "words"),
     [
-        (
-            {2: ("Reduce", WORLD, 8, 0)},
-            (2,),
-            "Bcast of 8 bytes from root 0 on ranks 0, 1 and 3 at {0}, and Reduce",
-        ),
+        ({2: ("Reduce", WORLD, 8, 0)}, (2,), "Bcast of 8 bytes from root 0 on ranks 0, 1 and 3 at {0}, and Reduce"),
         ({2: ("Bcast", WORLD, 16, 0)}, (2,), "and Bcast of 16 bytes from root 0 on rank 2 at {2}"),
         ({1: ("Bcast", WORLD, 8, 1)}, (1,), "and Bcast of 8 bytes from root 1 on rank 1 at {1}"),
         ({1: ("Bcast", WORLD, 8, 0, 7)}, (1,), "with another operation on rank 1"),
@@ -447,6 +447,142 @@ def test_a_rank_that_had_no_turn_is_waited_for():
     look, verdict = only(found)
     assert verdict.kind == "deadlock"
     assert look >= 30
+
+
+def work_of(generator, steps, size, step, noise=0.15):
+    """Unequal work: it strays by so much, and one step in a hundred of a rank takes far longer."""
+    work = step * generator.lognormal(0, noise, (steps, size))
+    rare = generator.random((steps, size)) < 0.01
+    return work + rare * generator.exponential(3 * step, (steps, size))
+
+
+def judged(snapshots, size):
+    """Verdicts on snapshots, each with the moment when it came."""
+    judge = Judge(size, FUNCTIONS)
+    return [(snapshot.time, verdict) for snapshot in snapshots for verdict in judge.look(snapshot)]
+
+
+def slow_rank_case(seed, factor, step=None):
+    """Let one rank be slow from the middle on: who, since which moment and step, all verdicts, the times."""
+    generator = np.random.default_rng(seed)
+    size = int(generator.choice([3, 4, 8]))
+    step = step or float(generator.choice([0.005, 0.03, 0.3]))
+    culprit, steps = int(generator.integers(size)), int(max(130, 28 / step))
+    onset = steps // 2
+    work = work_of(generator, steps, size, step)
+    work[onset:, culprit] *= factor
+    cost, leave = generator.exponential(0.02 * step, steps), generator.exponential(0.02 * step, (steps, size))
+    entered, left = collective_times(work, cost, leave)
+    found = judged(collective_snapshots(entered, left), size)
+    return culprit, onset, found, entered
+
+
+def is_named_in_time(case):
+    """Whether the right rank was named within 50 operations or 10 s."""
+    culprit, onset, found, entered = case
+    for when, verdict in found:
+        if verdict.kind == "slow-rank" and verdict.ranks == (culprit,):
+            steps = np.searchsorted(entered[:, 0], when) - onset
+            return 0 <= when - entered[onset].min() <= 10 or 0 <= steps <= 50
+    return False
+
+
+@pytest.mark.timeout_s(300)
+@pytest.mark.parametrize(("factor", "part"), [(2.0, 0.99), (1.3, 0.95)])
+def test_slow_rank(factor, part):
+    cases = [slow_rank_case(seed, factor) for seed in range(CASES)]
+    named = [is_named_in_time(case) for case in cases]
+    assert np.mean(named) >= part, np.flatnonzero(~np.array(named))
+    others = [verdict.sentence for case in cases for _, verdict in case[2] if verdict.ranks != (case[0],)]
+    assert len(others) <= 0.01 * CASES, others
+
+
+@pytest.mark.timeout_s(300)
+@pytest.mark.parametrize("noise", [0.05, 0.3, 0.5])
+def test_unequal_work_is_no_slow_rank(noise):
+    """An hour of steps in all."""
+    found = []
+    for seed in range(20):
+        generator = np.random.default_rng(seed)
+        size, step = (3, 4, 8)[seed % 3], (0.01, 0.1, 0.5)[seed % 3]
+        steps = int(180 / step)
+        work = work_of(generator, min(steps, 6000), size, step, noise)
+        entered, left = collective_times(work, np.full(len(work), 1e-4), np.zeros(work.shape))
+        found += judged(collective_snapshots(entered, left), size)
+    assert len(found) <= 1, [verdict.sentence for _, verdict in found]
+
+
+def test_short_steps_carry_no_verdict():
+    assert slow_rank_case(3, 2.0, step=3e-4)[2] == []
+
+
+def test_a_slow_job():
+    generator = np.random.default_rng(1)
+    work = work_of(generator, 3000, 4, 0.02)
+    work[1500:] *= 3
+    entered, left = collective_times(work, np.full(3000, 1e-4), np.zeros(work.shape))
+    when, verdict = only(judged(collective_snapshots(entered, left), 4))
+    assert (verdict.kind, verdict.ranks) == ("slow-all", (0, 1, 2, 3))
+    assert 0 < when - entered[1500].min() < 15
+
+
+def slow_link_case(seed, pattern, factor, late=1.0):
+    """Exchange messages of which those of one link take longer; give the link and the verdicts."""
+    generator = np.random.default_rng(seed)
+    size = int(generator.choice([3, 4, 8]))
+    exchange = pattern(size)
+    links = [pair for pairs in exchange.pattern for pair in pairs]
+    link = links[int(generator.integers(len(links)))]
+    base, work = float(generator.choice([1e-3, 4e-3])), float(generator.choice([2e-3, 15e-3]))
+    steps = int(9 / (work + 2 * base * len(exchange.pattern)))
+
+    def transfer(source, dest):
+        return base * generator.lognormal(0, 0.2) * (factor if (source, dest) == link else 1.0)
+
+    work = work_of(generator, steps, size, work)
+    work[:, link[0]] *= late
+    return link, judged(exchange.snapshots(work, transfer), size)
+
+
+@pytest.mark.timeout_s(300)
+@pytest.mark.parametrize("pattern", [ring, all_pairs])
+def test_slow_link(pattern):
+    cases = [slow_link_case(seed, pattern, 3.0) for seed in range(CASES)]
+    right = [[verdict.ranks for _, verdict in found] == [link] for link, found in cases]
+    assert np.mean(right) >= 0.99, [(cases[each][0], cases[each][1]) for each in np.flatnonzero(~np.array(right))]
+
+
+@pytest.mark.timeout_s(300)
+@pytest.mark.parametrize("late", [1.0, 2.0])
+@pytest.mark.parametrize("pattern", [ring, all_pairs])
+def test_late_ranks_are_no_slow_links(pattern, late):
+    found = [verdict.sentence for seed in range(30) for _, verdict in slow_link_case(seed, pattern, 1.0, late)[1]]
+    assert found == []
+
+
+@pytest.mark.parametrize("waiting", [False, True])
+def test_cost_of_a_look(waiting):
+    """Eight ranks, busy or waiting for one: at most 1.5 ms in the median."""
+    size = 8
+    if waiting:
+        job = Job([allreduces(before=hang("stop", "running") if rank == 2 else None) for rank in range(size)])
+        job.run(2.0)
+        snapshots = []
+        for _ in range(100):
+            job.run(job.now + 0.15)
+            snapshots.append(job.snapshot())
+    else:
+        generator = np.random.default_rng(0)
+        work = generator.uniform(1e-3, 2e-3, (8000, size))
+        entered, left = collective_times(work, np.full(len(work), 1e-5), np.zeros(work.shape))
+        snapshots = list(collective_snapshots(entered, left))
+    judge, seconds = Judge(size, FUNCTIONS), []
+    for snapshot in snapshots:
+        begin = time.process_time()
+        judge.look(snapshot)
+        seconds.append(time.process_time() - begin)
+    print(f"{'waiting' if waiting else 'busy'}: {np.median(seconds) * 1e3:.2f} ms a look, at most {max(seconds) * 1e3:.2f}")
+    assert np.median(seconds) < 1.5e-3
 
 
 @pytest.mark.parametrize("first", range(0, 300, 50))
