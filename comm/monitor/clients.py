@@ -84,8 +84,8 @@ class Clients:
                     client.process.is_gone = True
             elif file in self._viewers:
                 self._drop_viewer(file)
-            elif file in self._by_connection:
-                self._serve(file)
+            else:
+                self._serve_all(file)
         ended = [each for each in ended if not each.process.is_gone]
         self._hear_last_words(ended)
         return ended
@@ -106,8 +106,7 @@ class Clients:
                 client.process.look(time.monotonic(), False)
             if not client.process.is_gone and client not in ended:
                 continue
-            while self._serve(file):
-                pass
+            self._serve_all(file)
             if isinstance(self._by_connection.get(file), Newcomer):
                 self._forget(file)
 
@@ -127,10 +126,15 @@ class Clients:
             connection.setblocking(False)
             newcomer = Newcomer(connection, process)
             self._by_connection[connection.fileno()] = newcomer
-            self._poll.register(connection.fileno(), select.EPOLLIN)
+            # In the order of what happens: those that stay ready would come first, whatever happens next.
+            self._poll.register(connection.fileno(), select.EPOLLIN | select.EPOLLET)
             if process.file >= 0:
                 self._by_process[process.file] = newcomer
                 self._poll.register(process.file, select.EPOLLIN)
+
+    def _serve_all(self, file: int) -> None:
+        while self._serve(file):
+            pass
 
     def _serve(self, file: int) -> bool:
         """Receive a message; tell whether there was one."""

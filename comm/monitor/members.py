@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from . import handover
@@ -69,6 +70,8 @@ class Member:
         view = self.record.view(self.host, state, idle, self.process.cpu(), clock)
         if state == "dead" and view.finalizing == 2:
             view = view.as_ended()
+        elif state == "dead" and self.last is None:
+            view = replace(view, idle=_likely_since(view))
         inside = len(view.under_way) > 0
         self.polls += 1
         self.polls_inside += inside
@@ -100,6 +103,16 @@ class Member:
         self.process.close()
         self.connection.close()
         os.close(self.pipe)
+
+
+def _likely_since(view: RankView) -> float:
+    """For how long a rank has been dead that was so when the watcher began, perhaps.
+
+    Those that waited in MPI were most likely ended because of one that was not there.
+    """
+    if len(view.under_way) or not len(view.calls):
+        return 0.0
+    return float(view.time - view.calls["left"][-1])
 
 
 def stacks_of(members: Iterable[Member]) -> dict[int, str]:

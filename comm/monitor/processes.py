@@ -77,9 +77,9 @@ class Process:
         return True
 
     def is_exiting(self) -> bool:
-        """Whether it is on its way out, and not gone."""
+        """Whether it is on its way out, or gone without this being known."""
         fields = self._fields()
-        return not self.is_gone and len(fields) > 6 and bool(int(fields[6]) & _EXITING)
+        return not self.is_gone and (not fields or bool(int(fields[6]) & _EXITING))
 
     def cpu(self) -> float:
         """Seconds of processor time that it has used, without its descendants; negative when it is gone."""
