@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -94,13 +95,18 @@ class Exchange:
         calls["function"] = np.where(sends, NUMBER["Isend"], NUMBER["Recv"])
         calls["dest"][sends] = facts[sends, 2]
         calls["source"][~sends] = facts[~sends, 2]
+        peers = np.zeros((size, size), TIMED_PEER)
         end, time = 0, 0.0
         while end < len(events):
             time += 1 / RATE
             begin, end = end, int(np.searchsorted(calls["left"], time))
             new, ranks = calls[begin:end], facts[begin:end, 1]
+            sent, got = new["dest"] >= 0, new["source"] >= 0
+            np.add.at(peers["sent"], (ranks[sent], new["dest"][sent], 0), 1)
+            np.add.at(peers["received"], (ranks[got], new["source"][got], 0), 1)
             views = {
-                rank: _view(rank, size, time, new[ranks == rank], end) for rank in range(size)
+                rank: replace(_view(rank, size, time, new[ranks == rank], end), peers=peers[rank].copy())
+                for rank in range(size)
             }
             yield Snapshot(time, 1 / RATE, size, views, FUNCTIONS)
 
