@@ -5,7 +5,7 @@ All is drawn in one order, and each rank does its parts in that order: so nobody
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,12 @@ class Draw:
         self.parts: list[list[tuple[Any, ...]]] = [[] for _ in range(size)]
         self.comms: dict[int, tuple[int, ...]] = {}
         half = max(2, size // 2)
-        for comm, members in ((2, range(size)), (3, range(half)), (4, range(half, size)), (5, range(0, size, 2))):
+        for comm, members in (
+            (2, range(size)),
+            (3, range(half)),
+            (4, range(half, size)),
+            (5, range(0, size, 2)),
+        ):
             if len(members) > 1:
                 self.comms[comm] = tuple(members)
         self._tag = 0
@@ -97,7 +102,10 @@ class Draw:
         """Two messages that are received in the other order: the first must not need its receiver."""
         source, dest = self.pair()
         first, second = self.fresh_tag(), self.fresh_tag()
-        self.parts[source] += [("isend_wait", dest, first, self.bytes(), 2), ("send", dest, second, self.bytes())]
+        self.parts[source] += [
+            ("isend_wait", dest, first, self.bytes(), 2),
+            ("send", dest, second, self.bytes()),
+        ]
         self.parts[dest] += [("recv", source, second), ("recv", source, first)]
 
     def any_tag(self) -> None:
@@ -114,7 +122,9 @@ class Draw:
     def collective(self) -> None:
         """A collective on some communicator."""
         comm, members = self.group()
-        function = str(self.random.choice(["Bcast", "Reduce", "Allreduce", "Barrier", "Allgather", "Comm_dup"]))
+        function = str(
+            self.random.choice(["Bcast", "Reduce", "Allreduce", "Barrier", "Allgather", "Comm_dup"])
+        )
         size = -1 if function in ("Barrier", "Comm_dup") else self.bytes()
         root = int(self.random.choice(members)) if function in ("Bcast", "Reduce") else -1
         for rank in members:
@@ -173,7 +183,11 @@ class Draw:
         for client in clients:
             for _ in range(requests):
                 seconds = float(self.random.exponential(0.3))
-                self.parts[client] += [("compute", seconds), ("send", server, tag, 8), ("recv", server, tag + 100000)]
+                self.parts[client] += [
+                    ("compute", seconds),
+                    ("send", server, tag, 8),
+                    ("recv", server, tag + 100000),
+                ]
         self.parts[server].append(("server", len(clients) * requests, tag))
 
     def program(self, rank: int) -> Program:
@@ -226,7 +240,11 @@ def _server(requests: int, tag: int) -> Program:
         yield "send", client, tag + 100000, 8
 
 
-_TOGETHER = {"exchange": _exchange, "waitany_all": _waitany_all, "server": _server}
+_TOGETHER: dict[str, Callable[..., Program]] = {
+    "exchange": _exchange,
+    "waitany_all": _waitany_all,
+    "server": _server,
+}
 
 
 def random_job(seed: int) -> tuple[Job, np.random.Generator]:

@@ -151,7 +151,8 @@ class Job:
         if self.frozen:
             # What was due meanwhile comes later.
             self._events = [
-                (time + self.now - self._frozen_since, number, action) for time, number, action in self._events
+                (time + self.now - self._frozen_since, number, action)
+                for time, number, action in self._events
             ]
         self.frozen, self._frozen_since = state, self.now
 
@@ -306,7 +307,9 @@ class Job:
                 return
         self._posted.setdefault(key, []).append(request)
 
-    def _do_send(self, rank: Rank, dest: int, tag: int = 0, size: int = 8, comm: int = WORLD, how: str = "Send") -> None:
+    def _do_send(
+        self, rank: Rank, dest: int, tag: int = 0, size: int = 8, comm: int = WORLD, how: str = "Send"
+    ) -> None:
         self._count_sent(rank, dest, comm, tag, size)
         self._begin(rank, how, comm=comm, dest=dest, tag=tag, bytes=size, sent_class=class_of(comm, tag))
         request = Request(how, comm, dest, tag=tag, size=size)
@@ -333,7 +336,9 @@ class Job:
 
         self._wait(rank, lambda: request.done, end)
 
-    def _do_sendrecv(self, rank: Rank, dest: int, source: int, tag: int = 0, size: int = 8, comm: int = WORLD) -> None:
+    def _do_sendrecv(
+        self, rank: Rank, dest: int, source: int, tag: int = 0, size: int = 8, comm: int = WORLD
+    ) -> None:
         self._count_sent(rank, dest, comm, tag, size)
         kind = class_of(comm, tag)
         self._begin(
@@ -346,10 +351,14 @@ class Job:
         self._post(rank, received)
         self._transmit(rank, sent)
         self._wait(
-            rank, lambda: sent.done and received.done, lambda: self._count_received(rank, received, self.now - begin)
+            rank,
+            lambda: sent.done and received.done,
+            lambda: self._count_received(rank, received, self.now - begin),
         )
 
-    def _do_isend(self, rank: Rank, dest: int, tag: int = 0, size: int = 8, comm: int = WORLD, how: str = "Isend") -> None:
+    def _do_isend(
+        self, rank: Rank, dest: int, tag: int = 0, size: int = 8, comm: int = WORLD, how: str = "Isend"
+    ) -> None:
         self._count_sent(rank, dest, comm, tag, size)
         self._begin(rank, how, comm=comm, dest=dest, tag=tag, bytes=size, sent_class=class_of(comm, tag))
         request = Request(how, comm, dest, tag=tag, size=size, started=self.now)
@@ -420,9 +429,7 @@ class Job:
         rank.begun[comm] += 1
         sequence = rank.begun[comm]
         signature = hash((function, root, size, op)) & 0xFFFFFFFF
-        self._begin(
-            rank, function, comm=comm, sequence=sequence, bytes=size, dest=root, signature=signature
-        )
+        self._begin(rank, function, comm=comm, sequence=sequence, bytes=size, dest=root, signature=signature)
         request = Request(function, comm, dest=root, size=size, sequence=sequence, started=self.now)
         entered = self._entered.setdefault((comm, sequence), {})
         entered[rank.number] = request

@@ -44,7 +44,9 @@ def collective_times(work: np.ndarray, cost: np.ndarray, leave: np.ndarray) -> t
     return entered, left
 
 
-def collective_snapshots(entered: np.ndarray, left: np.ndarray, function: str = "Allreduce") -> Iterator[Snapshot]:
+def collective_snapshots(
+    entered: np.ndarray, left: np.ndarray, function: str = "Allreduce"
+) -> Iterator[Snapshot]:
     """Look at such a job."""
     steps, size = entered.shape
     calls = np.zeros((size, steps), TIMED_CALL)
@@ -80,9 +82,7 @@ class Exchange:
     def __init__(self, size: int, pattern: list[list[tuple[int, int]]]) -> None:
         self.size, self.pattern = size, pattern
 
-    def snapshots(
-        self, work: np.ndarray, transfer: Callable[[int, int], float]
-    ) -> Iterator[Snapshot]:
+    def snapshots(self, work: np.ndarray, transfer: Callable[[int, int], float]) -> Iterator[Snapshot]:
         """Look at it; `work` has the seconds of each step and rank, `transfer` those of a message."""
         events = self._events(work, transfer)
         size = self.size
@@ -102,8 +102,12 @@ class Exchange:
             begin, end = end, int(np.searchsorted(calls["left"], time))
             new, ranks = calls[begin:end], facts[begin:end, 1]
             sent, got = new["dest"] >= 0, new["source"] >= 0
-            np.add.at(peers["sent"], (ranks[sent], new["dest"][sent], 0), 1)
-            np.add.at(peers["received"], (ranks[got], new["source"][got], 0), 1)
+            for name, rank, peer in (
+                ("sent", ranks[sent], new["dest"][sent]),
+                ("received", ranks[got], new["source"][got]),
+            ):
+                count = np.bincount(rank * size + peer, minlength=size * size)
+                peers[name][:, :, 0] += count.reshape(size, size).astype(np.uint32)
             views = {
                 rank: replace(_view(rank, size, time, new[ranks == rank], end), peers=peers[rank].copy())
                 for rank in range(size)

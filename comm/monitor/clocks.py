@@ -69,7 +69,9 @@ class Lasting:
                 since = clocks.now, views[rank].cpu
             self._since[rank] = since
 
-    def longer_than(self, seconds: Callable[[int], float], views: Mapping[int, RankView], now: float) -> list[int]:
+    def longer_than(
+        self, seconds: Callable[[int], float], views: Mapping[int, RankView], now: float
+    ) -> list[int]:
         """Those who have been in it for so long, and could have gone on, had there been anything for them."""
         return [
             rank

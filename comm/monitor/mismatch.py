@@ -12,13 +12,12 @@ from .memory import NO_RANK
 from .verdict import Verdict
 from .wording import Functions, listed, places
 
-
 # Collectives that agreed between two mismatches that have nothing to do with each other.
 _APART = 50
 
 
 def _differ(values: np.ndarray, begins: np.ndarray) -> np.ndarray:
-    return np.minimum.reduceat(values, begins) != np.maximum.reduceat(values, begins)
+    return np.asarray(np.minimum.reduceat(values, begins) != np.maximum.reduceat(values, begins))
 
 
 def mismatched_groups(calls: Gathered) -> np.ndarray:
@@ -68,7 +67,7 @@ class Mismatches:
             variants.setdefault((text, str(signature) if count >= 0 else ""), []).append(rank)
         groups = sorted(variants.items(), key=lambda item: (-len(item[1]), item[1]))
         texts = Counter(text for text, _ in variants)
-        parts = []
+        parts: list[str] = []
         for (text, _), ranks in groups:
             # The same in all that a record has words for: it is the operation that differs.
             other = " with another operation" if texts[text] > 1 and parts else ""

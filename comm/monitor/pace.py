@@ -99,7 +99,7 @@ def lateness_of(waits: np.ndarray) -> np.ndarray:
     def without(at: int) -> np.ndarray:
         return np.where(place > at, ordered[:, at : at + 1], ordered[:, at + 1 : at + 2])
 
-    return (without((others - 1) // 2) + without(others // 2)) / 2 - waits
+    return np.asarray((without((others - 1) // 2) + without(others // 2)) / 2 - waits)
 
 
 class Paces:
@@ -123,10 +123,9 @@ class Paces:
             own = groups[comms == comm]
             size = int(counts[own[0]])
             rows = begins[own][:, None] + np.arange(size)
-            pace = self.of.get(comm)
-            if pace is None:
+            if comm not in self.of:
                 if len(self.of) >= 64:
                     del self.of[next(iter(self.of))]
-                pace = self.of[comm] = Pace(columns["rank"][rows[0]])
+                self.of[comm] = Pace(columns["rank"][rows[0]])
             function = int(columns["function"][rows[-1, 0]])
-            pace.add(columns["entered"][rows], columns["left"][rows], function)
+            self.of[comm].add(columns["entered"][rows], columns["left"][rows], function)

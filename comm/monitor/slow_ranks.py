@@ -45,7 +45,9 @@ def slow_members(chunks: list[Chunk]) -> np.ndarray:
     mean = sum(chunk.lateness for chunk in chunks) / ops
     variance = np.maximum(sum(chunk.squares for chunk in chunks) / ops - mean**2, 0.0)
     # Noise lasts longer than a step where ranks share cores: blocks differ more than steps then.
-    error = np.maximum(np.sqrt(variance / ops), shares.std(axis=0, ddof=1) / np.sqrt(len(shares)) * span / ops)
+    error = np.maximum(
+        np.sqrt(variance / ops), shares.std(axis=0, ddof=1) / np.sqrt(len(shares)) * span / ops
+    )
     is_slow = ((shares > SHARE).mean(axis=0) >= AGREEING) & (mean > SURE * error)
     return np.flatnonzero(is_slow)
 
@@ -116,9 +118,9 @@ class SlowRanks:
             f"{listed(f'{each:.2f}' for each in factors)} times as long"
         )
         evidence = {
-            "share": {str(rank): round(float(shares[place]), 4) for rank, place in zip(ranks, places, strict=True)},
-            "shares": {str(rank): round(float(each), 4) for rank, each in zip(pace.ranks.tolist(), shares, strict=True)},
+            "share": dict(zip(map(str, ranks), shares[places].round(4).tolist(), strict=True)),
+            "shares": dict(zip(map(str, pace.ranks.tolist()), shares.round(4).tolist(), strict=True)),
             "steps": ops,
             "seconds_per_step": span / ops,
-        }  # fmt: skip
+        }
         return Verdict("slow-rank", tuple(ranks), sentence, span, evidence, witness)
