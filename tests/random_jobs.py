@@ -5,7 +5,7 @@ All is drawn in one order, and each rank does its parts in that order: so nobody
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -240,7 +240,11 @@ def _server(requests: int, tag: int) -> Program:
         yield "send", client, tag + 100000, 8
 
 
-_TOGETHER = {"exchange": _exchange, "waitany_all": _waitany_all, "server": _server}
+_TOGETHER: dict[str, Callable[..., Program]] = {
+    "exchange": _exchange,
+    "waitany_all": _waitany_all,
+    "server": _server,
+}
 
 
 def random_job(seed: int) -> tuple[Job, np.random.Generator]:

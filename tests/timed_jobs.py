@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -94,12 +95,23 @@ class Exchange:
         calls["function"] = np.where(sends, NUMBER["Isend"], NUMBER["Recv"])
         calls["dest"][sends] = facts[sends, 2]
         calls["source"][~sends] = facts[~sends, 2]
+        peers = np.zeros((size, size), TIMED_PEER)
         end, time = 0, 0.0
         while end < len(events):
             time += 1 / RATE
             begin, end = end, int(np.searchsorted(calls["left"], time))
             new, ranks = calls[begin:end], facts[begin:end, 1]
-            views = {rank: _view(rank, size, time, new[ranks == rank], end) for rank in range(size)}
+            sent, got = new["dest"] >= 0, new["source"] >= 0
+            for name, rank, peer in (
+                ("sent", ranks[sent], new["dest"][sent]),
+                ("received", ranks[got], new["source"][got]),
+            ):
+                count = np.bincount(rank * size + peer, minlength=size * size)
+                peers[name][:, :, 0] += count.reshape(size, size).astype(np.uint32)
+            views = {
+                rank: replace(_view(rank, size, time, new[ranks == rank], end), peers=peers[rank].copy())
+                for rank in range(size)
+            }
             yield Snapshot(time, 1 / RATE, size, views, FUNCTIONS)
 
     def _events(

@@ -38,7 +38,8 @@ def find_leaks(snapshot: Snapshot, functions: Functions) -> list[Verdict] | None
         )
         parts.append(f"{what} on rank{'s' if len(ranks) > 1 else ''} {listed(ranks)} never completed")
     pairs = [
-        f"{each['count']} message{'s' if each['count'] > 1 else ''} of rank {each['source']} to rank {each['dest']}"
+        f"{each['count']} message{'s' if each['count'] > 1 else ''} "
+        f"of rank {each['source']} to rank {each['dest']}"
         for each in messages
     ]
     if pairs:
@@ -61,9 +62,9 @@ def _messages(snapshot: Snapshot, functions: Functions) -> list[dict[str, Any]]:
     found = []
     for source, dest in np.argwhere(under_way.sum(axis=2) > 0).tolist():
         # Which of those that are missing were received without a name is not known.
-        if snapshot.ranks[dest].unnamed:
-            if int(under_way[:, dest].sum()) <= snapshot.ranks[dest].unnamed:
-                continue
+        unnamed = snapshot.ranks[dest].unnamed
+        if unnamed and int(under_way[:, dest].sum()) <= unnamed:
+            continue
         classes = {str(each): int(count) for each, count in enumerate(under_way[source, dest]) if count > 0}
         count = int(under_way[source, dest].sum())
         found.append({"source": source, "dest": dest, "count": count, "classes": classes})

@@ -1,4 +1,4 @@
-"""Which messages are under way, and which receives could take them, by what sender and receiver have counted."""
+"""Messages under way, and the receives that could take them, by what both sides have counted."""
 
 from __future__ import annotations
 

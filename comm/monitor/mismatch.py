@@ -17,8 +17,7 @@ _APART = 50
 
 
 def _differ(values: np.ndarray, begins: np.ndarray) -> np.ndarray:
-    differ: np.ndarray = np.minimum.reduceat(values, begins) != np.maximum.reduceat(values, begins)
-    return differ
+    return np.asarray(np.minimum.reduceat(values, begins) != np.maximum.reduceat(values, begins))
 
 
 def mismatched_groups(calls: Gathered) -> np.ndarray:

@@ -99,8 +99,7 @@ def lateness_of(waits: np.ndarray) -> np.ndarray:
     def without(at: int) -> np.ndarray:
         return np.where(place > at, ordered[:, at : at + 1], ordered[:, at + 1 : at + 2])
 
-    lateness: np.ndarray = (without((others - 1) // 2) + without(others // 2)) / 2 - waits
-    return lateness
+    return np.asarray((without((others - 1) // 2) + without(others // 2)) / 2 - waits)
 
 
 class Paces:
@@ -128,6 +127,5 @@ class Paces:
                 if len(self.of) >= 64:
                     del self.of[next(iter(self.of))]
                 self.of[comm] = Pace(columns["rank"][rows[0]])
-            pace = self.of[comm]
             function = int(columns["function"][rows[-1, 0]])
-            pace.add(columns["entered"][rows], columns["left"][rows], function)
+            self.of[comm].add(columns["entered"][rows], columns["left"][rows], function)

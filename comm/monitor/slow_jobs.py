@@ -78,8 +78,8 @@ class SlowJobs:
         now = float(np.median(windows.slower))
         function = self._functions.names[pace.function]
         sentence = (
-            f"all ranks are slow: a step up to {function} takes {now * 1e3:.3g} ms, {now / before:.1f} times as "
-            f"long as before, and no rank is later than the others"
+            f"all ranks are slow: a step up to {function} takes {now * 1e3:.3g} ms, {now / before:.1f} "
+            f"times as long as before, and no rank is later than the others"
         )
         evidence = {"seconds_per_step": now, "before": before, "windows": len(windows.normal)}
         return [Verdict("slow-all", tuple(pace.ranks.tolist()), sentence, IN_A_ROW * SECONDS, evidence)]

@@ -1,7 +1,7 @@
 """Slow links: pairs of ranks whose messages take longer than those of the others.
 
-How long a rank waits for a message says little: lateness travels from rank to rank, and the first receive of a
-step has all of it. So only the time between the send and the end of a receive that was waiting for it counts.
+How long a rank waits for a message says little: lateness travels from rank to rank, and the first receive of
+a step has all of it. So only the time from the send to the end of a receive that was waiting for it counts.
 """
 
 from __future__ import annotations
@@ -111,14 +111,14 @@ class SlowLinks:
         evidence = {"microseconds": microseconds.round(1).tolist(), "usual": round(usual * 1e6, 1)}
         if len(link) == 1:
             sentence = (
-                f"the link of rank {link[0]} is slow: messages of most pairs that it is in take {FACTOR} times as "
-                f"long as the usual {usual * 1e6:.3g} us, or longer"
+                f"the link of rank {link[0]} is slow: messages of most pairs that it is in take {FACTOR} "
+                f"times as long as the usual {usual * 1e6:.3g} us, or longer"
             )
             return Verdict("slow-link", link, sentence, IN_A_ROW * SECONDS, evidence)
         source, dest = link
         sentence = (
-            f"the link from rank {source} to rank {dest} is slow: a message takes {seconds[link] * 1e6:.3g} us, "
-            f"{ratio[link]:.1f} times as long as between other ranks"
+            f"the link from rank {source} to rank {dest} is slow: a message takes {seconds[link] * 1e6:.3g} "
+            f"us, {ratio[link]:.1f} times as long as between other ranks"
         )
         evidence["ratio"] = round(float(ratio[link]), 3)
         return Verdict("slow-link", link, sentence, IN_A_ROW * SECONDS, evidence, dest)

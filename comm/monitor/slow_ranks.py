@@ -118,9 +118,9 @@ class SlowRanks:
             f"{listed(f'{each:.2f}' for each in factors)} times as long"
         )
         evidence = {
-            "share": {str(rank): round(float(shares[place]), 4) for rank, place in zip(ranks, places, strict=True)},
-            "shares": {str(rank): round(float(each), 4) for rank, each in zip(pace.ranks.tolist(), shares, strict=True)},
+            "share": dict(zip(map(str, ranks), shares[places].round(4).tolist(), strict=True)),
+            "shares": dict(zip(map(str, pace.ranks.tolist()), shares.round(4).tolist(), strict=True)),
             "steps": ops,
             "seconds_per_step": span / ops,
-        }  # fmt: skip
+        }
         return Verdict("slow-rank", tuple(ranks), sentence, span, evidence, witness)

@@ -47,7 +47,7 @@ class Wait:
     options: list[list[Clause]]
 
     def clauses(self, everything: bool) -> list[list[Clause]]:
-        """The options; those with `everything` met are what has to arrive, the others wait for none of that."""
+        """The options without what is met; with `everything`, with it where nothing else is missing."""
         return [
             [each for each in option if not each.met] or (option if everything else [])
             for option in self.options
@@ -144,8 +144,8 @@ class WaitGraph:
             tag = call.tag if call.function not in functions.exchanges else -1
             post = Post(call.source, call.comm, tag, call.received_class, call.entered)
             found.append(self._receive(view, post, call.bytes, name))
-        known = [each for each in found if each is not None]
-        return [known] if known and len(known) == len(found) else None
+        clauses = _all_known(found)
+        return None if clauses is None else [clauses]
 
     def _requests(self, view: RankView, call: CallFields, name: str) -> list[list[Clause]] | None:
         rows = view.requests[(view.requests["active"] == 1) & (view.requests["awaited"] == call.lane + 1)]
@@ -186,8 +186,7 @@ class WaitGraph:
             tag = request.tag if request.function not in functions.exchanges else -1
             post = Post(request.source, request.comm, tag, request.received_class, request.started)
             found.append(self._receive(view, post, request.bytes, name))
-        clauses = [each for each in found if each is not None]
-        return clauses if clauses and len(clauses) == len(found) else None
+        return _all_known(found)
 
     def _send(self, rank: int, post: Post, size: int, name: str) -> Clause | None:
         dest = post.source
@@ -255,6 +254,12 @@ class WaitGraph:
             rows = [view.under_way[["comm", "sequence"]].tolist(), requests[["comm", "sequence"]].tolist()]
             found = self._open[rank] = {pair for each in rows for pair in each}
         return found
+
+
+def _all_known(clauses: list[Clause | None]) -> list[Clause] | None:
+    """The same, if there are any and each is known."""
+    known = [each for each in clauses if each is not None]
+    return known if known and len(known) == len(clauses) else None
 
 
 def _begun_by(view: RankView) -> dict[int, int]:
