@@ -574,34 +574,36 @@ def test_late_ranks_are_no_slow_links(pattern, late):
         assert slow_link_case(seed, pattern, 1.0, late)[1] == []
 
 
-@pytest.mark.parametrize("waiting", [False, True])
-def test_cost_of_a_look(waiting):
-    """Eight ranks, busy or waiting for one: at most 1.5 ms in the median."""
-    size = 8
-    if waiting:
-        job = Job([allreduces(before=hang("stop", "running") if rank == 2 else None) for rank in range(size)])
-        job.run(2.0)
-        snapshots = []
-        for _ in range(100):
-            job.run(job.now + 0.15)
-            snapshots.append(job.snapshot())
-    else:
-        generator = np.random.default_rng(0)
-        work = generator.uniform(1e-3, 2e-3, (8000, size))
-        entered, left = collective_times(work, np.full(len(work), 1e-5), np.zeros(work.shape))
-        snapshots = list(collective_snapshots(entered, left))
-    judge, seconds = Judge(size, FUNCTIONS), []
-    for snapshot in snapshots:
-        begin = time.process_time()
-        judge.look(snapshot)
-        seconds.append(time.process_time() - begin)
-    assert np.median(seconds) < 1.5e-3, f"{np.median(seconds) * 1e3:.2f} ms"
-
-
 @pytest.mark.parametrize("first", range(0, 300, 50))
 def test_random_correct_programs(first):
     for seed in range(first, first + 50):
         assert wrong_verdicts(seed)[0] == [], seed
+
+
+def snapshots_of_eight(waiting):
+    """Eight ranks, busy, or waiting for one of them."""
+    size = 8
+    if not waiting:
+        work = np.random.default_rng(0).uniform(1e-3, 2e-3, (8000, size))
+        entered, left = collective_times(work, np.full(len(work), 1e-5), np.zeros(work.shape))
+        return list(collective_snapshots(entered, left))
+    job = Job([allreduces(before=hang("stop", "running") if rank == 2 else None) for rank in range(size)])
+    job.run(2.0)
+    snapshots = []
+    for _ in range(100):
+        job.run(job.now + 0.15)
+        snapshots.append(job.snapshot())
+    return snapshots
+
+
+def cost_of_a_look(waiting):
+    """Seconds of processor time, the median."""
+    judge, seconds = Judge(8, FUNCTIONS), []
+    for snapshot in snapshots_of_eight(waiting):
+        begin = time.process_time()
+        judge.look(snapshot)
+        seconds.append(time.process_time() - begin)
+    return np.median(seconds)
 
 
 def main():
@@ -619,6 +621,9 @@ def main():
             print(f"program {seed}: {verdict.kind}: {verdict.sentence}")
     seconds = time.perf_counter() - begin
     print(f"{options.programs} programs, {looks} looks, {wrong} wrong verdicts, {seconds:.0f} s")
+    for waiting in (False, True):
+        who = "that wait" if waiting else "that are busy"
+        print(f"a look at 8 ranks {who}: {cost_of_a_look(waiting) * 1e3:.2f} ms")
     if options.cases:
         for factor in (2.0, 1.3):
             named, others = rate_of_slow_ranks(factor, options.cases)

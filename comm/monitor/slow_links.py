@@ -23,7 +23,8 @@ FACTOR = 1.7
 IN_A_ROW = 2
 # It is over below this.
 ENDED_FACTOR = 1.3
-SHORTEST_TRANSFER = 50e-6
+# By less, a message is late on a node whose ranks share cores.
+LEAST_DELAY = 1e-3
 SECONDS_APART = 600.0
 
 
@@ -50,8 +51,9 @@ def compare(seconds: np.ndarray, counted: np.ndarray) -> Hot:
     for source, dest in np.argwhere(counted).tolist():
         value = seconds[source, dest]
         others = np.delete(values, np.searchsorted(values, value))
-        if value > SHORTEST_TRANSFER and len(others) > 1:
-            ratio[source, dest] = value / max(float(np.median(others)), SHORTEST_TRANSFER / 5)
+        usual = float(np.median(others)) if len(others) > 1 else np.inf
+        if value - usual > LEAST_DELAY:
+            ratio[source, dest] = value / max(usual, LEAST_DELAY / 100)
     hot = ratio > FACTOR
 
     def whole(axis: int) -> np.ndarray:
