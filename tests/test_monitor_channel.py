@@ -317,6 +317,37 @@ def test_a_node_that_alone_does_not_hear_the_master_does_not_take_over(job):
     assert set(job.channels[0].master.unreachable()) == {2, 3}
 
 
+def test_the_last_node_does_not_take_over_while_another_hears_the_master(job):
+    job = job(3)
+    job.settle()
+    node = job.channels[2].node
+    node._masters[0].disconnect(job.gates[0].invitation.endpoint)
+    end = time.monotonic() + 3 * LOST_AFTER
+    while time.monotonic() < end:
+        job.step()
+        assert not job.channels[2].is_master
+    assert set(job.channels[0].master.unreachable()) == {4, 5}
+
+
+def test_a_node_that_hears_nobody_does_not_take_over(job):
+    job = job(3)
+    job.settle()
+    job.lose(0)
+    job.lose(1)
+    job.until(lambda: job.channels[2].node.follows == 2)
+    end = time.monotonic() + LOST_AFTER
+    job.until(lambda: time.monotonic() > end)
+    assert not job.channels[2].is_master
+
+
+def test_one_of_two_nodes_takes_over(job):
+    job = job(2)
+    job.settle()
+    job.lose(0)
+    job.until(lambda: job.channels[1].is_master)
+    assert job.channels[1].master.unreachable() == {0: "h0", 1: "h0"}
+
+
 def test_a_node_that_leaves_is_not_lost(job):
     job = job(3)
     found = job.settle()
