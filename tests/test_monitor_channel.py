@@ -13,7 +13,7 @@ import pytest
 
 zmq = pytest.importorskip("zmq", reason="needs pyzmq: pip install '.[monitor]'")
 
-from roundelay.comm.monitor import view_bytes, wire  # noqa: E402
+from roundelay.comm.monitor import memory, view_bytes, wire  # noqa: E402
 from roundelay.comm.monitor.addresses import Unreachable, address_for, addresses  # noqa: E402
 from roundelay.comm.monitor.channel import ChannelUnavailable, Invitation, listen, open_channel  # noqa: E402
 from roundelay.comm.monitor.silence import Silence  # noqa: E402
@@ -89,6 +89,12 @@ def job():
         each.close()
 
 
+def add(found, more):
+    """Note what has come; tell whether anything has."""
+    found += more
+    return found
+
+
 def body_of(*given, **more):
     [body] = view_bytes.views_bytes(given, **more)
     return memoryview(body)
@@ -138,8 +144,8 @@ def test_many_views_become_several_messages():
         {"rank": 9},
         {"finalizing": 3},
         {"members": {1: np.array([0, 9], "i4")}},
-        {"under_way": np.zeros(9, views.memory.TIMED_CALL)},
-        {"comms": np.zeros(129, views.memory.COMM)},
+        {"under_way": np.zeros(9, memory.TIMED_CALL)},
+        {"comms": np.zeros(129, memory.COMM)},
     ],
 )
 def test_a_view_that_cannot_be_is_refused(change):
@@ -234,8 +240,8 @@ def test_questions_and_answers(job):
     assert got == [(0, Request(number, 4, Asked.STACKS))]
     assert job.channels[1].node.requests() == []
     job.channels[2].node.answer(*got[0], "File solve.py, line 88")
-    answers = []
-    job.until(lambda: answers.extend(master.answers()) or answers)
+    answers: list[Answer] = []
+    job.until(lambda: answers or add(answers, master.answers()))
     assert answers == [Answer(number, 4, True, "File solve.py, line 88")]
     with pytest.raises(ValueError, match="another node"):
         master.ask(0, Asked.STACKS)
@@ -246,7 +252,7 @@ def test_what_all_are_told_reaches_every_node(job):
     job.settle()
     job.channels[0].master.tell(Asked.VERDICT, "{}")
     job.channels[0].master.tell(Asked.ABORT)
-    asked = {1: [], 2: [], 3: []}
+    asked: dict[int, list[tuple[Asked, str]]] = {1: [], 2: [], 3: []}
 
     def all_asked():
         for node, found in asked.items():
@@ -267,8 +273,8 @@ def test_a_lost_node_is_unreachable(job):
     job.until(master.unreachable)
     assert master.unreachable() == {2: "h1", 3: "h1"}
     assert {view.rank for view in master.collect()} == {4, 5}
-    answers = []
-    job.until(lambda: answers.extend(master.answers()) or answers)
+    answers: list[Answer] = []
+    job.until(lambda: answers or add(answers, master.answers()))
     assert (answers[0].number, answers[0].given) == (number, False)
     master.ask(2, Asked.STACKS)
     assert "cannot be reached" in master.answers()[0].text

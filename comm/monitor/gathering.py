@@ -20,13 +20,13 @@ _SECONDS_TO_LISTEN = 20.0
 
 
 def introduce(
-    plain: MPI.Intracomm, node: MPI.Intracomm, connection: socket.socket | None, network: str | None = None
+    plain: MPI.Comm, node: MPI.Comm, connection: socket.socket | None, network: str | None = None
 ) -> str:
     """Let the watchers of all nodes talk to each other; collective.
 
     Parameters
     ----------
-    plain, node : Intracomm
+    plain, node : Comm
         Of all ranks that are watched, and of those on this node.
     connection : socket or None
         Of this rank to its watcher; None where it is not watched.
@@ -51,7 +51,7 @@ def introduce(
 
 
 def _introduce(
-    leaders: MPI.Intracomm, ranks: list[int], connection: socket.socket | None, network: str | None
+    leaders: MPI.Comm, ranks: list[int], connection: socket.socket | None, network: str | None
 ) -> str:
     networks = leaders.allgather(addresses())
     mine = networks.pop(leaders.rank)
