@@ -89,6 +89,12 @@ def job():
         each.close()
 
 
+def add(found, more):
+    """Note what has come; tell whether anything has."""
+    found += more
+    return found
+
+
 def body_of(*given, **more):
     [body] = view_bytes.views_bytes(given, **more)
     return memoryview(body)
@@ -234,22 +240,11 @@ def test_questions_and_answers(job):
     assert got == [(0, Request(number, 4, Asked.STACKS))]
     assert job.channels[1].node.requests() == []
     job.channels[2].node.answer(*got[0], "File solve.py, line 88")
-    answers = first_answers(job)
+    answers: list[Answer] = []
+    job.until(lambda: answers or add(answers, master.answers()))
     assert answers == [Answer(number, 4, True, "File solve.py, line 88")]
     with pytest.raises(ValueError, match="another node"):
         master.ask(0, Asked.STACKS)
-
-
-def first_answers(job):
-    """The answers that the master gets first."""
-    answers = []
-
-    def has_any():
-        answers.extend(job.channels[0].master.answers())
-        return answers
-
-    job.until(has_any)
-    return answers
 
 
 def test_what_all_are_told_reaches_every_node(job):
@@ -278,7 +273,8 @@ def test_a_lost_node_is_unreachable(job):
     job.until(master.unreachable)
     assert master.unreachable() == {2: "h1", 3: "h1"}
     assert {view.rank for view in master.collect()} == {4, 5}
-    answers = first_answers(job)
+    answers: list[Answer] = []
+    job.until(lambda: answers or add(answers, master.answers()))
     assert (answers[0].number, answers[0].given) == (number, False)
     master.ask(2, Asked.STACKS)
     assert "cannot be reached" in master.answers()[0].text
@@ -325,6 +321,37 @@ def test_a_node_that_alone_does_not_hear_the_master_does_not_take_over(job):
         assert not job.channels[1].is_master
     assert job.channels[0].is_master
     assert set(job.channels[0].master.unreachable()) == {2, 3}
+
+
+def test_the_last_node_does_not_take_over_while_another_hears_the_master(job):
+    job = job(3)
+    job.settle()
+    node = job.channels[2].node
+    node._masters[0].disconnect(job.gates[0].invitation.endpoint)
+    end = time.monotonic() + 3 * LOST_AFTER
+    while time.monotonic() < end:
+        job.step()
+        assert not job.channels[2].is_master
+    assert set(job.channels[0].master.unreachable()) == {4, 5}
+
+
+def test_a_node_that_hears_nobody_does_not_take_over(job):
+    job = job(3)
+    job.settle()
+    job.lose(0)
+    job.lose(1)
+    job.until(lambda: job.channels[2].node.follows == 2)
+    end = time.monotonic() + LOST_AFTER
+    job.until(lambda: time.monotonic() > end)
+    assert not job.channels[2].is_master
+
+
+def test_one_of_two_nodes_takes_over(job):
+    job = job(2)
+    job.settle()
+    job.lose(0)
+    job.until(lambda: job.channels[1].is_master)
+    assert job.channels[1].master.unreachable() == {0: "h0", 1: "h0"}
 
 
 def test_a_node_that_leaves_is_not_lost(job):

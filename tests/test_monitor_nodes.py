@@ -39,7 +39,7 @@ def command(program, report, *more):
 
 @pytest.fixture
 def lab():
-    with Lab(hosts=3, delay=0.001, rate=1e8) as found:
+    with Lab(hosts=3, delay=0.001, rate=1e7) as found:
         yield found
 
 

@@ -50,7 +50,8 @@ class Page(HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.open: list[str] = []
-        self.elements, self.texts = [], []
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.texts: list[str] = []
         self.feed(text)
         self.close()
         assert self.open == []

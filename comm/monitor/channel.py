@@ -52,8 +52,11 @@ class Channel:
 
     @property
     def is_master(self) -> bool:
-        """Whether the verdicts are this watcher's: no other that is heard has a better right to them."""
-        return self.node.follows == self.own and self.master.obeyed()
+        """Whether the verdicts are this watcher's: no other that is heard has a better right to them.
+
+        A node that took over and hears nobody, of three or more, is more likely to be cut off itself.
+        """
+        return self.node.follows == self.own and self.master.obeyed() and self.master.is_not_alone()
 
     @property
     def dropped(self) -> Counter[str]:
@@ -70,8 +73,7 @@ class Channel:
         if now >= self._next_beat:
             self._next_beat = now + _BETWEEN_BEATS
             self.node.greet()
-            if self.node.follows == self.own:
-                self.master.beat()
+            self.master.beat(Kind.BEAT if self.node.follows == self.own else Kind.HELLO)
 
     def next_look(self, period: float) -> float:
         """When to look at the ranks again: all nodes do so at about the same time, `period` after `period`.
@@ -141,7 +143,7 @@ def open_channel(
         raise ValueError("two nodes have the same key")
     own = nodes.index(gate.invitation)
     gate.admit(nodes)
-    masters, others = Silence(clock), Silence(clock)
-    node = Node(gate, nodes, own, size, masters, lost_after=lost_after)
+    masters, absence, others = Silence(clock), Silence(clock), Silence(clock)
+    node = Node(gate, nodes, own, size, masters, absence, lost_after=lost_after)
     master = Master(gate, nodes, own, size, functions, others, lost_after=lost_after)
-    return Channel(gate, node, master, own, (masters, others))
+    return Channel(gate, node, master, own, (masters, absence, others))

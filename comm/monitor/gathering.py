@@ -26,7 +26,7 @@ def introduce(
 
     Parameters
     ----------
-    plain, node : Intracomm
+    plain, node : Comm
         Of all ranks that are watched, and of those on this node.
     connection : socket or None
         Of this rank to its watcher; None where it is not watched.

@@ -139,6 +139,11 @@ class Master:
         others = set(range(len(self._nodes))) - {self._own} - self._left
         return any(not self.is_lost(node) for node in others)
 
+    def is_not_alone(self) -> bool:
+        """Tell whether it is the first of those that are there by right, or another node is heard."""
+        expected = set(range(len(self._nodes))) - self._left
+        return self._own == min(expected) or len(self._nodes) == 2 or self.are_others_there()
+
     def unreachable(self) -> dict[int, str]:
         """Give the ranks on nodes that are lost, each with its host. They need not be dead."""
         return {
@@ -156,7 +161,7 @@ class Master:
         )
 
     def beat(self, kind: Kind = Kind.BEAT) -> None:
-        """Tell all nodes that the master is here, or leaves."""
+        """Tell all nodes that the master is here, or leaves; or, with HELLO, that this is another."""
         body = clock_bytes(time.monotonic()) if kind is Kind.BEAT else b""
         for node in range(len(self._nodes)):
             self._send(node, kind, body)

@@ -35,7 +35,8 @@ class Node:
 
     The master is the node of the lowest rank of all that are heard. Where one is silent, that of the next
     lowest rank takes over, and the others follow it as soon as they do not hear the old one, either. All are
-    connected to two: the master and the one that would take over.
+    connected to two: the master and the one that would take over. A node that cannot hear the master, but
+    another one of lower rank, waits for that: the link is cut, and the master need not be lost.
 
     Parameters
     ----------
@@ -49,6 +50,8 @@ class Node:
         Ranks of the job.
     silence : Silence
         Of masters.
+    absence : Silence
+        Of nodes of lower rank, whether they are masters or not.
     lost_after : float
         Seconds of silence after which a master is lost.
     """
@@ -60,11 +63,12 @@ class Node:
         own: int,
         size: int,
         silence: Silence,
+        absence: Silence,
         *,
         lost_after: float = 3.0,
     ) -> None:
         self._gate, self._nodes, self._own = gate, nodes, own
-        self._silence, self._lost_after = silence, lost_after
+        self._silence, self._absence, self._lost_after = silence, absence, lost_after
         self._size = size
         self._masters: dict[int, zmq.Socket[Any]] = {}
         self._last: dict[int, int] = {}
@@ -81,6 +85,10 @@ class Node:
         for node in range(self._own):
             if node not in self._left and self._silence.of(node) < self._lost_after:
                 return node
+        if any(
+            node not in self._left and self._absence.of(node) < self._lost_after for node in range(self._own)
+        ):
+            return NOBODY
         return self._own if self._quiet >= self._lost_after + self._turns(self._own) else NOBODY
 
     def receive(self) -> None:
@@ -176,10 +184,12 @@ class Node:
                 # The beat that was under way for the shortest time is the nearest.
                 ahead = time.monotonic() - read_clock(body)
                 self._ahead[node] = min(ahead, self._ahead.get(node, ahead))
-            else:
+            elif head.kind is not Kind.HELLO or body:
                 raise Malformed(f"a {head.kind.name} of {len(body)} bytes, of a master")
         except Malformed:
             self._gate.dropped["malformed"] += 1
             return
         self._last[node] = head.number
-        self._silence.hear(node)
+        self._absence.hear(node)
+        if head.kind is not Kind.HELLO:
+            self._silence.hear(node)
