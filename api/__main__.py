@@ -55,7 +55,7 @@ def run(program: tuple[str, ...], monitor: bool, report: Path | None, on_hang: s
 @click.option("--output", type=OutputFile(), help="The page; by default FILE with the ending .html.")
 @click.option("--trace", type=OutputFile(), help="Write a trace, and a page only with --output.")
 def report(file: Path, output: Path | None, trace: Path | None) -> None:
-    """Show what a watcher has found as a page for a browser, or as a trace.
+    """Make a page of the report of a monitored job, or a trace.
 
     FILE is what `roundelay run --monitor --report FILE` wrote. The page is one file that needs no network.
     The trace is in the JSON format of Chrome, for ui.perfetto.dev.
