@@ -139,13 +139,15 @@ class WaitGraph:
         found: list[Clause | None] = []
         if call.function in functions.sends and call.dest != NO_RANK:
             post = Post(call.dest, call.comm, call.tag, call.sent_class, call.entered)
-            found.append(self._send(view.rank, post, call.bytes, name))
+            sent = self._send(view.rank, post, call.bytes, name)
+            # A call that only sends, and is still there, waits for that.
+            found.append(_shortened(sent, call.bytes) if call.function in functions.exchanges else sent)
         if call.function in functions.receives and call.source != NO_RANK:
             tag = call.tag if call.function not in functions.exchanges else -1
             post = Post(call.source, call.comm, tag, call.received_class, call.entered)
             found.append(self._receive(view, post, call.bytes, name))
         clauses = _all_known(found)
-        return None if clauses is None else [clauses]
+        return None if clauses is None else [self._hardened(view.rank, clauses)]
 
     def _requests(self, view: RankView, call: CallFields, name: str) -> list[list[Clause]] | None:
         rows = view.requests[(view.requests["active"] == 1) & (view.requests["awaited"] == call.lane + 1)]
@@ -159,10 +161,14 @@ class WaitGraph:
         if not options or (call.waits_for_any and view.lost):
             return None
         if call.waits_for_all:
-            options = [[clause for option in options for clause in option]]
-            if self._clocks.quiet(view.rank) > _AFTER and all(each.met for each in options[0]):
-                options = [[each._replace(met=each.met and not each.is_short) for each in options[0]]]
+            options = [self._hardened(view.rank, [clause for option in options for clause in option])]
         return options
+
+    def _hardened(self, rank: int, clauses: list[Clause]) -> list[Clause]:
+        """The same with short messages that are waited for, if nothing else is left and the call goes on."""
+        if self._clocks.quiet(rank) <= _AFTER or not all(each.met for each in clauses):
+            return clauses
+        return [each._replace(met=not each.is_short) for each in clauses]
 
     def _request(self, view: RankView, request: RequestFields, call: str) -> list[Clause] | None:
         functions = self.functions
@@ -176,11 +182,10 @@ class WaitGraph:
         if request.sent_class != ANY_CLASS and request.dest != NO_RANK:
             post = Post(request.dest, request.comm, request.tag, request.sent_class, request.started)
             sent = self._send(view.rank, post, request.bytes, name)
-            is_short = (
-                request.function not in functions.synchronous and 0 <= request.bytes <= SURELY_EAGERLY_SENT
-            )
-            if sent is not None and (is_short or request.function in functions.buffered):
-                sent = sent._replace(is_short=not sent.met, met=True)
+            if request.function in functions.buffered:
+                sent = _shortened(sent, 0)
+            elif request.function not in functions.synchronous:
+                sent = _shortened(sent, request.bytes)
             found.append(sent)
         if request.receives and request.source != NO_RANK:
             tag = request.tag if request.function not in functions.exchanges else -1
@@ -260,6 +265,13 @@ def _all_known(clauses: list[Clause | None]) -> list[Clause] | None:
     """The same, if there are any and each is known."""
     known = [each for each in clauses if each is not None]
     return known if known and len(known) == len(clauses) else None
+
+
+def _shortened(sent: Clause | None, size: int) -> Clause | None:
+    """What a send waits for, which is met where the message is short."""
+    if sent is None or not 0 <= size <= SURELY_EAGERLY_SENT:
+        return sent
+    return sent._replace(is_short=not sent.met, met=True)
 
 
 def _begun_by(view: RankView) -> dict[int, int]:
