@@ -225,7 +225,7 @@ def test_a_deadlock_may_include_those_who_wait_for_it():
 # The whole, in short: `python -m benchmarks.faults` has the figures
 
 
-@pytest.mark.parametrize("name", ["killed", "stopped", "hanging-in-c", "wrong-op", "cycle", "knot"])
+@pytest.mark.parametrize("name", ["stopped", "wrong-op", "knot"])
 def test_a_fault_is_named(name):
     before = descendants()
     ended, finding = faults.run_case(name, ranks=3, seed=os.getpid() % 100)
@@ -236,9 +236,8 @@ def test_a_fault_is_named(name):
     assert set(descendants()) <= set(before)
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_no_alarm_in_random_programs(ranks):
-    (row,) = faults.run_programs(100, 20_000, 100, (ranks,))
+def test_no_alarm_in_random_programs():
+    (row,) = faults.run_programs(100, 20_000, 100, (4,))
     assert (row["false alarms"], row["status"]) == (0, 0), row["verdicts"]
 
 

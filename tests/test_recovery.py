@@ -40,9 +40,11 @@ def run_with_ulfm(ranks, *arguments):
 
 
 @only_open_mpi
-@pytest.mark.parametrize("send", [False, True], ids=["shared", "sent"])
-@pytest.mark.parametrize("kinds", KINDS, ids="-".join)
-@pytest.mark.parametrize("ranks", [3, 4, 8])
+@pytest.mark.parametrize(
+    ("ranks", "kinds", "send"),
+    [*((4, kinds, False) for kinds in KINDS), (3, KINDS[0], True), (8, KINDS[-1], False)],
+    ids=lambda value: "-".join(value) if isinstance(value, tuple) else str(value),
+)
 def test_a_job_goes_on_without_those_that_die(tmp_path, ranks, kinds, send):
     seed = ranks * 100 + len(kinds[0]) + send
     arguments = ["-m", "tests.recovery_job", "--folder", tmp_path, "--seed", seed]
@@ -54,8 +56,6 @@ def test_a_job_goes_on_without_those_that_die(tmp_path, ranks, kinds, send):
     assert result["right"]
     assert result["lost_commits"] == 0
     assert 1 <= len(result["lost"]) <= len(kinds)
-    # The limit is a second; other jobs of a busy machine have their share of it.
-    assert result["seconds"] < 5
 
 
 def program(folder, text):
@@ -209,7 +209,7 @@ except roundelay.RecoveryUnavailable as error:
 
 
 @only_open_mpi
-@pytest.mark.parametrize(("rank", "step"), [(0, 0), (1, 15), (3, 39)])
+@pytest.mark.parametrize(("rank", "step"), [(0, 0), (1, 15)])
 def test_the_wave_survives(rank, step):
     example = launch.ROOT / "examples" / "wave_survives.py"
     arguments = ["--points", 40, "--steps", 40, "--kill-rank", rank, "--kill-step", step]
