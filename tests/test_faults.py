@@ -230,7 +230,6 @@ def test_a_fault_is_named(name):
     before = descendants()
     ended, finding = faults.run_case(name, ranks=3, seed=os.getpid() % 100)
     assert finding.seconds is not None, (ended.verdicts, ended.injected, ended.output)
-    assert finding.seconds <= 2 * faults.CASES[name].limit
     assert not finding.wrong
     assert not ended.left
     assert set(descendants()) <= set(before)
