@@ -311,6 +311,23 @@ def test_a_part_of_the_job_may_deadlock_while_others_compute():
     assert (verdict.kind, verdict.ranks) == ("deadlock", (0, 1, 2))
 
 
+def test_a_short_message_of_a_sendrecv_needs_no_receiver():
+    """Rank 0 waits for what it receives, and rank 1 for another message than the one that was sent."""
+
+    def program(rank):
+        if rank == 0:
+            yield "sendrecv", 1, 2, 3
+            yield "send", 1, 4
+        elif rank == 1:
+            yield "recv", 0, 4
+            yield "recv", 0, 3
+        else:
+            yield "compute", 20.0
+            yield "send", 0, 3
+
+    assert watch(Job([program(rank) for rank in range(3)]), 30) == []
+
+
 def test_servers_wait_for_clients_that_are_idle():
     def program(rank):
         if rank == 0:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from .clocks import Clocks, Lasting
+from .conditions import Clause
 from .verdict import Verdict
-from .wait_graph import Clause, WaitGraph, waiting_on
+from .wait_graph import WaitGraph, waiting_on
 from .wording import named, ranks_of
 
 # Nobody in the knot has gone on between two looks that are so far apart.

@@ -6,9 +6,10 @@ from collections import Counter
 from typing import Any
 
 from .clocks import Clocks
+from .conditions import Clause
 from .snapshot import RankView
 from .verdict import Verdict
-from .wait_graph import Clause, WaitGraph, waiting_on
+from .wait_graph import WaitGraph, waiting_on
 from .wording import listed, named, places, ranks_of
 
 # A rank that does nothing outside MPI, and those that wait for it, have done so for this long.

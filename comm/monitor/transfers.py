@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from .conditions import SURELY_EAGERLY_SENT
 from .snapshot import Snapshot
-from .wait_graph import SURELY_EAGERLY_SENT
 from .wording import Functions
 
 # A receive that took less has found its message there, and does not tell when it came.

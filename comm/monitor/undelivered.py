@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from .clocks import Clocks, Lasting
+from .conditions import Clause
 from .deadlock import knots_of
 from .verdict import Verdict
-from .wait_graph import Clause, WaitGraph, waiting_on
+from .wait_graph import WaitGraph, waiting_on
 from .wording import named, ranks_of
 
 # How long a collective that all have begun, and a message that was sent, may take on top of moving its bytes.
