@@ -2,8 +2,8 @@
 
 It needs CMake and a compiler that has AddressSanitizer and UndefinedBehaviorSanitizer. Both modules are
 compiled by CMake into a copy of the package in a folder of its own, and the tests of the interposer run with
-them, serially and on two ranks. Every report of a sanitizer is a failure. Files that are named are tested in
-place of those.
+them, serially and on two ranks. Every report of a sanitizer is a failure; two deliberate faults show first
+that reports arrive. Files that are named are tested in place of those.
 """
 
 import argparse
@@ -27,6 +27,8 @@ SUBJECTS = [
 ]  # fmt: skip
 # The address space is limited there, of which the sanitizers reserve most.
 LEFT_OUT = ["-k", "not without_memory"]
+# The functions of faults.c, and words of the report on each.
+FAULTS = {"overflow": "signed integer overflow", "overrun": "heap-buffer-overflow"}
 
 
 def build(folder: Path) -> Path:
@@ -64,6 +66,25 @@ def surroundings(packages: Path, reports: Path) -> list[str]:
     return ["env", *(f"{name}={value}" for name, value in variables.items())]
 
 
+def check_reports(faults: Path, before: list[str], reports: Path) -> None:
+    """Commit the faults of the library `faults`.
+
+    Raises
+    ------
+    SystemExit
+        When one of them leaves no report in the folder `reports`.
+    """
+    for function, words in FAULTS.items():
+        code = f"import ctypes; ctypes.CDLL({str(faults)!r}).{function}(1)"
+        subprocess.run([*before, sys.executable, "-c", code], check=False, capture_output=True)
+        found = list(reports.iterdir())
+        if not any(words in report.read_text(errors="replace") for report in found):
+            message = f"python -m tests.sanitized: no report of a deliberate {words}; nothing was tested"
+            raise SystemExit(message)
+        for report in found:
+            report.unlink()
+
+
 def take_reports(stage: Stage, reports: Path) -> Iterator[str]:
     """Enter what the sanitizers have reported in a stage as failures, and give the texts."""
     for report in sorted(reports.iterdir()):
@@ -84,7 +105,9 @@ def main(argv: list[str]) -> int:
         folder = Path(name)
         reports = folder / "reports"
         reports.mkdir()
-        before = surroundings(build(folder), reports)
+        packages = build(folder)
+        before = surroundings(packages, reports)
+        check_reports(packages / "roundelay" / "comm" / "interposer" / "libfaults.so", before, reports)
         stages = []
         for ranks in (options.ranks,) if options.ranks else (1, 2):
             line = functools.partial(command, None if ranks == 1 else ranks, choice, before=before)
