@@ -65,7 +65,8 @@ class Handle(metaclass=Substitute):
         if self.constant is not None:
             return self.name_of_constant
         ours = predefined.get((self.plain, self.handle))
-        return self.plain.__reduce__(self) if ours is None else (__newobj__, (type(self), ours))
+        # mpi4py refuses by the name of the module, which must be its own kind of string.
+        return self.plain(self).__reduce__() if ours is None else (__newobj__, (type(self), ours))
 
 
 def _plain(handle: Any) -> Any:

@@ -56,8 +56,9 @@ class Signal:
     def __init__(self, between, work):
         self.between, self.work = between, work
         self.thread = threading.Thread(target=self.run)
-        # An interrupted join may leave a thread that still runs for one that has ended.
-        self.ended = threading.Event()
+        # An interrupted join may leave a thread that still runs for one that has ended, and an interrupted wait
+        # for an event may leave its lock held.
+        self.has_ended = False
 
     def run(self):
         """Do both."""
@@ -71,7 +72,12 @@ class Signal:
         if self.between >= 0:
             time.sleep(self.between)
             self.work()
-        self.ended.set()
+        self.has_ended = True
+
+    def wait(self):
+        """Wait until it has done both."""
+        while not self.has_ended:
+            time.sleep(0.0005)
 
     def during(self, call):
         """Run `call`, and tell whether it was interrupted."""
@@ -81,10 +87,10 @@ class Signal:
             try:
                 call()
             finally:
-                self.ended.wait()
+                self.wait()
         except Interrupted:
             interrupted = True
-        self.ended.wait()
+        self.wait()
         # The signal may still be on its way through the system, or the interpreter.
         try:
             while not interrupted:
