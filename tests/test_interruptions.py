@@ -56,8 +56,8 @@ class Signal:
     def __init__(self, between, work):
         self.between, self.work = between, work
         self.thread = threading.Thread(target=self.run)
-        # An interrupted join may leave a thread that still runs for one that has ended, and one of an event may
-        # leave its lock held.
+        # An interrupted join may leave a thread that still runs for one that has ended, and an interrupted
+        # wait for an event may leave its lock held.
         self.has_ended = False
 
     def run(self):
