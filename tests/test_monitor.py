@@ -394,11 +394,24 @@ if MPI.COMM_WORLD.rank == 0:
     assert errors.count("roundelay: the report cannot be written") == 1
 
 
-def test_a_watcher_that_cannot_be_started():
-    text = """
-import subprocess
-def fails(*_, **__): raise BlockingIOError("Resource temporarily unavailable")
-subprocess.run = fails
+@pytest.mark.parametrize(
+    ("module", "name", "error", "reason"),
+    [
+        (
+            "subprocess",
+            "run",
+            "BlockingIOError('Resource temporarily unavailable')",
+            "the watcher cannot be started",
+        ),
+        ("os", "memfd_create", "OSError('Function not implemented')", "Function not implemented"),
+    ],
+    ids=["watcher", "record"],
+)
+def test_what_the_system_refuses(module, name, error, reason):
+    text = f"""
+import {module}
+def fails(*_, **__): raise {error}
+{module}.{name} = fails
 from roundelay import MPI
 MPI.COMM_WORLD.Barrier()
 print("done")
@@ -406,22 +419,7 @@ print("done")
     status, output, errors = run("-c", text, ranks=2, ROUNDELAY_MONITOR="1")
     assert status == 0, output + errors
     assert output.count("done") == 2
-    assert errors.count("not monitored: the watcher cannot be started") == 1
-
-
-def test_a_record_that_cannot_be_had():
-    text = """
-import os
-def fails(*_): raise OSError("Function not implemented")
-os.memfd_create = fails
-from roundelay import MPI
-MPI.COMM_WORLD.Barrier()
-print("done")
-"""
-    status, output, errors = run("-c", text, ranks=2, ROUNDELAY_MONITOR="1")
-    assert status == 0, output + errors
-    assert output.count("done") == 2
-    assert errors.count("not monitored: Function not implemented") == 1
+    assert errors.count(f"not monitored: {reason}") == 1
 
 
 # The parts
