@@ -76,7 +76,7 @@ def run_job(
     on_hang: str = "report",
     variables: Mapping[str, str] | None = None,
 ) -> Outcome:
-    """Run a program on so many ranks under the monitor.
+    """Run a program on a number of ranks under the monitor.
 
     Parameters
     ----------

@@ -277,7 +277,7 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]
 @click.option(
     "--clean", type=float, metavar="SECONDS", help="Honest work for so long, on the first of --ranks."
 )
-@click.option("--programs", type=int, metavar="N", help="So many random correct programs.")
+@click.option("--programs", type=int, metavar="N", help="Number of random correct programs.")
 @click.option("--a-job", default=250, show_default=True, help="How many of them one job runs.")
 def main(
     repeats: int,

@@ -64,7 +64,7 @@ def start_job(ranks: int, kinds: list[str], seed: int, sends: bool) -> dict[str,
 @click.option("--seed", default=0, show_default=True, help="Of the first job.")
 @results_folder
 def kills(kills: int, ranks: str, seed: int, output: Path) -> None:
-    """Kill ranks until there were so many."""
+    """Kill ranks until a number of kills is reached."""
     sizes = [int(size) for size in ranks.split(",")]
     jobs: list[dict[str, Any]] = []
     killed = 0

@@ -450,7 +450,7 @@ def test_an_outsider_who_stays_silent_is_closed(job):
 
 
 def outside(job, *, known_server=True, curve=True):
-    """Connect as one who has read what travels over MPI, or not even that."""
+    """Connect as an outsider, with or without the public keys that travel over MPI."""
     context = zmq.Context()
     caller = context.socket(zmq.DEALER)
     caller.linger = 0

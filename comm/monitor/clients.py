@@ -22,7 +22,7 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 
 @dataclass
 class Newcomer:
-    """Somebody who has not said yet what he wants."""
+    """A process that has connected and has not said yet what for."""
 
     connection: socket.socket
     process: Process

@@ -18,7 +18,7 @@ from .wording import Functions
 SECONDS = 2.5
 # Messages of a pair in a window, of which a median is taken.
 MESSAGES = 6
-# A link is slow where a message takes this many times the usual, in so many windows in a row.
+# A link is slow where a message takes this many times the usual, in a number of windows in a row.
 FACTOR = 1.7
 IN_A_ROW = 2
 # It is over below this.

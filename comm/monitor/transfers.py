@@ -34,7 +34,7 @@ class _Queue:
         self.received = np.concatenate([self.received, new], axis=1)
 
     def match(self, under_way: int) -> None:
-        """Put sends and receives together; by their counts, so many messages have no receive yet."""
+        """Put sends and receives together; the counts say how many messages have no receive yet."""
         count = min(len(self.sent), self.received.shape[1])
         begun, (entered, left, size) = self.sent[:count], self.received[:, :count]
         self.sent, self.received = self.sent[count:], self.received[:, count:]

@@ -64,8 +64,8 @@ class Protected:
         NumPy arrays of any shapes, strides and data types without Python objects, which may differ from rank
         to rank. They are referred to, not copied.
     copies : int
-        How many other ranks hold a copy: so many ranks may be lost at once. Each rank needs memory for
-        ``2 * copies + 2`` times its arrays, and for ``2`` times on a single node.
+        How many other ranks hold a copy, and so how many ranks may be lost at once. Each rank needs memory
+        for ``2 * copies + 2`` times its arrays, and for ``2`` times on a single node.
     share : bool
         Whether ranks of a node map each other's copies. Otherwise they send them.
 
