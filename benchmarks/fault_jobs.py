@@ -50,6 +50,8 @@ class Outcome:
         Its last lines.
     has_report
         Whether there was one that could be read.
+    watcher_share
+        Of a core, that the watcher has used.
     """
 
     verdicts: list[dict[str, Any]] = field(default_factory=list)
@@ -59,6 +61,7 @@ class Outcome:
     left: list[str] = field(default_factory=list)
     output: str = ""
     has_report: bool = False
+    watcher_share: float = 0.0
 
 
 def monitored(report: Path, program: Sequence[str], on_hang: str = "report") -> list[str]:
@@ -111,6 +114,9 @@ def run_job(
             look_after(process, start + limit, lambda: is_found(read_verdicts(report)[0]))
             end = time.time() if process.poll() is None else float("inf")
     verdicts, outcome.has_report = read_verdicts(report)
+    if outcome.has_report:
+        job = json.loads(report.read_text())["job"]
+        outcome.watcher_share = job["watcher_seconds"] / job["seconds"]
     # That the ranks are dead is right when they have been ended here.
     outcome.verdicts = [verdict for verdict in verdicts if verdict["time"] < end]
     outcome.injected = read_lines(log)

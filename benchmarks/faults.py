@@ -210,7 +210,10 @@ def look_for_false_alarms(
         outcome = run_job(program, ranks, Path(folder), limit)
     grave = [verdict for verdict in outcome.verdicts if verdict.get("kind") in GRAVE]
     slow = len(outcome.verdicts) - len(grave)
-    tell(f"{what}, {ranks} ranks: {outcome.seconds:.0f} s, {len(grave)} false alarms, {slow} slow verdicts")
+    tell(
+        f"{what}, {ranks} ranks: {outcome.seconds:.0f} s, {len(grave)} false alarms, {slow} slow verdicts, "
+        f"{100 * outcome.watcher_share:.1f} % of a core for the watcher"
+    )
     for verdict in outcome.verdicts:
         tell(f"  {_sentence(verdict)}")
     if outcome.status != 0 or not outcome.has_report:
@@ -218,6 +221,7 @@ def look_for_false_alarms(
     return {
         "ranks": ranks,
         "seconds": outcome.seconds,
+        "watcher share": outcome.watcher_share,
         "status": outcome.status,
         "has report": outcome.has_report,
         "false alarms": len(grave),

@@ -28,6 +28,7 @@ from benchmarks import (
     plots_coding,
     plots_gpu,
     plots_grid,
+    plots_monitor,
     plots_recovery,
 )
 from benchmarks.drawing import (
@@ -262,6 +263,7 @@ TABLES: Tables = {
     **plots_coding.TABLES,
     **plots_gpu.TABLES,
     **plots_grid.TABLES,
+    **plots_monitor.TABLES,
     **plots_recovery.TABLES,
 }
 

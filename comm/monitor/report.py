@@ -5,13 +5,14 @@
     {"roundelay": FORMAT,
      "verdicts": [{"kind", "ranks", "hosts", "sentence", "since", "evidence", "witness", "stacks", "time",
                    "date"}, ...],
-     "job": {"size", "argv", "started", "seconds", "ended",
+     "job": {"size", "argv", "started", "seconds", "watcher_seconds", "ended",
              "ranks": [{"rank", "host", "process", "state", "ended_by", "waiting", "doing"}, ...]},
      "history": {"columns": names of what each call in a timeline has,
                  "ranks": {"0": {"calls", "waited", "bytes_sent", "bytes_received", "messages_sent",
                                  "messages_received", "timeline": [[...], ...]}, ...}}}
 
-Times are seconds since the watcher began, but for "started" and "date"; `waited` and the like are lists by
+Times are seconds since the watcher began, but for "started" and "date", and "watcher_seconds", which are those
+that it has computed; `waited` and the like are lists by
 peer. A call that was under way when the report was written has no end, null. Ranks of peers below zero mean
 none, -1, and any, -2.
 """

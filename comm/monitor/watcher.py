@@ -159,6 +159,7 @@ class Watcher:
                 "argv": first.argv if first else [],
                 "started": self.started,
                 "seconds": round(time.monotonic() - self.begin, 3),
+                "watcher_seconds": round(time.process_time(), 3),
                 "ranks": sorted(ranks, key=lambda each: int(each["rank"])),
             },
         }
