@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from .comm.monitor.start import monitor
     from .comm.monitor.verdict import Verdict
     from .comm.recovery.failures import DamagedCheckpoint, DataLost, RecoveryUnavailable, RemoteFailure
-    from .comm.recovery.protected import Protected, Recovered
+    from .comm.recovery.protected import Protected
+    from .comm.recovery.recovered import Recovered
     from .comm.recovery.resilient import Loss, Resilient, resilient
     from .datatypes.canonical import canonicalize, equivalent
     from .datatypes.decode import UnsupportedDatatype
@@ -140,7 +141,8 @@ _HOMES = {
     **dict.fromkeys(
         ("DamagedCheckpoint", "DataLost", "RecoveryUnavailable", "RemoteFailure"), "comm.recovery.failures"
     ),
-    **dict.fromkeys(("Protected", "Recovered"), "comm.recovery.protected"),
+    "Protected": "comm.recovery.protected",
+    "Recovered": "comm.recovery.recovered",
     **dict.fromkeys(("Loss", "Resilient", "resilient"), "comm.recovery.resilient"),
     "pack": "datatypes.packing",
     "pack_size": "datatypes.packing",

@@ -5,48 +5,20 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
 from ...datatypes.plain import MPI
-from .election import Commit, Elected, Holding, elect
+from .election import Elected, elect
 from .failures import DataLost
 from .generation import Generation
-from .kept import Whereabouts, parts_of
+from .generations import Generations
+from .kept import Whereabouts
+from .recovered import Recovered
 from .registered import Array, Arrays, form_of
 from .resilient import world_ranks
-from .saved import Part, load, save
+from .saved import load, save
 from .telling import tell_all
-
-
-@dataclass(frozen=True)
-class Recovered:
-    """A commit that ranks go back to.
-
-    Attributes
-    ----------
-    step : int
-        As it was given to `Protected.commit`; the same on all ranks.
-    pieces : dict
-        What this rank hands on: by the rank in `COMM_WORLD` that committed them, new arrays in a dictionary
-        or list like those that were registered. After a loss these are its own, and those of each lost rank
-        whose first remaining partner it is. After `Protected.load` they are its share of the old job's.
-    holders : dict
-        For each rank in `COMM_WORLD` that committed, the rank of the communicator that has its arrays.
-    arrays : dict or list of arrays, optional
-        Those that this rank itself committed; None after `Protected.load`.
-    """
-
-    step: int
-    pieces: dict[int, Any]
-    holders: dict[int, int]
-    arrays: Any = None
-
-    @property
-    def lost(self) -> dict[int, Any]:
-        """The pieces that other ranks committed."""
-        return {rank: piece for rank, piece in self.pieces.items() if piece is not self.arrays}
 
 
 class Protected:
@@ -110,8 +82,8 @@ class Protected:
         self.comm = comm
         self.copies, self._share = copies, share
         self._job = f"{time.time_ns():020d}-{secrets.token_hex(4)}"
-        # The one that counts, and one of which no commit is complete yet.
-        self._generations: list[Generation] = []
+        self._rank = MPI.COMM_WORLD.rank
+        self._generations = Generations(self._rank)
         self._serial = -1
         self._under_way: int | None = None
         self.step: int | None = None
@@ -164,14 +136,14 @@ class Protected:
             copies = min(self.copies, self.comm.size - 1)
             made = Generation(self.comm, self._arrays, copies, self._share, self._job)
             self._job = made.job
-            self._generations = [*self._generations[:1], made]
+            self._generations.add(made)
             self._is_new = False
         self._serial, self._under_way = serial, step
-        self._generations[-1].commit(serial, step)
+        self._generations.newest.commit(serial, step)
 
     def progress(self) -> bool:
         """Let the copies move, in a program that calls MPI rarely; tell whether this rank's have arrived."""
-        return not self._generations or self._generations[-1].progress()
+        return not self._generations or self._generations.newest.progress()
 
     def wait(self) -> int | None:
         """Wait until the last commit is complete on all ranks; collective.
@@ -188,11 +160,9 @@ class Protected:
         """
         if self._under_way is not None:
             step, self._under_way = self._under_way, None
-            self._generations[-1].complete(self._serial, step)
+            self._generations.newest.complete(self._serial, step)
             self.step = step
-            for old in self._generations[:-1]:
-                old.free()
-            self._generations = self._generations[-1:]
+            self._generations.keep_newest()
         return self.step
 
     def recover(self, comm: MPI.Intracomm) -> Recovered:
@@ -220,11 +190,10 @@ class Protected:
         mpi4py.MPI.Exception
             Another rank is lost.
         """
-        for generation in self._generations:
-            generation.abandon()
+        self._generations.abandon()
         plain = MPI.Intracomm(comm)
-        own_rank = world_ranks(plain)[plain.rank]
-        told = tell_all(plain, (self._serial, self._holding(own_rank)))
+        world_ranks(plain)
+        told = tell_all(plain, (self._serial, self._generations.holding()))
         self._serial = max(serial for serial, _ in told)
         self._under_way, self._is_new = None, True
         self.comm, self.step = comm, None
@@ -235,41 +204,16 @@ class Protected:
             self._generations.clear()
             raise
         self.step = elected.commit.step
-        return self._recovered(elected, own_rank, [holding.world_rank for _, holding in told])
+        return self._recovered(elected, [holding.world_rank for _, holding in told])
 
-    def _holding(self, own_rank: int) -> Holding:
-        own = tuple(
-            Commit(version.serial, version.step, each.owners, each.partners)
-            for each in self._generations
-            for version in each.own.versions()
-        )
-        guarded: dict[int, tuple[int, ...]] = {}
-        for each in self._generations:
-            for rank, guard in each.guards.items():
-                serials = (version.serial for version in guard.segment.versions())
-                guarded[rank] = (*guarded.get(rank, ()), *serials)
-        return Holding(own_rank, own, guarded)
-
-    def _recovered(self, elected: Elected, own_rank: int, survivors: list[int]) -> Recovered:
-        pieces = {
-            owner: self._piece(owner, own_rank, elected.commit.serial)
+    def _recovered(self, elected: Elected, survivors: list[int]) -> Recovered:
+        pieces: dict[int, Any] = {
+            owner: self._generations.piece(owner, elected.commit.serial)
             for owner, holder in elected.holders.items()
-            if holder == own_rank
+            if holder == self._rank
         }
         holders = {owner: survivors.index(holder) for owner, holder in elected.holders.items()}
-        return Recovered(elected.commit.step, pieces, holders, pieces.get(own_rank))
-
-    def _piece(self, owner: int, own_rank: int, serial: int) -> Arrays:
-        for each in self._generations:
-            held: Any = each if owner == own_rank else each.guards.get(owner)
-            if held is None:
-                continue
-            segment = held.own if owner == own_rank else held.segment
-            version = segment.find(serial)
-            if version is not None:
-                piece: Arrays = held.form.copy(segment.slot(version.slot))
-                return piece
-        raise AssertionError(f"commit {serial} of rank {owner} has gone")
+        return Recovered(elected.commit.step, pieces, holders, pieces.get(self._rank))
 
     def save(self, folder: str | PathLike[str], lost: Iterable[int] = ()) -> None:
         """Write this rank's last commits to disk, for `load` in a job that is started again.
@@ -305,14 +249,7 @@ class Protected:
         >>> restored.step, list(restored.pieces.values())
         (7, [[array([0, 1, 2])]])
         """
-        own_rank, dead = MPI.COMM_WORLD.rank, set(lost)
-        parts: list[Part] = []
-        for each in self._generations:
-            held = {own_rank: (each.own, each.form)}
-            held |= {rank: guard for rank, guard in each.guards.items() if rank in dead}
-            for rank, (segment, form) in held.items():
-                parts += parts_of(each.job, each.owners, rank, form, segment)
-        save(folder, own_rank, parts)
+        save(folder, self._rank, self._generations.parts(set(lost)))
 
     def whereabouts(self) -> list[Whereabouts]:
         """Where another process of this node finds this rank's commits, to save them when the rank is dead.
@@ -325,11 +262,7 @@ class Protected:
             For `roundelay.comm.recovery.kept.Kept` in the other process, which needs no MPI; empty if the
             system has no memory to share, or nothing was committed.
         """
-        return [
-            Whereabouts(MPI.COMM_WORLD.rank, each.job, each.owners, each.form, each.own.address)
-            for each in self._generations
-            if each.own.address is not None
-        ]
+        return self._generations.whereabouts()
 
     @staticmethod
     def load(folder: str | PathLike[str], comm: MPI.Intracomm, step: int | None = None) -> Recovered:
