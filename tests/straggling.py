@@ -9,6 +9,7 @@ ends.
 import argparse
 import json
 import os
+import signal
 import subprocess
 import tempfile
 import time
@@ -23,11 +24,13 @@ from numpy.testing import assert_allclose
 
 from roundelay import MPI, coding
 
-KINDS = ("sleep", "burn", "stop")
+KINDS = ("sleep", "burn", "stop", "die")
 ROWS = np.random.default_rng(0).standard_normal((24, 4))
 # Of a soak: parameters, and rounds that there must be at least.
 SIZE, AWAY = 8192, 300
 MOST_ROUNDS = 200_000
+# What becomes of a training that loses a worker.
+JOBS = ("tolerate", "replan", "uncoded", "turns")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -52,7 +55,9 @@ def start(script: str) -> None:
 
 
 def be_away(kind: str, until: Path) -> None:
-    """Look at nothing until a file is there, or let another process stop this one until then."""
+    """Be killed; or look at nothing until a file is there; or let another process stop this one till then."""
+    if kind == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
     if kind == "stop":
         pid = os.getpid()
         wait = f"while [ ! -e '{until}' ] && kill -0 {pid}; do sleep 0.02; done"
@@ -202,10 +207,37 @@ def end(comm: Any, how: str, lost_after: float) -> None:
         MPI.Finalize()
 
 
+def lose(comm: Any, kind: str, job: str) -> None:
+    """Go on without rank 1, which is gone for as long as the training runs, or end with its name."""
+    straggling, weights, workers = Straggling(comm, kind, (1,)), np.ones(4), comm.size - (job != "turns")
+    scheme = coding.scheme("gc", workers, stragglers=int(job == "tolerate"))
+    coded = coding.CodedGradients(
+        comm,
+        scheme,
+        straggling.gradient,
+        load,
+        weights,
+        replan=(lambda left: coding.scheme("uncoded", left)) if job == "replan" else None,
+        master=None if job == "turns" else 0,
+    )
+    lost: set[int] = set()
+    begun = time.perf_counter()
+    with straggling.over():
+        try:
+            for total, info in coded.rounds(200):
+                lost.update(info.lost)
+                left = coding.scheme("uncoded", workers - 1) if job == "replan" and lost else scheme
+                assert_allclose(total, direct(weights, left), rtol=1e-6)
+            print(f"rank {comm.rank} went on without {sorted(lost)}", flush=True)
+        except coding.TooFewWorkers as error:
+            print(f"rank {comm.rank} ended: {error}", flush=True)
+        print(f"rank {comm.rank} in {time.perf_counter() - begun:.1f} s", flush=True)
+
+
 def main() -> None:
     """Run one job."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("job", choices=("soak", "ends", "gone", "finalize", "raise", "lost"))
+    parser.add_argument("job", choices=(*JOBS, "soak", "ends", "gone", "finalize", "raise", "lost"))
     parser.add_argument("--kind", choices=KINDS, default="stop")
     parser.add_argument("--late", type=int, default=1, help="how many workers")
     parser.add_argument("--seconds", type=float, default=30.0)
@@ -218,6 +250,8 @@ def main() -> None:
     if options.job == "soak":
         late = tuple(range(comm.size - options.late, comm.size))
         soak(comm, options.kind, late, options.seconds, options.times)
+    elif options.job in JOBS:
+        lose(comm, options.kind, options.job)
     else:
         end(comm, options.job, options.seconds)
 

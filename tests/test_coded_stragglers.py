@@ -6,6 +6,7 @@ stops workers for 30 s, on 3 and 4 ranks, and prints how many rounds went on mea
 """
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from roundelay import coding
+from roundelay import MPI, coding
 from roundelay.collectives.coding.worker import Worker
 from tests import launch
 from tests.straggling import Straggling, be_away, direct, load, slope, train
@@ -230,10 +231,11 @@ def test_of_ranks_that_take_turns_the_lost_one_is_named(comm, kind, stragglers):
 # How a job ends -----------------------------------------------------------------------------------
 
 
-def run(*arguments, ranks=3, limit=LIMIT_S):
+def run(*arguments, ranks=3, limit=LIMIT_S, options=(), under=()):
     """Run a job of `tests.straggling`; return its exit status and all that it prints."""
+    command = [sys.executable, *under, "-m", "tests.straggling", *arguments]
     with subprocess.Popen(
-        launch.mpiexec(ranks, [sys.executable, "-m", "tests.straggling", *arguments]),
+        [launch.find_mpiexec(), *options, "-n", str(ranks), *command],
         cwd=launch.ROOT,
         env={**launch.environment(), "OMPI_MCA_btl": "^tcp"},
         stdin=subprocess.DEVNULL,
@@ -275,6 +277,41 @@ def test_a_lost_worker_ends_the_job_and_is_named():
     assert status != 0
     assert "ranks [1] have not answered for" in output
     assert "ranks [1] have not come to the end of coded gradients in 2 s" in output
+
+
+# Ranks that are known to be gone: they are not waited for, though `lost_after` is a minute ---------
+
+
+def ended(job, kind, **named):
+    """Run a job that loses rank 1; give what the others say of it."""
+    status, output = run(job, "--kind", kind, ranks=4, **named)
+    seconds = [float(found) for found in re.findall(r"rank [023] in ([\d.]+) s", output)]
+    assert len(seconds) == 3, (status, output)
+    # A machine that does much else may be slow.
+    assert max(seconds) < 30, output
+    return output
+
+
+GONE = {
+    "replan": r"rank 0 went on without \[1\]",
+    "uncoded": r"rank 0 ended: round \d+: ranks \[1\] have not answered",
+    "turns": r"rank 0 ended: round \d+: ranks \[1\] have not answered",
+}
+
+
+@pytest.mark.skipif(MPI.get_vendor()[0] != "Open MPI", reason="needs Open MPI, for ULFM")
+@pytest.mark.parametrize("job", ["tolerate", *GONE])
+def test_a_rank_that_is_killed_is_lost_at_once(job):
+    output = ended(job, "die", options=("--with-ft", "ulfm"))
+    assert re.search(GONE.get(job, GONE["replan"]), output), output
+
+
+@pytest.mark.parametrize("job", GONE)
+def test_a_rank_that_the_monitor_finds_stuck_is_lost_at_once(job):
+    """It comes back when the others have come to the end."""
+    output = ended(job, "stop", under=("-m", "roundelay", "run", "--monitor"))
+    assert "rank 1 is stopped by a signal" in output
+    assert re.search(GONE[job], output), output
 
 
 if __name__ == "__main__":

@@ -252,6 +252,80 @@ print("survived", flush=True)
     assert "survived" not in lines
 
 
+# Jobs that die, and whose watcher saves what they have committed
+
+WATCHED_JOB = """
+import random, subprocess
+
+folder, seed, how = sys.argv[1:]
+chance = random.Random(int(seed))
+victim, seconds = chance.randrange(world.size), chance.random()
+field = np.zeros((50_000 + 1000 * world.rank, 2))[:, 0]
+protected = roundelay.Protected(world, {"field": field}, copies=min(1, world.size - 1), folder=folder)
+noted = open(f"{folder}-steps-{world.rank}", "w", buffering=1)
+world.Barrier()
+if world.rank == victim and how != "raise":
+    number = {"kill": 9, "stop": "STOP"}[how]
+    subprocess.Popen(["/bin/sh", "-c", f"sleep {seconds}; kill -{number} {os.getpid()}"])
+for step in range(1_000_000):
+    field[:] = 1000 * step + world.rank
+    protected.commit(step)
+    if protected.step is not None:
+        print(protected.step, file=noted)
+    if how == "raise" and world.rank == victim and step == 100:
+        raise ArithmeticError("only here")
+    if step == 50:
+        # Another generation of commits.
+        field = np.zeros(60_000)
+        protected.register({"field": field})
+    world.allreduce(step)
+"""
+
+
+def last_steps(folder):
+    """The newest commit that each rank knew to be complete."""
+    found = [path.read_text().split() for path in folder.parent.glob(f"{folder.name}-steps-*")]
+    return [int(steps[-1]) for steps in found if steps]
+
+
+@pytest.mark.parametrize(
+    ("how", "seeds"), [("kill", range(4)), ("stop", [4]), ("raise", [5])], ids=["kill", "stop", "raise"]
+)
+def test_a_watcher_saves_what_a_job_that_dies_has_committed(tmp_path, how, seeds):
+    """Whoever lives is killed by mpiexec, or waits in C; the commits are complete, and lose nothing."""
+    job = [
+        "-m",
+        "roundelay",
+        "run",
+        "--monitor",
+        "--on-hang",
+        "abort",
+        program(tmp_path, PROLOGUE + WATCHED_JOB),
+    ]
+    for seed in seeds:
+        folder = tmp_path / f"saved{seed}"
+        status, lines = run(4, *job, folder, seed, how)
+        assert status != 0, lines
+        assert sum("the last commits of 4 ranks are saved in" in line for line in lines) >= 1, lines
+        restored = load(folder)
+        assert restored.step >= max(last_steps(folder))
+        assert sorted(restored.pieces) == [0, 1, 2, 3]
+        for rank, piece in restored.pieces.items():
+            assert (piece["field"] == 1000 * restored.step + rank).all()
+
+
+def test_a_job_that_ends_well_saves_nothing(tmp_path):
+    text = """
+protected = roundelay.Protected(world, [np.zeros(3)], folder=sys.argv[1])
+protected.commit(0)
+"""
+    status, lines = run(
+        2, "-m", "roundelay", "run", "--monitor", program(tmp_path, PROLOGUE + text), tmp_path / "saved"
+    )
+    assert status == 0, lines
+    assert not (tmp_path / "saved").exists()
+
+
 def committed(arrays, step=3, comm=MPI.COMM_SELF):
     protected = roundelay.Protected(comm, arrays, copies=0)
     protected.commit(step)

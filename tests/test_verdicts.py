@@ -118,6 +118,29 @@ def test_a_rank_that_is_stopped(inside):
     assert when - begin < 2
 
 
+@pytest.mark.parametrize("state", ["stopped", "idle"])
+def test_a_rank_for_whose_messages_others_only_look(state):
+    """One that is idle may rightly be so."""
+
+    def program(rank):
+        yield "compute", 0.1
+        yield "poll", ANY_SOURCE if rank == 0 else 0
+
+    job, judge = Job([program(rank) for rank in range(4)]), Judge(4, FUNCTIONS)
+    assert watch(job, 5, judge=judge) == []
+    job.stop(2, state)
+    found = watch(job, 10, judge=judge)
+    if state == "stopped":
+        when, verdict = only(found)
+        assert (verdict.kind, verdict.ranks, verdict.witness) == ("stuck", (2,), 0)
+        assert verdict.sentence.startswith(
+            "rank 0 waits in Iprobe from any rank (tag 0) at {0}, and ranks 1 and 3"
+        )
+        assert when < 5 + 1.5
+    else:
+        assert found == []
+
+
 def test_a_debugger_and_a_pause_of_all():
     job = Job([allreduces(before=hang("stop", "traced") if rank == 2 else None) for rank in range(4)])
     assert watch(job, 700, 0.5) == []

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterable
-from itertools import count
+from itertools import compress, count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ...datatypes.plain import MPI
 from . import unfinished
+from .gone import Gone
 from .shown import NodeMemory
 from .waiting import Backoff, Waited
 
@@ -63,6 +64,8 @@ class Channel:
     ----------
     rank, size : int
     memory : NodeMemory
+    gone : Gone
+        Ranks that are not waited for.
     owing : dict of int to int
         Ranks that have not said farewell to this one as often as this one has to them.
     """
@@ -76,19 +79,33 @@ class Channel:
         self._receives: list[tuple[MPI.Request, Vector]] = []
         self.rank, self.size = comm.rank, comm.size
         self.owing: dict[int, int] = {}
-        self.memory = NodeMemory(comm)
+        self.memory, self.gone = NodeMemory(comm), Gone(comm)
         unfinished.finish(comm)
+
+    def attempt(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """What a call of MPI returns; None if it fails because a rank is lost."""
+        try:
+            return call(*arguments)
+        except MPI.Exception:
+            if not self.gone.ask():
+                raise
+            return None
 
     def send(self, message: Any, rank: int, tag: int) -> None:
         """Send an object, some time."""
         data = pickle.dumps((self._number, message), pickle.HIGHEST_PROTOCOL)
-        self._keep(self.comm.Isend([data, MPI.BYTE], rank, tag), data)
+        self._keep(self._begin(self.comm.Isend, [data, MPI.BYTE], rank, tag), data)
+
+    def _begin(self, call: Callable[..., Any], buffer: Any, rank: int, tag: int) -> MPI.Request:
+        """The request of a message, which is null if the other rank is lost."""
+        return self.attempt(call, buffer, rank, tag) or MPI.REQUEST_NULL
 
     def receive(self, source: int, tag: int) -> tuple[Any, int] | None:
         """An object and who sent it, if one is here."""
         if self._arriving:
+            self._arriving = [each for each in self._arriving if each.rank not in self.gone.dead]
             for each in [each for each in self._arriving if each.tag == tag]:
-                is_here = source in (each.rank, MPI.ANY_SOURCE) and each.request.Test()
+                is_here = source in (each.rank, MPI.ANY_SOURCE) and self.attempt(each.request.Test)
                 if is_here:
                     self._arriving.remove(each)
                     number, message = pickle.loads(each.data)
@@ -98,10 +115,12 @@ class Channel:
                     # Messages of one rank keep their order; of others there may be some.
                     return None
         status = MPI.Status()
-        while (found := self.comm.Improbe(source, tag, status)) is not None:
+        while (found := self.attempt(self.comm.Improbe, source, tag, status)) is not None:
             data, rank = bytearray(status.Get_elements(MPI.BYTE)), status.source
-            request = found.Irecv([data, MPI.BYTE])
-            if request.Test():
+            request = self.attempt(found.Irecv, [data, MPI.BYTE])
+            if request is None:
+                continue
+            if self.attempt(request.Test):
                 number, message = pickle.loads(data)
                 if number == self._number:
                     return message, rank
@@ -111,21 +130,21 @@ class Channel:
 
     def has_sent(self, rank: int, tag: int) -> bool:
         """Whether something of a rank is here."""
-        return bool(self._arriving) or self.comm.Iprobe(rank, tag)
+        return bool(self._arriving or self.attempt(self.comm.Iprobe, rank, tag))
 
     def has_left(self, rank: int) -> bool:
         """Whether a rank has come to the end of this training."""
-        return self._drain(rank) and self.comm.Iprobe(rank, FAREWELL)
+        return self._drain(rank) and bool(self.attempt(self.comm.Iprobe, rank, FAREWELL))
 
     def send_array(self, array: Vector, rank: int, tag: int) -> MPI.Request:
         """Send the bytes of an array without gaps, some time; it must not change meanwhile."""
-        request = self.comm.Isend(array.view(np.uint8), rank, tag)
+        request = self._begin(self.comm.Isend, array.view(np.uint8), rank, tag)
         self._keep(request, array)
         return request
 
     def receive_array(self, array: Vector, rank: int, tag: int) -> MPI.Request:
         """Receive the bytes of an array; the end of the training ends that, too."""
-        request = self.comm.Irecv(array.view(np.uint8), rank, tag)
+        request = self._begin(self.comm.Irecv, array.view(np.uint8), rank, tag)
         self._receives.append((request, array))
         return request
 
@@ -142,10 +161,10 @@ class Channel:
         """Let go what has been sent and received."""
         if self._receives:
             self._receives = [each for each in self._receives if each[0]]
-        if not self._requests:
-            return
-        for place in sorted(MPI.Request.Testsome(self._requests) or (), reverse=True):
-            del self._requests[place], self._kept[place]
+        if self._requests and self.attempt(MPI.Request.Testsome, self._requests) != []:
+            are_left = list(map(bool, self._requests))
+            self._requests = list(compress(self._requests, are_left))
+            self._kept = list(compress(self._kept, are_left))
 
     # The end --------------------------------------------------------------------------------------
 
@@ -160,7 +179,7 @@ class Channel:
             self.send(None, rank, FAREWELL)
         self.finish(_PARTING_SECONDS)
         for request, array in self._receives:
-            request.Cancel()
+            self.attempt(request.Cancel)
             self._keep(request, array)
         for each in self._arriving:
             self._keep(each.request, each.data)
@@ -188,16 +207,17 @@ class Channel:
 
     def _drain(self, rank: int) -> bool:
         """Receive what a rank sent before its farewells, in its order; tell whether it owes none any more."""
-        status = MPI.Status()
-        while rank in self.owing and (found := self.comm.Improbe(rank, MPI.ANY_TAG, status)) is not None:
+        status, improbe = MPI.Status(), self.comm.Improbe
+        if rank in self.gone.dead:
+            self.owing.pop(rank, None)
+        while rank in self.owing and (found := self.attempt(improbe, rank, MPI.ANY_TAG, status)) is not None:
             data = bytearray(status.Get_elements(MPI.BYTE))
-            request = found.Irecv([data, MPI.BYTE])
-            if status.tag != FAREWELL:
-                self._keep(request, data)
+            request = self.attempt(found.Irecv, [data, MPI.BYTE])
+            if request is None or status.tag != FAREWELL:
+                self._keep(request or MPI.REQUEST_NULL, data)
                 continue
             # So few bytes come with what announces them.
-            request.Wait()
-            if pickle.loads(data)[0] == self._number:
+            if self.attempt(request.Wait) and pickle.loads(data)[0] == self._number:
                 self.owing[rank] -= 1
                 if not self.owing[rank]:
                     del self.owing[rank]

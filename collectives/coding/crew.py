@@ -96,9 +96,9 @@ class Crew:
         return self._workers[rank].since is None
 
     def silent(self, seconds: float) -> list[int]:
-        """Workers whose answer was waited for longer than that."""
-        now = self._waited.seconds
-        return [rank for rank, each in self._workers.items() if each.is_silent(now, seconds)]
+        """Workers that are gone, or whose answer was waited for longer than that."""
+        now, gone = self._waited.seconds, self._channel.gone
+        return [rank for rank, each in self._workers.items() if rank in gone or each.is_silent(now, seconds)]
 
     def asked(self) -> list[int]:
         """Workers that were asked for vectors which are not here."""
@@ -225,22 +225,29 @@ class Crew:
             message, rank = found
             if isinstance(message, Failure):
                 raise WorkerError(f"rank {rank} raised an exception:\n{message.text}")
-            self._workers[rank].since = None
+            self._note_answer(rank)
             self.check(message.signature, rank)
             reports.append((rank, message))
         for rank in self._channel.come_back():
-            self._workers[rank].since = None
+            self._note_answer(rank)
             reports.append((rank, _NOTHING))
         arrived = [
-            place for worker in self._workers.values() if worker.pulled for place in self._arrive(worker)
+            place
+            for rank, worker in self._workers.items()
+            if worker.pulled and rank not in self._channel.gone.dead
+            for place in self._arrive(worker)
         ]
         self._channel.settle()
         return reports, arrived
 
+    def _note_answer(self, rank: int) -> None:
+        self._workers[rank].since = None
+        self._channel.gone.has_answered(rank)
+
     def _arrive(self, worker: _Worker) -> list[Place]:
         before, worker.pulled, arrived = worker.pulled, [], []
         for each in before:
-            if not each.request.Test():
+            if not self._channel.attempt(each.request.Test):
                 worker.pulled.append(each)
             elif each.place in self._wanted:
                 self._vectors[each.place] = each.vector

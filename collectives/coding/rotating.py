@@ -117,17 +117,17 @@ class Rotation:
         self._offers.forget(job)
         gradient = np.empty(message.length, message.dtype)
         request = self._channel.receive_array(gradient, master, message.tag)
-        while not request.Test():
+        while not self._channel.attempt(request.Test):
             self._wait(waited, backoff, master)
         return message, gradient
 
     def _wait(self, waited: Waited, backoff: Backoff, master: int) -> None:
         """Wait a little for what the master says: in all for longer than it waits for others itself."""
         self._heed()
-        limit = 2 * self._limits.lost_after
-        if waited.look() > limit and self._limits.on_deadline != "wait":
+        is_late = waited.look() > 2 * self._limits.lost_after and self._limits.on_deadline != "wait"
+        if is_late or master in self._channel.gone:
             raise TooFewWorkers(
-                f"round {self._turn}: ranks [{master}] have not answered for {limit:g} s, "
+                f"round {self._turn}: ranks [{master}] have not answered for {waited.seconds:.1f} s, "
                 "and it is their turn to decode"
             )
         backoff.pause()

@@ -10,6 +10,7 @@ import numpy as np
 from .arrays import Packing
 from .channel import CONTROL, NOTICE, REPORT, Channel, Vector
 from .encoder import Encoder
+from .info import TooFewWorkers
 from .injection import Injection
 from .messages import Abandon, Failure, Pull, Report, Start, Stop
 from .shown import NotShown, Shown
@@ -118,7 +119,7 @@ class Worker:
         own = stream.memory
         memory = np.empty(stream.nbytes, np.uint8) if own is None else own
         request, backoff = self._channel.receive_array(memory, self._master, source), Backoff()
-        while not request.Test():
+        while not self._channel.attempt(request.Test):
             self._hear()
             if self._stop is not None:
                 raise Abandoned
@@ -133,6 +134,8 @@ class Worker:
             raise Abandoned
 
     def _hear(self) -> None:
+        if self._master in self._channel.gone.dead:
+            raise TooFewWorkers(f"rank {self._master}, the master, is lost")
         while self._stop is None and (found := self._channel.receive(self._master, NOTICE)) is not None:
             if isinstance(found[0], Stop):
                 self._stop = found[0]

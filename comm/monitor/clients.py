@@ -37,14 +37,14 @@ class Clients:
     welcome : callable
         Makes a member of a newcomer, his greeting and his descriptors.
     hear : callable
-        Gets what a member says later on.
+        Gets what a member says later on, and descriptors, which are closed then.
     """
 
     def __init__(
         self,
         listener: socket.socket,
         welcome: Callable[[Newcomer, dict[str, Any], list[int]], Member | None],
-        hear: Callable[[Member, dict[str, Any]], None],
+        hear: Callable[[Member, dict[str, Any], list[int]], None],
     ) -> None:
         listener.setblocking(False)
         self._listener, self._welcome, self._hear = listener, welcome, hear
@@ -152,9 +152,11 @@ class Clients:
             self._lose(file)
             return False
         if isinstance(client, Member):
-            handover.close(files)
-            with suppress(TypeError, ValueError):
-                self._hear(client, message)
+            try:
+                with suppress(TypeError, ValueError):
+                    self._hear(client, message, files)
+            finally:
+                handover.close(files)
         elif message.get("kind") == "rank" and len(files) in (2, 3):
             self._let_in(file, client, message, files)
         else:

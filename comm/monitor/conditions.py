@@ -83,6 +83,23 @@ class Conditions:
             options += found
         return Wait(calls[0], options)
 
+    def look_of(self, view: RankView) -> Wait | None:
+        """What a rank waits for that looks again and again for something to come; None if it does not."""
+        names = self.functions.names
+        looks = [call for call in calls_of(view.calls) if call.function in self.functions.looks]
+        found = [
+            self._receive(view, Post(*post, call.entered), call.bytes, names[call.function])
+            for post, call in {
+                (each.source, each.comm, each.tag, each.received_class): each for each in looks
+            }.items()
+            if call.source != NO_RANK
+        ]
+        options = [[clause] for clause in found if clause is not None]
+        receives = view.requests[(view.requests["active"] == 1) & (view.requests["receives"] == 1)]
+        for request in requests_of(receives) if looks else ():
+            options += [clauses for clauses in [self._request(view, request, "Test")] if clauses]
+        return Wait(looks[-1], options) if options else None
+
     def _options(self, view: RankView, call: CallFields) -> list[list[Clause]] | None:
         """What a call waits for; None if that cannot be known."""
         functions = self.functions

@@ -13,6 +13,8 @@ from . import handover
 _MOST_TEXT = 300
 # The stacks of those that wait take 0.3 s at most.
 _SECONDS_TO_LOOK = 1.0
+# The file system has to take all commits of this node.
+_SECONDS_TO_SAVE = 600.0
 
 
 def tell_failure(connection: socket.socket, failure: BaseException) -> None:
@@ -37,9 +39,13 @@ def tell_failure(connection: socket.socket, failure: BaseException) -> None:
     }
     with suppress(OSError, ValueError):
         handover.send(connection, message)
-        end = time.monotonic() + _SECONDS_TO_LOOK
-        connection.settimeout(_SECONDS_TO_LOOK)
+        seconds = _SECONDS_TO_LOOK
+        end = time.monotonic() + seconds
         while time.monotonic() < end:
+            connection.settimeout(seconds)
             answer, _ = handover.receive(connection)
             if answer is None or answer.get("kind") == "seen":
                 return
+            if answer.get("kind") == "saving":
+                seconds = _SECONDS_TO_SAVE
+                end = time.monotonic() + seconds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -33,6 +33,8 @@ class Findings:
         By rank, those of this node.
     nodes : Nodes
         The others.
+    save_commits : callable
+        Called before ranks are ended.
 
     Attributes
     ----------
@@ -40,9 +42,15 @@ class Findings:
         As the report has them.
     """
 
-    def __init__(self, options: Options, ranks: Mapping[int, Member], nodes: Nodes) -> None:
+    def __init__(
+        self,
+        options: Options,
+        ranks: Mapping[int, Member],
+        nodes: Nodes,
+        save_commits: Callable[[], object],
+    ) -> None:
         self.options = options
-        self._nodes = nodes
+        self._nodes, self._save_commits = nodes, save_commits
         self.entries: list[dict[str, Any]] = []
         self._ranks = ranks
         self._sites = CallSites()
@@ -126,6 +134,8 @@ class Findings:
         say("ending the job, which hangs")
         self._terminated_at = now
         self._nodes.terminate()
+        # They cannot save them themselves: those that wait in MPI run no Python.
+        self._save_commits()
         members.end_processes(self._ranks.values())
 
     def go_on(self, now: float) -> None:

@@ -107,7 +107,8 @@ class Judge:
         views, clocks = snapshot.ranks, self._clocks
         self._close(snapshot)
         if not any(
-            clocks.quiet(rank) >= SHORTEST_QUIET and len(view.under_way) for rank, view in views.items()
+            clocks.quiet(rank) >= SHORTEST_QUIET and (len(view.under_way) or len(view.calls))
+            for rank, view in views.items()
         ):
             return []
         graph = WaitGraph(snapshot, clocks, self._functions, self._gatherer.known)

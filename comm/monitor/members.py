@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from ..recovery.kept import Kept
 from . import handover
 from .clock import Clock
 from .processes import Process
@@ -57,6 +58,8 @@ class Member:
         self.notice_signal = int(greeting.get("notice", 0))
         # The exception by which it ends the job, and where that was raised.
         self.failure = self.failure_stack = ""
+        # By the folder to save them to.
+        self.commits: dict[str, Kept] = {}
         self.waiting = 0.0
         self.polls = self.polls_inside = 0
         self.last: RankView | None = None
@@ -78,6 +81,11 @@ class Member:
         self.waiting += (inside - self.waiting) / min(self.polls, _POLLS)
         self.last = view
         return view
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has left MPI in order, and is gone."""
+        return self.last is not None and self.last.state == "ended"
 
     def tell(self, kind: str, entry: Mapping[str, Any]) -> None:
         """Tell it of a verdict, if it listens; it reads that when it gets the signal."""

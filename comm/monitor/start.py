@@ -11,13 +11,14 @@ import os
 import socket
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import failing, handover
+from ..recovery.kept import Whereabouts
+from . import commits, failing, handover
 from .gathering import introduce
 from .notices import Notices
 from .spawning import NotMonitored, local_rank, start_watcher
@@ -162,6 +163,15 @@ def tell_failure(failure: BaseException) -> None:
     """Tell the watcher, if there is one, that this rank is about to end the job."""
     if _state.connection is not None:
         failing.tell_failure(_state.connection, failure)
+
+
+def hand_over_commits(folder: str | os.PathLike[str], whereabouts: Sequence[Whereabouts]) -> None:
+    """Let the watcher, if there is one, save this rank's commits to a folder if the job does not end well."""
+    if _state.connection is not None:
+        try:
+            commits.hand_over(_state.connection, str(Path(folder).absolute()), whereabouts)
+        except OSError as error:
+            say(f"the commits of rank {_place()[0]} will not be saved by the monitor: {error}")
 
 
 def _listen_to_notices() -> None:

@@ -33,8 +33,14 @@ class Hangs:
     def look(self, graph: WaitGraph, clocks: Clocks, deadlocked: int) -> list[Verdict]:
         """Find the culprits; those in a deadlock wait for each other."""
         hung = sum(1 << rank for rank, view in graph.views.items() if self._hangs(graph, clocks, view))
-        if not hung:
-            return []
+        found = self._look(graph, clocks, deadlocked, hung) if hung else []
+        stopped = sum(1 << rank for rank in ranks_of(hung) if graph.views[rank].state == "stopped")
+        if not found and stopped:
+            # One that is idle may rightly be so while another only looks for messages.
+            found = self._look(graph.with_looks(), clocks, deadlocked, stopped)
+        return found
+
+    def _look(self, graph: WaitGraph, clocks: Clocks, deadlocked: int, hung: int) -> list[Verdict]:
         candidates = {
             rank
             for rank in graph.waits

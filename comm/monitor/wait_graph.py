@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from copy import copy
 
 from .clocks import Clocks
 from .conditions import Clause, Conditions, Wait
@@ -29,6 +30,7 @@ class WaitGraph:
         self, snapshot: Snapshot, clocks: Clocks, functions: Functions, known: Mapping[int, set[int]]
     ) -> None:
         self.views, self.functions = snapshot.ranks, functions
+        self._clocks = clocks
         self._conditions = Conditions(snapshot, clocks, functions, known)
         self.everyone = (1 << snapshot.size) - 1
         self.gone = sum(1 << rank for rank, view in self.views.items() if _is_gone(view))
@@ -39,6 +41,17 @@ class WaitGraph:
             wait = self._conditions.wait_of(view)
             if wait is not None:
                 self.waits[rank] = wait
+
+    def with_looks(self) -> WaitGraph:
+        """The same in which those wait, too, that look for messages again and again, and find none."""
+        found = copy(self)
+        found.waits = dict(self.waits)
+        for rank, view in self.views.items():
+            if not (rank in self.waits or self.gone >> rank & 1 or self._clocks.quiet(rank) < SHORTEST_QUIET):
+                look = self._conditions.look_of(view)
+                if look is not None:
+                    found.waits[rank] = look
+        return found
 
     def stalled(self, candidates: Iterable[int], dead: int = 0, everything: bool = False) -> int:
         """Those of the candidates that nobody but themselves, those gone and the `dead` could let go on.

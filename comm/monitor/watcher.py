@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from . import handover, report
+from . import commits, handover, report
 from .aftermath import Aftermath, find_aborts
 from .clients import Clients, Newcomer
 from .clock import Clock, ticks_of
@@ -42,7 +42,7 @@ class Watcher:
         self.ranks: dict[int, Member] = {}
         self.options = options
         self.nodes = Nodes(self.ranks, self.complain)
-        self.findings = Findings(options, self.ranks, self.nodes)
+        self.findings = Findings(options, self.ranks, self.nodes, self.save_commits)
         self.aftermath = Aftermath()
         self.history = report.History()
         self.clients = Clients(listener, self._welcome, self._hear)
@@ -57,6 +57,11 @@ class Watcher:
         if what not in self._complaints:
             self._complaints.add(what)
             say(what)
+
+    def save_commits(self) -> None:
+        """Save the commits that the ranks of this node have handed over, and say so."""
+        for sentence in commits.save(self.ranks.values()):
+            self.complain(sentence)
 
     def run(self) -> None:
         """Watch until nobody is left, and write the report."""
@@ -75,6 +80,8 @@ class Watcher:
                 self.look()
                 due = self.nodes.next_look(PERIOD) or max(due + PERIOD, time.monotonic() + PERIOD / 2)
         self.look()
+        if not any(member.has_ended for member in self.ranks.values()):
+            self.save_commits()
         self.write(has_ended=True)
         self.nodes.leave()
 
@@ -92,7 +99,7 @@ class Watcher:
         self.ranks[member.rank] = member
         return member
 
-    def _hear(self, member: Member, message: dict[str, Any]) -> None:
+    def _hear(self, member: Member, message: dict[str, Any], files: list[int]) -> None:
         """A rank says something later on."""
         if message.get("kind") == "change":
             self.options = Options.checked(message.get("report"), str(message.get("on_hang", "report")))
@@ -103,7 +110,14 @@ class Watcher:
             self.findings.is_wanted |= message.get("is_wanted") is True
             self.look()
             with suppress(OSError):
+                handover.send(member.connection, {"kind": "saving"})
+                self.save_commits()
                 handover.send(member.connection, {"kind": "seen"})
+        elif message.get("kind") == "commits":
+            try:
+                member.commits[str(message["folder"])] = commits.take(files)
+            except (OSError, KeyError, ValueError) as error:
+                self.complain(f"the commits of rank {member.rank} will not be saved: {error}")
         elif message.get("kind") == "listen":
             handover.send(member.connection, self.nodes.listen(member, message))
         elif message.get("kind") == "nodes":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from .memory import ANY_RANK
+from .reading import LOOKS
 
 _SYNCHRONISING = {
     "Barrier", "Allreduce", "Allgather", "Allgatherv", "Alltoall", "Alltoallv", "Alltoallw",
@@ -32,6 +33,7 @@ class Functions:
         self.synchronising = self._numbers(_SYNCHRONISING)
         self.barriers = self._numbers(("Barrier", "Ibarrier"))
         self.finalize = self._numbers(("Finalize",))
+        self.looks = self._numbers(LOOKS)
         # Collectives that only begin.
         self.starts = frozenset(
             number

@@ -83,10 +83,10 @@ class Generation:
         self._receiving: list[tuple[Segment, int, int, int]] = []
         failure = ""
         try:
-            self.own = Segment(self.form.offsets[-1], share)
+            self.own = Segment(self.form.offsets[-1])
         except MemoryError as error:
             failure = str(error)
-        address = None if failure else self.own.address
+        address = self.own.address if share and not failure else None
         mine = Member(world_ranks(comm)[comm.rank], _place(), self.form, address, job, failure)
         members: list[Member] = tell_all(self.comm, mine)
         for member in members:

@@ -54,16 +54,24 @@ class Kept:
             (each, MappedSegment(each.address)) for each in whereabouts
         ]
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the commits to disk as the rank's own `Protected.save` would, also when it is dead."""
-        for each, segment in self._held:
-            parts = parts_of(each.job, each.owners, each.world_rank, each.form, segment)
-            save(folder, each.world_rank, parts)
+    def save(self, folder: str | os.PathLike[str]) -> list[int]:
+        """Write the commits to disk as the rank's own `Protected.save` would, also when it is dead.
+
+        Returns
+        -------
+        list of int
+            The steps of the commits, the last one at the end.
+        """
+        parts = [
+            part
+            for each, segment in self._held
+            for part in parts_of(each.job, each.owners, each.world_rank, each.form, segment)
+        ]
+        if parts:
+            save(folder, self._held[0][0].world_rank, parts)
+        return [part.version.step for part in parts]
 
 
 def parts_of(job: str, owners: tuple[int, ...], owner: int, form: Form, segment: Segment) -> list[Part]:
     """The complete commits of a rank that a segment has."""
-    return [
-        Part(job, version.serial, version.step, owners, owner, form, segment.slot(version.slot))
-        for version in segment.versions()
-    ]
+    return [Part(job, owners, owner, form, segment, version) for version in segment.versions()]

@@ -9,6 +9,7 @@ from os import PathLike
 from typing import Any
 
 from ...datatypes.plain import MPI
+from ..monitor.start import hand_over_commits
 from .election import Elected, elect
 from .failures import DataLost
 from .generation import Generation
@@ -40,6 +41,9 @@ class Protected:
         for ``2 * copies + 2`` times its arrays, and for ``2`` times on a single node.
     share : bool
         Whether ranks of a node map each other's copies. Otherwise they send them.
+    folder : path, optional
+        Where the monitor saves the last commits of all ranks if the job dies, or is ended
+        because it hangs, for `load`. Another object with the same folder takes the place of this one.
 
     Raises
     ------
@@ -74,13 +78,14 @@ class Protected:
         arrays: Mapping[str, Array] | Iterable[Array],
         copies: int = 1,
         share: bool = True,
+        folder: str | PathLike[str] | None = None,
     ) -> None:
         if not 0 <= copies < comm.size:
             raise ValueError(
                 f"copies={copies} on {comm.size} ranks: expected 0 to {comm.size - 1}, one rank for each copy"
             )
         self.comm = comm
-        self.copies, self._share = copies, share
+        self.copies, self._share, self._folder = copies, share, folder
         self._job = f"{time.time_ns():020d}-{secrets.token_hex(4)}"
         self._rank = MPI.COMM_WORLD.rank
         self._generations = Generations(self._rank)
@@ -138,8 +143,14 @@ class Protected:
             self._job = made.job
             self._generations.add(made)
             self._is_new = False
+            self._hand_over()
         self._serial, self._under_way = serial, step
         self._generations.newest.commit(serial, step)
+
+    def _hand_over(self) -> None:
+        """Let the watcher map what this rank has."""
+        if self._folder is not None:
+            hand_over_commits(self._folder, self.whereabouts())
 
     def progress(self) -> bool:
         """Let the copies move, in a program that calls MPI rarely; tell whether this rank's have arrived."""
@@ -162,7 +173,8 @@ class Protected:
             step, self._under_way = self._under_way, None
             self._generations.newest.complete(self._serial, step)
             self.step = step
-            self._generations.keep_newest()
+            if self._generations.keep_newest():
+                self._hand_over()
         return self.step
 
     def recover(self, comm: MPI.Intracomm) -> Recovered:

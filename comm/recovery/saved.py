@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from .failures import DamagedCheckpoint
 from .registered import Arrays, Form, as_list
+from .segment import Segment, Version
 
 if TYPE_CHECKING:
     from ...datatypes.plain import MPI
@@ -32,43 +33,55 @@ class Part(NamedTuple):
     """The arrays of one rank in one commit."""
 
     job: str
-    serial: int
-    step: int
     owners: tuple[int, ...]
     owner: int
     form: Form
-    memory: Array
+    segment: Segment
+    version: Version
+
+    @property
+    def is_there(self) -> bool:
+        """Whether its memory has not been used for another commit."""
+        return self.segment.find(self.version.serial) == self.version
 
 
 def save(folder: str | os.PathLike[str], writer: int, parts: list[Part]) -> None:
-    """Write parts and then the list of them, in the place of what this rank of the job wrote before."""
+    """Write parts and then the list of them, in the place of what this rank of the job wrote before.
+
+    A part that its rank overwrites meanwhile, for another commit, is left out.
+    """
     if not parts:
         return
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     listed = path / f"{parts[0].job}-{writer:05d}{_LIST}"
     before = {each["file"]: each for each in _entries(listed)} if listed.exists() else {}
-    entries = []
+    entries: dict[str, Any] = {}
+    torn = set()
     for part in parts:
-        name = f"{part.job}-{part.serial:08d}-{part.owner:05d}-by-{writer:05d}.npz"
-        entries.append(before.get(name) or _write_part(path, name, part))
-    content = {"format": _FORMAT, "entries": entries}
+        name = f"{part.job}-{part.version.serial:08d}-{part.owner:05d}-by-{writer:05d}.npz"
+        entry = before.get(name) or _write_part(path, name, part)
+        if name in before or part.is_there:
+            entries[name] = entry
+        else:
+            torn.add(name)
+    content = {"format": _FORMAT, "entries": list(entries.values())}
     text = json.dumps({**content, "checksum": _digest(content)}, indent=1).encode()
     _replace(listed, lambda file: file.write(text))
-    for name in before.keys() - {each["file"] for each in entries}:
+    for name in (before.keys() | torn) - entries.keys():
         (path / name).unlink(missing_ok=True)
 
 
 def _write_part(folder: Path, name: str, part: Part) -> dict[str, Any]:
-    views = as_list(part.form.views(part.memory))
+    views = as_list(part.form.views(part.segment.slot(part.version.slot)))
     # NumPy's format knows no data types of other packages: their bytes are written, and their names listed.
     members = {f"array{number}": _for_disk(view) for number, view in enumerate(views)}
     _replace(folder / name, lambda file: np.savez(file, **members))  # type: ignore[arg-type]
     return {
         "file": name,
         "job": part.job,
-        "serial": part.serial,
-        "step": part.step,
+        "serial": part.version.serial,
+        "step": part.version.step,
         "owners": list(part.owners),
         "owner": part.owner,
         "names": part.form.names,

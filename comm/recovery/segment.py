@@ -59,7 +59,7 @@ class Segment:
         There is not that much.
     """
 
-    def __init__(self, nbytes: int, shared: bool) -> None:
+    def __init__(self, nbytes: int, shared: bool = True) -> None:
         self._slot = -(-nbytes // _PAGE) * _PAGE
         self.nbytes = nbytes
         length = _PAGE + VERSIONS * self._slot
