@@ -86,7 +86,7 @@ class Wave:
         # Where ranks cannot survive, an error ends the job, as it does without roundelay.
         self.job = roundelay.resilient(MPI.COMM_WORLD, self.recover, required=False)
         comm = self.job.comm
-        self.protected = roundelay.Protected(comm, {}, copies=min(1, comm.size - 1))
+        self.protected = roundelay.Protected(comm, {}, copies=min(1, comm.size - 1), folder=folder)
         self.step = 0
         if folder is not None and folder.exists():
             restored = roundelay.Protected.load(folder, comm)
