@@ -66,6 +66,8 @@ def run_program(
         _abort_at_exit(status)
         if _has_not_begun(failure):
             raise click.ClickException(_message(failure)) from failure
+        # As Python itself does, for whoever asks at exit how the program has ended.
+        sys.last_value = failure
         # Click would take some exceptions for its own.
         sys.excepthook(*sys.exc_info())
         sys.exit(status)

@@ -195,6 +195,21 @@ except (MPI.Exception, roundelay.RemoteFailure) as error:
 
 
 @only_open_mpi
+@pytest.mark.parametrize("way", [["mpi4py"], ["roundelay", "run"]], ids=lambda way: way[0])
+def test_a_rank_that_fails_elsewhere_is_not_waited_for(tmp_path, way):
+    """Neither by those that wait for it, nor does it wait for them before it aborts the job."""
+    text = """
+job = roundelay.resilient(world)
+if world.rank == 1:
+    raise ArithmeticError("only here")
+job.comm.Barrier()
+"""
+    status, lines = run_with_ulfm(3, "-m", *way, program(tmp_path, PROLOGUE + text))
+    assert status not in (0, None), lines
+    assert any("only here" in line for line in lines)
+
+
+@only_open_mpi
 def test_a_job_without_ulfm_says_so(tmp_path):
     text = """
 try:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ...comm.recovery.ending import end_without
+from ...comm.recovery.ulfm import why_unavailable
 from ...datatypes.plain import MPI
 from ..consent import agree_on
 from ..service import service_of
@@ -166,7 +168,10 @@ class CodedGradients:
         # The others wait here: it must not look as if those who prepare for longer did not answer.
         number = comm.allreduce(next(_numbers), MPI.MAX)
         service = service_of(comm)
-        channel = Channel(service.private(PURPOSE), number, lost_after)
+        is_first, private = not service.has_private(PURPOSE), service.private(PURPOSE)
+        if is_first and comm.size == MPI.COMM_WORLD.size and not why_unavailable():
+            end_without(lambda: private)
+        channel = Channel(private, number, lost_after)
         service.is_over[PURPOSE] = channel.is_over
         encoder = Encoder(gradient, load, streams, wire, channel.memory.room)
         self._role: Master | Worker | Rotation

@@ -63,7 +63,8 @@ def save(members: Iterable[Member]) -> list[str]:
         for folder, kept in member.commits.items():
             try:
                 steps = kept.save(folder)
-            except OSError as error:
+            except Exception as error:
+                # Whatever it is, the job must be ended.
                 said.append(f"the commits of rank {member.rank} cannot be saved: {error}")
                 continue
             if steps:

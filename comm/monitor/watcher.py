@@ -111,7 +111,8 @@ class Watcher:
             self.look()
             with suppress(OSError):
                 handover.send(member.connection, {"kind": "saving"})
-                self.save_commits()
+            self.save_commits()
+            with suppress(OSError):
                 handover.send(member.connection, {"kind": "seen"})
         elif message.get("kind") == "commits":
             try:

@@ -7,16 +7,25 @@ died (open-mpi/ompi issues 9434 and 11404). Survivors meet by an agreement inste
 from __future__ import annotations
 
 import atexit
+import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from ctypes import CDLL, c_bool
 from functools import cache
 from typing import Any
 
+import numpy as np
+
 from ...datatypes.plain import MPI
 
 # Whether Open MPI leaves out the fence; its setting `async_mpi_finalize`.
 _LEAVES_OUT_FENCE = "ompi_async_mpi_finalize"
+# Who has not come by then may never come, such as a rank that is stopped.
+_SECONDS_TO_MEET = 60.0
+_SECONDS_BETWEEN_LOOKS = 1e-3
+# It must live for as long as MPI may write to it.
+_flag = np.ones(1, np.intc)
 
 
 def end_without(latest: Callable[[], MPI.Intracomm]) -> None:
@@ -52,9 +61,13 @@ def _leave_out_fence() -> bool:
 
 def _meet() -> None:
     """Wait for those that still communicate with this process."""
-    if MPI.Is_finalized():
+    # They may wait for one that ends by an exception, and be aborted only when it has gone on.
+    if MPI.Is_finalized() or getattr(sys, "last_value", None) is not None:
         return
+    end = time.monotonic() + _SECONDS_TO_MEET
     for latest in _meetings:
         # The agreement ends for all, whoever dies; that it says so is of no use any more.
         with suppress(MPI.Exception):
-            MPI.Intracomm(latest()).Agree(1)
+            request = MPI.Intracomm(latest()).Iagree(_flag)
+            while not request.Test() and time.monotonic() < end:
+                time.sleep(_SECONDS_BETWEEN_LOOKS)

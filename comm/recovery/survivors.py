@@ -75,8 +75,12 @@ def gather_survivors(old: MPI.Comm, told: Any) -> tuple[Survivors, list[Any]]:
     """
     before: Any = MPI.Intracomm(old)
     for _ in range(_ATTEMPTS):
-        new = before.Shrink()
-        messages = new.Shrink()
+        try:
+            new = before.Shrink()
+            messages = new.Shrink()
+        except MPI.Exception:
+            # On all ranks alike: a rank has died while they agreed on the number of the communicator.
+            continue
         everyone: list[Any] = []
         try:
             if messages.size == new.size:

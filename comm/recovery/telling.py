@@ -34,6 +34,8 @@ def tell_all(comm: MPI.Intracomm, thing: Any) -> list[Any]:
     buffers = [said, sizes]
     try:
         comm.Allgather(MPI.IN_PLACE, sizes)
+        # With other sizes than the others have, this rank would wait for messages that nobody sends.
+        check_whole(comm)
         heard = np.zeros(int(sizes.sum()), np.uint8)
         buffers.append(heard)
         comm.Allgatherv(said, [heard, sizes])
