@@ -10,7 +10,9 @@ import pytest
 
 import roundelay
 from roundelay import MPI
+from roundelay.comm.recovery import saved
 from roundelay.comm.recovery.election import Commit, Holding, elect
+from roundelay.comm.recovery.kept import Kept
 from roundelay.comm.recovery.partners import partners
 from roundelay.comm.recovery.segment import MappedSegment, Segment
 from roundelay.comm.recovery.ulfm import why_unavailable
@@ -399,8 +401,6 @@ def test_what_is_damaged_is_refused_by_name(tmp_path, harm, ending):
 def test_the_rank_that_is_missing_is_named(tmp_path):
     committed([np.arange(3)]).save(tmp_path)
     (listed,) = files(tmp_path, ".json")
-    from roundelay.comm.recovery import saved
-
     content = {"format": saved._FORMAT, "entries": json.loads(listed.read_text())["entries"]}
     content["entries"][0]["owners"].append(5)
     listed.write_text(json.dumps({**content, "checksum": saved._digest(content)}))
@@ -453,6 +453,33 @@ assert "mpi4py.MPI" not in sys.modules
     restored = load(tmp_path / "saved")
     assert restored.step == 12
     assert restored.pieces[0]["a"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_commit_that_is_overwritten_while_it_is_saved_is_left_out(tmp_path, monkeypatch):
+    """By a rank that goes on while another process saves what it has."""
+    protected = committed([np.zeros(3)], step=0)
+    protected.commit(1)
+    usual = saved._write_part
+
+    def write(folder, name, part):
+        entry = usual(folder, name, part)
+        if part.version.step == 0:
+            protected.commit(2)
+        return entry
+
+    monkeypatch.setattr(saved, "_write_part", write)
+    Kept(protected.whereabouts()).save(tmp_path)
+    assert len(files(tmp_path, ".npz")) == 1
+    assert load(tmp_path).step == 1
+
+
+def test_commits_of_old_and_new_arrays_are_saved_together(tmp_path):
+    protected = committed([np.zeros(3)])
+    protected.register([np.ones(5)])
+    protected.commit(4)
+    assert Kept(protected.whereabouts()).save(tmp_path) == [3, 4]
+    assert [roundelay.Protected.load(tmp_path, MPI.COMM_SELF, step).pieces[MPI.COMM_WORLD.rank][0].size
+            for step in (3, 4)] == [3, 5]  # fmt: skip
 
 
 def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
