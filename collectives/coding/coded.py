@@ -70,7 +70,8 @@ class CodedGradients:
         approximation by what is there, with its error reported, or nothing.
     lost_after : float
         Seconds after which a worker that does not answer is reported as lost; those in which the master does
-        something else do not count. A job whose worker has not come back so long after its end is aborted.
+        something else do not count. A worker that MPI has lost, or that the monitor has found dead or stuck,
+        is lost at once. A job whose worker has not come back so long after its end is aborted.
     replan : callable, optional
         `replan(workers)` returns a scheme for fewer workers. With it the training goes on without those that
         are lost, and their part of the data goes to the others.

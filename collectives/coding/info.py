@@ -68,7 +68,7 @@ class RoundInfo:
     late : int
         Vectors so far that came after their round and could still be used.
     lost : tuple of int
-        Ranks that have not answered for so long that they are counted out.
+        Ranks that are known to be gone, or have not answered for so long that they are counted out.
     error : float
         By how much the weight of a partition's gradient differs from 1, at most; rounding, for an exact code.
     amplification : float
