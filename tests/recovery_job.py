@@ -101,7 +101,7 @@ class Job:
         self.options, self.rows, self.steps = options, options.rows, options.steps
         self.random = random.Random(options.seed)
         world = MPI.COMM_WORLD
-        self.job = roundelay.resilient(world, self.on_loss)
+        self.job = roundelay.resilient(world, self.on_loss, lost_after=options.lost_after)
         self.copies = min(len(options.kill), world.size - 1)
         self.death = Death(Path(options.folder))
         victims = self.random.sample(range(world.size), len(options.kill))
@@ -230,6 +230,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--seconds", type=float, default=0.3, help="of all steps")
     parser.add_argument("--ballast", type=int, default=0, help="bytes that are committed as well")
+    parser.add_argument(
+        "--lost-after", type=float, default=5.0, help="seconds until a rank that hangs is lost"
+    )
     parser.add_argument("--send", action="store_true", help="send copies also on a node")
     Job(parser.parse_args()).run()
 

@@ -155,6 +155,36 @@ print("survived", job.lost, type(job.comm) is MPI.Intracomm, flush=True)
 
 
 @only_open_mpi
+@pytest.mark.parametrize("where", ["outside", "commit"])
+def test_a_rank_that_does_not_come_to_recover_is_lost(tmp_path, where):
+    """Rank 1 is killed, and rank 2 stopped, or hangs in C as in a broken queue of Open MPI's."""
+    text = f"""
+def advance(comm, step):
+    if world.rank == 2 and step == 3 and comm.size == 4:
+        if {where == "outside"}:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        import ctypes
+        ctypes.PyDLL(None).sleep(1000)
+    if world.rank == 1 and step == 3:
+        die()
+    if {where == "commit"}:
+        protected.commit(step)
+    comm.Barrier()
+
+job = roundelay.resilient(world, lambda loss: protected.recover(loss.comm).step, lost_after=1)
+protected = roundelay.Protected(job.comm, [np.arange(3)], copies=2)
+protected.commit(0)
+protected.wait()
+job.run(advance, 5)
+print("survived", job.lost, flush=True)
+"""
+    status, lines = run_with_ulfm(4, program(tmp_path, PROLOGUE + text))
+    assert status == 0, lines
+    assert lines.count("survived (1, 2)") == 2, lines
+    assert any("ranks [2] have not come to recover within 1 s" in line for line in lines), lines
+
+
+@only_open_mpi
 def test_an_error_of_the_program_ends_all_ranks(tmp_path):
     text = """
 def advance(comm, step):

@@ -10,6 +10,7 @@ from ..communicators import promote
 from .derived import revoke_all, track
 from .ending import end_without
 from .failures import RecoveryUnavailable, RemoteFailure
+from .presence import Presence
 from .survivors import WELL, Survivors, gather_survivors
 from .telling import tell_all
 from .ulfm import check_whole, is_whole, why_unavailable
@@ -58,13 +59,17 @@ class Resilient:
         Whether the job survives the loss of a rank.
     """
 
-    def __init__(self, comm: MPI.Intracomm, on_loss: OnLoss | None, can_recover: bool) -> None:
+    def __init__(
+        self, comm: MPI.Intracomm, on_loss: OnLoss | None, can_recover: bool, lost_after: float
+    ) -> None:
         track()
         started = world_ranks(comm)
         self._together: Survivors | None = None
         if can_recover:
-            self._together, _ = gather_survivors(comm, None)
+            presence = Presence(lost_after)
+            self._together, addresses = gather_survivors(comm, presence.address, presence)
             self.comm: Any = self._together.comm
+            presence.meet(dict(zip(world_ranks(self.comm), addresses, strict=True)))
         else:
             self.comm = promote(MPI.Intracomm(comm).Dup())
         self.survivors = world_ranks(self.comm)
@@ -186,7 +191,7 @@ class Resilient:
         # Whoever has finished, or commits, waits here for all others.
         self._together.agree(0)
         told = self.step, kind, _description(error)
-        self._together, everyone = gather_survivors(self._together.messages, told)
+        self._together, everyone = gather_survivors(self._together.messages, told, self._together.presence)
         comm = self._together.comm
         survivors = world_ranks(comm)
         newly_lost = tuple(sorted(set(self.survivors) - set(survivors)))
@@ -212,7 +217,9 @@ class Resilient:
         raise RemoteFailure("an error of MPI, though no rank is lost")
 
 
-def resilient(comm: MPI.Intracomm, on_loss: OnLoss | None = None, required: bool = True) -> Resilient:
+def resilient(
+    comm: MPI.Intracomm, on_loss: OnLoss | None = None, required: bool = True, lost_after: float = 300.0
+) -> Resilient:
     """Make a job go on when ranks of it die, with MPI libraries that have ULFM; collective.
 
     Open MPI 5 has it where a job is started by ``mpirun --with-ft ulfm``.
@@ -228,6 +235,10 @@ def resilient(comm: MPI.Intracomm, on_loss: OnLoss | None = None, required: bool
     required : bool
         Whether to raise where the job cannot survive a loss. Otherwise `run` calls the steps, and leaves
         errors alone.
+    lost_after : float
+        Seconds that survivors wait, once a rank is lost, for one that does not come to recover, such as one
+        that is stopped or hangs. Then ranks of its node kill it, and it is lost, too. Choose more than your
+        longest step takes.
 
     Returns
     -------
@@ -250,7 +261,7 @@ def resilient(comm: MPI.Intracomm, on_loss: OnLoss | None = None, required: bool
     reason = why_unavailable()
     if required and reason:
         raise RecoveryUnavailable(reason)
-    return Resilient(comm, on_loss, can_recover=not reason)
+    return Resilient(comm, on_loss, not reason, lost_after)
 
 
 def world_ranks(comm: MPI.Intracomm) -> tuple[int, ...]:

@@ -12,7 +12,9 @@ from typing import Any
 from ...datatypes.plain import MPI
 from ..communicators import promote
 from .derived import remember
+from .presence import Presence
 from .telling import tell_all
+from .ulfm import is_whole
 
 # Bit of an agreement that is lost if a rank recovers; others are free for the caller.
 WELL = 1
@@ -34,11 +36,12 @@ class Survivors:
         For the program.
     messages : Intracomm
         For messages of roundelay's own.
+    presence : Presence
     """
 
-    def __init__(self, comm: MPI.Intracomm, messages: MPI.Intracomm) -> None:
+    def __init__(self, comm: MPI.Intracomm, messages: MPI.Intracomm, presence: Presence) -> None:
         self.comm: Any = promote(comm)
-        self.messages = messages
+        self.messages, self.presence = messages, presence
         self._is_over = False
         self._tags = 0
         comm.Set_attr(_keyval(), self)
@@ -49,11 +52,16 @@ class Survivors:
         if self._is_over:
             return 0
         try:
-            found = int(self.messages.Agree(flag))
+            with self.presence.waiting(lambda: not flag or self._is_broken()):
+                found = int(self.messages.Agree(flag))
         except MPI.Exception:
             found = 0
         self._is_over = not found & WELL
         return found
+
+    def _is_broken(self) -> bool:
+        # Asked in another thread.
+        return MPI.Query_thread() == MPI.THREAD_MULTIPLE and not is_whole(self.messages)
 
     def next_tag(self) -> int:
         """A tag for one more use of `messages`, which all ranks take in the same order."""
@@ -67,7 +75,7 @@ def survivors_of(comm: MPI.Comm) -> Survivors | None:
     return found  # type: ignore[no-any-return]
 
 
-def gather_survivors(old: MPI.Comm, told: Any) -> tuple[Survivors, list[Any]]:
+def gather_survivors(old: MPI.Comm, told: Any, presence: Presence) -> tuple[Survivors, list[Any]]:
     """Those of a communicator that are left, and what each of them has told all others.
 
     Communicators are made by shrinking only: Open MPI's other ways of making one may end in nonsense, or in a
@@ -76,8 +84,9 @@ def gather_survivors(old: MPI.Comm, told: Any) -> tuple[Survivors, list[Any]]:
     before: Any = MPI.Intracomm(old)
     for _ in range(_ATTEMPTS):
         try:
-            new = before.Shrink()
-            messages = new.Shrink()
+            with presence.waiting(lambda: True):
+                new = before.Shrink()
+                messages = new.Shrink()
         except MPI.Exception:
             # On all ranks alike: a rank has died while they agreed on the number of the communicator.
             continue
@@ -90,8 +99,10 @@ def gather_survivors(old: MPI.Comm, told: Any) -> tuple[Survivors, list[Any]]:
             new.Revoke()
         try:
             # A rank that has heard all others cannot know whether they have.
-            if messages.Agree(int(bool(everyone))):
-                return Survivors(new, messages), everyone
+            with presence.waiting(lambda: True):
+                has_heard = messages.Agree(int(bool(everyone)))
+            if has_heard:
+                return Survivors(new, messages, presence), everyone
         except MPI.Exception:
             pass
         # Of those, all that are left have come here.
