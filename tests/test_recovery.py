@@ -185,6 +185,35 @@ print("survived", job.lost, flush=True)
 
 
 @only_open_mpi
+def test_a_training_within_a_step_is_begun_again(tmp_path):
+    """The master goes on without the worker that dies, and those that wait for it are woken as ever."""
+    text = """
+def load(partition):
+    return data[partition.rows(len(data))]
+
+def gradient(weights, rows):
+    if world.rank == 1 and calls.append(0) is None and len(calls) == 30:
+        die()
+    return rows.sum() * weights
+
+def advance(comm, step):
+    weights = np.ones(3)
+    scheme = roundelay.coding.scheme("gc", comm.size - 1, stragglers=1)
+    coded = roundelay.CodedGradients(comm, scheme, gradient, load, weights)
+    for total, info in coded.rounds(20):
+        assert np.allclose(total, data.sum() * weights)
+
+calls, data = [], np.arange(24.0).reshape(12, 2)
+job = roundelay.resilient(world)
+job.run(advance, 4)
+print("survived", job.lost, flush=True)
+"""
+    status, lines = run_with_ulfm(4, program(tmp_path, PROLOGUE + text))
+    assert status == 0, lines
+    assert lines.count("survived (1,)") == 3, lines
+
+
+@only_open_mpi
 def test_an_error_of_the_program_ends_all_ranks(tmp_path):
     text = """
 def advance(comm, step):
@@ -592,6 +621,8 @@ def test_without_ulfm_an_error_is_left_alone():
         roundelay.resilient(MPI.COMM_SELF, required=False).run(advance, 1)
     with pytest.raises(roundelay.RecoveryUnavailable):
         roundelay.resilient(MPI.COMM_SELF)
+    with pytest.raises(ValueError, match="lost_after 0: expected seconds above 0"):
+        roundelay.resilient(MPI.COMM_SELF, lost_after=0)
 
 
 @pytest.mark.parametrize("places", ["aaaa", "aabb", "abab", "aaab", "abcd", "aaaabbbb", "ab"])

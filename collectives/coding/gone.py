@@ -40,7 +40,8 @@ class Gone:
 
     def ask(self) -> bool:
         """After an error of MPI, find out whether that comes of ranks that are lost."""
-        if why_unavailable():
+        # Who revokes the communicator goes on without this training.
+        if why_unavailable() or self._comm.Is_revoked():
             return False
         # From now on messages of any other rank can be looked for again.
         self._comm.Ack_failed()

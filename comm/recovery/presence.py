@@ -32,7 +32,7 @@ class _Peer(NamedTuple):
     segment: Segment
 
     @property
-    def count(self) -> int:
+    def arrivals(self) -> int:
         return int(self.segment.slot(0).view(np.int64)[0])
 
     def kill(self) -> bool:
@@ -106,7 +106,7 @@ class Presence:
             since = (since or now) if is_broken() else None
             if since is None or now - since < self.lost_after:
                 continue
-            late = [peer.world_rank for peer in self._peers or () if peer.count < count and peer.kill()]
+            late = [peer.world_rank for peer in self._peers or () if peer.arrivals < count and peer.kill()]
             if late:
                 _say(f"ranks {late} have not come to recover within {self.lost_after:g} s: they are killed")
                 since = now

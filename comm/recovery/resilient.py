@@ -249,6 +249,8 @@ def resilient(
     ------
     RecoveryUnavailable
         The MPI library has no ULFM, or the job was not started with it; the message says which.
+    ValueError
+        `lost_after` is no time.
 
     Examples
     --------
@@ -258,6 +260,8 @@ def resilient(
     >>> job.survivors == tuple(range(MPI.COMM_WORLD.size)), job.lost
     (True, ())
     """
+    if lost_after <= 0:
+        raise ValueError(f"lost_after {lost_after}: expected seconds above 0")
     reason = why_unavailable()
     if required and reason:
         raise RecoveryUnavailable(reason)
