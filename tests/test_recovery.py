@@ -358,6 +358,16 @@ for step in range(1_000_000):
 """
 
 
+RESTARTED = """
+restored = roundelay.Protected.load(sys.argv[1], world)
+protected = roundelay.Protected(world, {str(rank): piece["field"] for rank, piece in restored.pieces.items()})
+protected.commit(restored.step)
+total = world.allreduce(sum(int(piece["field"][-1]) for piece in restored.pieces.values()))
+if world.rank == 0:
+    print(total, flush=True)
+"""
+
+
 def last_steps(folder):
     """The newest commit that each rank knew to be complete."""
     found = [path.read_text().split() for path in folder.parent.glob(f"{folder.name}-steps-*")]
@@ -388,6 +398,10 @@ def test_a_watcher_saves_what_a_job_that_dies_has_committed(tmp_path, how, seeds
         assert sorted(restored.pieces) == [0, 1, 2, 3]
         for rank, piece in restored.pieces.items():
             assert (piece["field"] == 1000 * restored.step + rank).all()
+    for ranks in (4, 3):
+        status, lines = run(ranks, program(tmp_path, PROLOGUE + RESTARTED), folder)
+        assert status == 0, lines
+        assert f"{4 * 1000 * restored.step + 6}" in lines
 
 
 def test_a_job_that_ends_well_saves_nothing(tmp_path):
