@@ -16,13 +16,16 @@ enum { FUNCTION_SLOT = R_AARCH64_JUMP_SLOT, DATA_SLOT = R_AARCH64_GLOB_DAT, POIN
 #error "expected x86-64 or AArch64"
 #endif
 
-/* The replaced addresses, and the pages that are read-only otherwise. */
-enum { MOST_SLOTS = 1024 };
+/* The replaced addresses, and for each file the pages that are read-only otherwise. */
+enum { MOST_SLOTS = 1024, MOST_FILES = 2 };
 static struct {
     void **place, *original, *replacement;
 } slots[MOST_SLOTS];
 static int slot_count;
-static uintptr_t guarded, guarded_bytes;
+static struct {
+    uintptr_t begin, bytes;
+} guarded[MOST_FILES];
+static int file_count;
 
 struct search {
     const char *file;
@@ -53,7 +56,7 @@ static void redirect_table(struct search *search, ElfW(Addr) base, const ElfW(Re
         if (kind != FUNCTION_SLOT && kind != DATA_SLOT && kind != POINTER)
             continue;
         const char *name = strings + symbols[ELF64_R_SYM(table[i].r_info)].st_name;
-        if (name[0] != 'M' && name[0] != 'P')
+        if (strchr("MPw", name[0]) == NULL)
             continue;
         const struct redirection *found = find(search, name);
         void **slot = (void **)(base + table[i].r_offset);
@@ -79,15 +82,18 @@ static void find_guarded(const struct dl_phdr_info *info)
         const ElfW(Phdr) *header = &info->dlpi_phdr[i];
         if (header->p_type != PT_GNU_RELRO)
             continue;
-        guarded = (info->dlpi_addr + header->p_vaddr) & ~(page - 1);
-        guarded_bytes = ((info->dlpi_addr + header->p_vaddr + header->p_memsz) & ~(page - 1)) - guarded;
+        const uintptr_t begin = (info->dlpi_addr + header->p_vaddr) & ~(page - 1);
+        guarded[file_count].begin = begin;
+        guarded[file_count++].bytes =
+            ((info->dlpi_addr + header->p_vaddr + header->p_memsz) & ~(page - 1)) - begin;
     }
 }
 
 static void guard(int protection)
 {
-    if (guarded_bytes > 0)
-        mprotect((void *)guarded, guarded_bytes, protection);
+    for (int i = 0; i < file_count; i++)
+        if (guarded[i].bytes > 0)
+            mprotect((void *)guarded[i].begin, guarded[i].bytes, protection);
 }
 
 void use_replacements(bool replaced)
@@ -102,7 +108,7 @@ static int look(struct dl_phdr_info *info, size_t size, void *data)
 {
     (void)size;
     struct search *search = data;
-    if (strcmp(info->dlpi_name, search->file) != 0)
+    if (strcmp(info->dlpi_name, search->file) != 0 || file_count == MOST_FILES)
         return 0;
     const ElfW(Dyn) *dynamic = NULL;
     for (int i = 0; i < info->dlpi_phnum; i++)
