@@ -16,7 +16,8 @@ import pytest
 
 from roundelay.comm.monitor.judge import Judge
 from tests.random_jobs import wrong_verdicts
-from tests.simulated_job import ANY, FUNCTIONS, WORLD, Job
+from tests.simulated_job import Job
+from tests.simulated_ranks import ANY, FUNCTIONS, WORLD
 from tests.timed_jobs import all_pairs, collective_snapshots, collective_times, ring
 
 ANY_SOURCE = -2
