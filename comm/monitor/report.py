@@ -5,7 +5,7 @@
     {"roundelay": FORMAT,
      "verdicts": [{"kind", "ranks", "hosts", "sentence", "since", "evidence", "witness", "stacks", "time",
                    "date"}, ...],
-     "job": {"size", "argv", "started", "seconds", "watcher_seconds", "ended",
+     "job": {"size", "argv", "started", "seconds", "watcher_seconds", "ended", "dropped",
              "ranks": [{"rank", "host", "process", "state", "ended_by", "waiting", "doing"}, ...]},
      "history": {"columns": names of what each call in a timeline has,
                  "ranks": {"0": {"calls", "waited", "bytes_sent", "bytes_received", "messages_sent",
@@ -74,7 +74,8 @@ class History:
         for view in views:
             if len(view.calls):
                 kept = self._calls.setdefault(view.rank, deque(maxlen=_POLLS))
-                kept.append(view.calls[-_CALLS_OF_POLL:])
+                # A copy does not keep all of the others.
+                kept.append(view.calls[-_CALLS_OF_POLL:].copy())
 
     def summary(self, view: RankView, functions: tuple[str, ...], begin: float) -> dict[str, Any]:
         """What the report has of a rank."""
@@ -125,7 +126,7 @@ def rank_of_view(view: RankView, functions: tuple[str, ...], waiting: float) -> 
         "host": view.host,
         "process": view.process,
         "state": view.state,
-        "ended_by": "",
+        "ended_by": view.ended_by,
         "waiting": round(waiting, 3),
         "doing": _call_in(view, functions),
     }
