@@ -46,8 +46,12 @@ if comm.rank == 1:
             sleep(1000)
     if mode == "skip":
         comm.Barrier()
+    if mode == "count":
+        sent, received = np.ones(1000), np.empty(1000)
     if mode == "raise":
         raise ArithmeticError("only here")
+elif mode == "count":
+    sent, received = np.ones(1001), np.empty(1001)
 if mode == "all":
     time.sleep(0.3)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -345,6 +349,15 @@ def test_a_skipped_collective(program):
     assert line_of("comm.Barrier()") in verdict["sentence"]
     assert line_of("comm.Allreduce(sent, received)") in verdict["sentence"]
     assert seconds < 2
+
+
+def test_a_wrong_count(program):
+    """An MPI library may end the job then, and has to wait until all have said where they are."""
+    _, found, _, _ = watch(program, "count", "--on-hang", "abort", ranks=4)
+    verdict = found["verdicts"][0]
+    assert (verdict["kind"], verdict["ranks"]) == ("mismatch", [1])
+    assert "on ranks 0, 2 and 3" in verdict["sentence"]
+    assert verdict["sentence"].count("at faults.py:") == 2
 
 
 def test_a_deadlock(program):

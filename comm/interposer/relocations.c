@@ -74,8 +74,8 @@ static void redirect_table(struct search *search, ElfW(Addr) base, const ElfW(Re
     }
 }
 
-/* Find what is read-only after relocation. */
-static void find_guarded(const struct dl_phdr_info *info)
+/* Note what is read-only after relocation; whether there was room for that. */
+static bool find_guarded(const struct dl_phdr_info *info)
 {
     const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
     for (int i = 0; i < info->dlpi_phnum; i++) {
@@ -83,10 +83,17 @@ static void find_guarded(const struct dl_phdr_info *info)
         if (header->p_type != PT_GNU_RELRO)
             continue;
         const uintptr_t begin = (info->dlpi_addr + header->p_vaddr) & ~(page - 1);
-        guarded[file_count].begin = begin;
-        guarded[file_count++].bytes =
-            ((info->dlpi_addr + header->p_vaddr + header->p_memsz) & ~(page - 1)) - begin;
+        const uintptr_t end = (info->dlpi_addr + header->p_vaddr + header->p_memsz) & ~(page - 1);
+        int k = 0;
+        while (k < file_count && guarded[k].begin != begin)
+            k++;
+        if (k == MOST_FILES)
+            return false;
+        guarded[k].begin = begin;
+        guarded[k].bytes = end - begin;
+        file_count = k < file_count ? file_count : k + 1;
     }
+    return true;
 }
 
 static void guard(int protection)
@@ -108,7 +115,7 @@ static int look(struct dl_phdr_info *info, size_t size, void *data)
 {
     (void)size;
     struct search *search = data;
-    if (strcmp(info->dlpi_name, search->file) != 0 || file_count == MOST_FILES)
+    if (strcmp(info->dlpi_name, search->file) != 0)
         return 0;
     const ElfW(Dyn) *dynamic = NULL;
     for (int i = 0; i < info->dlpi_phnum; i++)
@@ -145,7 +152,8 @@ static int look(struct dl_phdr_info *info, size_t size, void *data)
             break;
         }
     }
-    find_guarded(info);
+    if (!find_guarded(info))
+        return 0;
     guard(PROT_READ | PROT_WRITE);
     search->changed = 0;
     for (int i = 0; i < 2; i++)

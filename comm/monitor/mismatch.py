@@ -93,8 +93,8 @@ class Mismatches:
             whom = f"rank{'s' if len(ranks) > 1 else ''} {listed(ranks)}"
             # One that is still in the call says where it was made.
             site = next((rank for rank in ranks if rank in inside), ranks[0])
-            at = "at" if site in inside else "now at"
-            parts.append(f"{text}{other} on {whom} {at} {places([site])}")
+            at = " at" if site in inside else ", now at"
+            parts.append(f"{text}{other} on {whom}{at} {places([site])}")
         culprits = sorted(rank for _, ranks in (groups if _is_tied(groups) else groups[1:]) for rank in ranks)
         members = f"{size} ranks" if size else "which some rank has freed"
         sequence, comm = int(rows["sequence"][0]), int(rows["comm"][0])
