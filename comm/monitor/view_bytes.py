@@ -146,15 +146,16 @@ def read_views(body: memoryview, ranks: Collection[int], size: int, functions: i
     peers = _read_peers(rows, counts[:, 4], size)
     ends = np.concatenate([np.zeros((1, len(_KINDS)), np.int64), counts.cumsum(0)]).tolist()
     found = []
+    states, finalizing = heads["state"].tolist(), heads["finalizing"].tolist()
+    columns = [heads[name].tolist() for name in _TAKEN_OVER]
     for i, (host, ended_by) in enumerate(texts):
         parts = [slice(begin, end) for begin, end in zip(ends[i], ends[i + 1], strict=True)]
-        *own, _, state, finalizing, _, _ = heads[i].tolist()
         found.append(
             RankView(
-                **dict(zip(_TAKEN_OVER, own, strict=True)),
+                **{name: column[i] for name, column in zip(_TAKEN_OVER, columns, strict=True)},
                 host=host,
-                state=STATES[state],
-                finalizing=finalizing,
+                state=STATES[states[i]],
+                finalizing=finalizing[i],
                 under_way=under_way[parts[0]],
                 calls=calls[parts[1]],
                 comms=comms[parts[2]],
