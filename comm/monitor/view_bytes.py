@@ -5,8 +5,8 @@ So it takes hardly longer to read what 64 ranks do than what one does.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -128,44 +128,42 @@ def read_views(body: memoryview, ranks: Collection[int], size: int, functions: i
         If anything in it is not as a watcher writes it, or of a rank of another node.
     """
     reader = _Reader(body)
-    (count,) = reader.array(_COUNT, 1).tolist()
-    # Before anything of them is read: views of few bytes can become arrays for all ranks of the job.
-    if count > len(ranks):
-        raise Malformed(f"{count} ranks: expected each of {sorted(ranks)} at most once")
-    heads = reader.array(_HEAD, count)
-    _check_heads(heads, ranks, size)
+    heads = _read_heads(reader, ranks, size)
     lengths = np.stack([heads["host"], heads["ended_by"]], axis=1).tolist()
     texts = [[read_text(reader.take(length)) for length in pair] for pair in lengths]
     counts = heads["counts"].astype(np.int64)
     arrays = [reader.array(kind, total) for kind, total in zip(_KINDS, counts.sum(0).tolist(), strict=True)]
     if reader.left:
         raise Malformed(f"{reader.left} bytes too many")
-    under_way, calls, comms, requests, rows, members, runs = arrays
+    under_way, calls, _, requests, rows, _, _ = arrays
     for array in (under_way, calls, requests):
         _check_calls(array, size, functions)
-    peers = _read_peers(rows, counts[:, 4], size)
+    peers = _read_peers(rows, counts[:, _KINDS.index(_PEER_ROW)], size)
+    fields = {name: heads[name].tolist() for name in (*_TAKEN_OVER, "finalizing")}
+    fields["state"] = [STATES[number] for number in heads["state"].tolist()]
+    fields["host"], fields["ended_by"] = ([pair[k] for pair in texts] for k in (0, 1))
     ends = np.concatenate([np.zeros((1, len(_KINDS)), np.int64), counts.cumsum(0)]).tolist()
-    found = []
-    states, finalizing = heads["state"].tolist(), heads["finalizing"].tolist()
-    columns = [heads[name].tolist() for name in _TAKEN_OVER]
-    for i, (host, ended_by) in enumerate(texts):
-        parts = [slice(begin, end) for begin, end in zip(ends[i], ends[i + 1], strict=True)]
-        found.append(
-            RankView(
-                **{name: column[i] for name, column in zip(_TAKEN_OVER, columns, strict=True)},
-                host=host,
-                state=STATES[states[i]],
-                finalizing=finalizing[i],
-                under_way=under_way[parts[0]],
-                calls=calls[parts[1]],
-                comms=comms[parts[2]],
-                members=read_members(members[parts[5]].tobytes(), runs[parts[6]].tobytes(), size),
-                requests=requests[parts[3]],
-                peers=peers[i],
-                ended_by=ended_by,
-            )
+    return [
+        _view(
+            {name: column[i] for name, column in fields.items()},
+            [arrays[k][ends[i][k] : ends[i + 1][k]] for k in range(len(_KINDS))],
+            peers[i],
         )
-    return found
+        for i in range(len(heads))
+    ]
+
+
+def _view(fields: Mapping[str, Any], arrays: Sequence[np.ndarray], peers: np.ndarray) -> RankView:
+    under_way, calls, comms, requests, _, members, runs = arrays
+    return RankView(
+        **fields,
+        under_way=under_way,
+        calls=calls,
+        comms=comms,
+        members=read_members(members.tobytes(), runs.tobytes(), len(peers)),
+        requests=requests,
+        peers=peers,
+    )
 
 
 class _Reader:
@@ -190,7 +188,12 @@ class _Reader:
         return found
 
 
-def _check_heads(heads: np.ndarray, ranks: Collection[int], size: int) -> None:
+def _read_heads(reader: _Reader, ranks: Collection[int], size: int) -> np.ndarray:
+    (count,) = reader.array(_COUNT, 1).tolist()
+    # Before anything of them is read: views of few bytes can become arrays for all ranks of the job.
+    if count > len(ranks):
+        raise Malformed(f"{count} ranks: expected each of {sorted(ranks)} at most once")
+    heads = reader.array(_HEAD, count)
     own = heads["rank"].tolist()
     if len({*own}) != len(own) or not {*own} <= {*ranks}:
         raise Malformed(f"ranks {own}: expected each of {sorted(ranks)} at most once")
@@ -201,6 +204,7 @@ def _check_heads(heads: np.ndarray, ranks: Collection[int], size: int) -> None:
         raise Malformed(f"idle for {heads['idle'].tolist()} s")
     if (heads["counts"] > (LANES, MOST_CALLS, COMMS, REQUESTS, size, COMMS, MOST_BYTES)).any():
         raise Malformed(f"too many records: {heads['counts'].max(0).tolist()} of one rank")
+    return heads
 
 
 def _check_calls(array: np.ndarray, size: int, functions: int) -> None:
