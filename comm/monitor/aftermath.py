@@ -66,19 +66,19 @@ class Aftermath:
                 if verdict.kind == "mismatch":
                     # An MPI library may end the job when it meets one.
                     self._mismatched_at = now
-            elif not self._dead and verdict.evidence.get("ended_by") in _REQUESTS:
-                self._wished = verdict
-                self._held.append((now, verdict))
             elif self._follows(verdict, now):
                 if not self._dead.issuperset(verdict.ranks):
                     self._held.append((now, verdict))
+            elif verdict.evidence.get("ended_by") in _REQUESTS:
+                self._wished = verdict
+                self._held.append((now, verdict))
             else:
                 said.append(verdict)
             if verdict.kind == "dead":
                 self._dead.update(verdict.ranks)
         said += [each for at, each in self._held if now - at > SECONDS_TO_CLEAN_UP]
         self._held = [(at, each) for at, each in self._held if now - at <= SECONDS_TO_CLEAN_UP]
-        if is_over and self._wished is not None and self._held:
+        if is_over and self._held and self._held[0][1] is self._wished:
             said += self._at_the_end(self._wished, snapshot)
         return said
 
