@@ -11,10 +11,9 @@
                  "ranks": {"0": {"calls", "waited", "bytes_sent", "bytes_received", "messages_sent",
                                  "messages_received", "timeline": [[...], ...]}, ...}}}
 
-Times are seconds since the watcher began, but for "started" and "date", and "watcher_seconds", which are those
-that it has computed; `waited` and the like are lists by
-peer. A call that was under way when the report was written has no end, null. Ranks of peers below zero mean
-none, -1, and any, -2.
+Times are seconds since the watcher began, but for "started", "date" and "watcher_seconds", for which it has
+computed; `waited` and the like are lists by peer. A call that was under way when the report was written has
+no end, null. Ranks of peers below zero mean none, -1, and any, -2. "dropped" counts what came from outsiders.
 """
 
 from __future__ import annotations
