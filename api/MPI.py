@@ -9,6 +9,6 @@ if _os.environ.get("ROUNDELAY_INJECT"):
     # Loaded only by who asks for faults.
     from .testing import environment as _environment
 
-    _environment.arm()
+    _environment.arm_or_exit()
     del _environment
 del _assembly, _os

@@ -133,7 +133,12 @@ def _picture(state: dict[str, Any]) -> Group:
         )
     head = Text(f"{' '.join(job['argv'])}: {job['size']} ranks, {job['seconds']:.0f} s")
     said = [Text(f"{each['time']:.1f} s  {each['sentence']}", style="red") for each in state["verdicts"]]
-    return Group(head, table, *said[-_MOST_VERDICTS:])
+    return Group(head, table, *said[-_MOST_VERDICTS:], *_dropped(job["dropped"]))
+
+
+def _dropped(counts: dict[str, int]) -> list[Text]:
+    outsiders = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+    return [Text(f"connections and messages dropped: {outsiders}", style="yellow")] if outsiders else []
 
 
 def _operation(doing: dict[str, Any]) -> str:

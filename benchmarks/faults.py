@@ -88,7 +88,7 @@ class Finding(NamedTuple):
     later
         How many came after it.
     has_place
-        Whether the right one says where in the program.
+        Whether the right one says where in the program, of all ranks of which it says so of one.
     """
 
     seconds: float | None
@@ -119,7 +119,8 @@ def judge(case: Case, outcome: Outcome) -> Finding:
     # What several ranks do begins with the last of them.
     start = max(entry["time"] for entry in outcome.injected)
     later = len(others) - len(before)
-    has_place = PLACE.search(right.get("sentence", "")) is not None
+    sentence = right.get("sentence", "")
+    has_place = PLACE.search(sentence) is not None and "an unknown line" not in sentence
     return Finding(right["time"] - start, list(map(_sentence, before)), later, has_place)
 
 

@@ -13,7 +13,8 @@ import numpy as np
 from roundelay.comm.monitor.judge import Judge
 from roundelay.comm.monitor.snapshot import Snapshot
 from roundelay.comm.monitor.verdict import Verdict
-from tests.simulated_job import ANY, EAGER, FUNCTIONS, WORLD, Job, Program
+from tests.simulated_job import Job
+from tests.simulated_ranks import ANY, EAGER, FUNCTIONS, WORLD, Program
 
 HANGS = ("dead", "stuck", "deadlock", "mismatch", "leak")
 SIZES = (8, EAGER, 8 * EAGER, 64 * EAGER)

@@ -7,18 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from roundelay.comm.monitor import memory
-from roundelay.comm.monitor.clock import Clock
 from roundelay.comm.monitor.process_table import ProcessTable
-from roundelay.comm.monitor.processes import Process
-from roundelay.comm.monitor.reading import OtherVersion, Record
-from roundelay.comm.monitor.stacks import CallSites
 from tests import launch
 from tests.test_examples import LIMIT_S, run
 
@@ -52,8 +46,12 @@ if comm.rank == 1:
             sleep(1000)
     if mode == "skip":
         comm.Barrier()
+    if mode == "count":
+        sent, received = np.ones(1000), np.empty(1000)
     if mode == "raise":
         raise ArithmeticError("only here")
+elif mode == "count":
+    sent, received = np.ones(1001), np.empty(1001)
 if mode == "all":
     time.sleep(0.3)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -268,28 +266,51 @@ def test_all_ranks_killed(program):
     assert {rank["state"] for rank in found["job"]["ranks"]} == {"dead"}
 
 
-def test_a_job_that_is_killed_with_its_mpiexec(program):
-    file = program.parent / "report.json"
+@contextmanager
+def begun(program, ranks):
+    """A job of which one rank sleeps; give mpiexec, the report, and what has been said, in a file."""
+    file, said = program.parent / "report.json", program.parent / "said.txt"
     command = [sys.executable, *WATCHED, "--report", str(file), str(program), "sleep"]
-    job = subprocess.Popen(
-        launch.mpiexec(2, command),
-        env=launch.environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    with said.open("wb") as errors:
+        job = subprocess.Popen(
+            launch.mpiexec(ranks, command),
+            env=launch.environment(),
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            start_new_session=True,
+        )
     assert job.stdout is not None
     try:
         assert job.stdout.readline().startswith(b"begin")
+        yield job, file, said
+    finally:
+        launch.stop_group(job)
+        job.stdout.close()
+
+
+def test_a_job_that_is_killed_with_its_mpiexec(program):
+    with begun(program, ranks=2) as (job, file, _):
         # Open MPI's ranks outlive it.
         for process in (job.pid, *ProcessTable().descendants(job.pid, [str(job.pid)])):
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
         job.wait()
         assert {rank["state"] for rank in read_report(file)["job"]["ranks"]} == {"dead"}
-    finally:
-        launch.stop_group(job)
-        job.stdout.close()
+
+
+def test_a_job_that_somebody_ends(program):
+    """No rank is to blame for that."""
+    with begun(program, ranks=4) as (job, file, said):
+        time.sleep(0.5)
+        job.terminate()
+        job.wait()
+        found = read_report(file)
+        assert {rank["state"] for rank in found["job"]["ranks"]} == {"dead"}
+        assert found["verdicts"] == []
+        # Open MPI's mpiexec carries no more output by then.
+        lines = [line for line in said.read_text().splitlines() if line.startswith("roundelay:")]
+        assert len(lines) <= 1
+        assert all("all ranks were ended by SIGTERM, rank " in line for line in lines)
 
 
 # Ranks that hang
@@ -328,6 +349,15 @@ def test_a_skipped_collective(program):
     assert line_of("comm.Barrier()") in verdict["sentence"]
     assert line_of("comm.Allreduce(sent, received)") in verdict["sentence"]
     assert seconds < 2
+
+
+def test_a_wrong_count(program):
+    """An MPI library may end the job then, and has to wait until all have said where they are."""
+    _, found, _, _ = watch(program, "count", "--on-hang", "abort", ranks=4)
+    verdict = found["verdicts"][0]
+    assert (verdict["kind"], verdict["ranks"]) == ("mismatch", [1])
+    assert "on ranks 0, 2 and 3" in verdict["sentence"]
+    assert verdict["sentence"].count("at faults.py:") == 2
 
 
 def test_a_deadlock(program):
@@ -372,185 +402,3 @@ def test_a_function_is_called(tmp_path):
     status, output, errors = run("-c", CALLED_BACK, ranks=3)
     assert status == 0, output + errors
     assert errors.count("roundelay: ") == 1
-
-
-# A report that cannot be, a watcher that cannot be
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
-def test_a_report_that_cannot_be_written(program, tmp_path):
-    """The folder vanishes while the job runs."""
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    text = f"""
-import pathlib
-from mpi4py import MPI
-MPI.COMM_WORLD.Barrier()
-if MPI.COMM_WORLD.rank == 0:
-    pathlib.Path({str(folder)!r}).rmdir()
-"""
-    status, output, errors = run(*WATCHED, "--report", folder / "report.json", "-c", text, ranks=2)
-    assert status == 0, output + errors
-    assert errors.count("roundelay: the report cannot be written") == 1
-
-
-@pytest.mark.parametrize(
-    ("module", "name", "error", "reason"),
-    [
-        (
-            "subprocess",
-            "run",
-            "BlockingIOError('Resource temporarily unavailable')",
-            "the watcher cannot be started",
-        ),
-        ("os", "memfd_create", "OSError('Function not implemented')", "Function not implemented"),
-    ],
-    ids=["watcher", "record"],
-)
-def test_what_the_system_refuses(module, name, error, reason):
-    text = f"""
-import {module}
-def fails(*_, **__): raise {error}
-{module}.{name} = fails
-from roundelay import MPI
-MPI.COMM_WORLD.Barrier()
-print("done")
-"""
-    status, output, errors = run("-c", text, ranks=2, ROUNDELAY_MONITOR="1")
-    assert status == 0, output + errors
-    assert output.count("done") == 2
-    assert errors.count(f"not monitored: {reason}") == 1
-
-
-# The parts
-
-
-def test_structures_are_those_of_the_record():
-    from roundelay.comm.interposer import interposer
-
-    sizes = {name: getattr(memory, name).itemsize for name in interposer().record_sizes()}
-    assert interposer().record_sizes() == sizes
-
-
-def make_record(version=memory.VERSION, ranks=3):
-    """A record of a rank that has done nothing, and a descriptor of it."""
-    file = os.memfd_create("record")
-    head = np.zeros(1, memory.HEAD)
-    head["version"], head["ranks"], head["ticks"], head["nanoseconds"] = version, ranks, 1, 1
-    os.truncate(file, memory.size_of(ranks))
-    os.pwrite(file, head.tobytes(), 0)
-    return file
-
-
-def test_a_record_of_another_version():
-    file = make_record(version=memory.VERSION + 1)
-    with pytest.raises(OtherVersion, match=f"of version {memory.VERSION}, found"):
-        Record(file, ("Send",))
-    os.close(file)
-
-
-def test_calls_are_read_once_and_in_order():
-    file = make_record()
-    record = Record(file, ("Send", "Test"))
-    clock = Clock(lambda: 10**9, (1, 0))
-    lane_at = memory.HEAD.itemsize
-    lane = np.zeros(1, memory.LANE)
-
-    def write(begun, ended):
-        calls = lane["calls"][0]
-        for number in range(max(1, ended - memory.CALLS + 1), begun + 1):
-            call = calls[number % memory.CALLS]
-            call["number"], call["entered"], call["left"] = number, number, number if number <= ended else 0
-        lane["begun"], lane["ended"], lane["advanced"] = begun, ended, ended
-        os.pwrite(file, lane.tobytes(), lane_at)
-
-    def view():
-        return record.view("here", "running", 0.0, 0.0, clock)
-
-    assert len(view().calls) == 0
-    write(3, 3)
-    assert view().calls["number"].tolist() == [1, 2, 3]
-    write(5, 4)
-    found = view()
-    assert found.calls["number"].tolist() == [4]
-    assert found.under_way["number"].tolist() == [5]
-    assert found.advanced == 5
-    again = view()
-    assert len(again.calls) == 0
-    assert again.under_way["number"].tolist() == [5]
-    write(5000, 5000)
-    numbers = view().calls["number"]
-    assert numbers[-1] == 5000
-    assert memory.CALLS - 2 <= len(numbers) <= memory.CALLS
-    os.close(file)
-
-
-def test_states_of_processes():
-    table = ProcessTable()
-    child = subprocess.Popen([sys.executable, "-c", "import time; print(1, flush=True); time.sleep(100)"],
-                             stdout=subprocess.PIPE)  # fmt: skip
-    assert child.stdout is not None
-    child.stdout.readline()
-    process = Process(child.pid, table)
-
-    def look(seconds):
-        end = time.monotonic() + seconds
-        while True:
-            found = process.look(time.monotonic(), False)
-            if time.monotonic() > end:
-                return found
-            time.sleep(0.05)
-
-    state, idle = look(0.5)
-    assert state == "idle"
-    assert 0.3 < idle < 1
-    assert process.look(time.monotonic(), True) == ("running", 0.0)
-    os.kill(child.pid, signal.SIGSTOP)
-    state, stopped = look(0.3)
-    assert state == "stopped"
-    assert 0.1 < stopped < 1
-    assert process.cpu() > 0
-    child.kill()
-    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    process.end(time.monotonic())
-    assert (process.ended_by, process.look(time.monotonic(), False)[0]) == ("SIGKILL", "dead")
-    assert process.cpu() < 0
-    assert not process.send(signal.SIGTERM)
-    child.communicate()
-    process.close()
-
-
-def test_a_child_that_computes_keeps_a_process_busy():
-    text = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'while True: pass'])"
-    child = subprocess.Popen([sys.executable, "-c", text], start_new_session=True)
-    try:
-        process = Process(child.pid, ProcessTable())
-        time.sleep(1)
-        process.look(time.monotonic(), False)
-        time.sleep(1.2)
-        assert process.look(time.monotonic(), False)[0] == "running"
-        process.close()
-    finally:
-        os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
-
-
-def test_the_line_of_the_program():
-    import mpi4py
-
-    import roundelay
-
-    stack = f"""Thread 0x00007f0000000001 (most recent call first):
-  File "other.py", line 1 in other
-
-Current thread 0x00007f0000000002 (most recent call first):
-  File "{Path(mpi4py.__file__).parent}/run.py", line 5 in run
-  File "{Path(roundelay.__file__).parent}/comm/methods.py", line 6 in call
-  File "{os.__file__}", line 7 in listdir
-  File "src/mpi4py/MPI.src/Comm.pyx", line 8 in Allreduce
-  File "/home/user/solve.py", line 88 in solve
-  File "/home/user/main.py", line 9 in <module>
-"""
-    assert CallSites().find(stack) == "solve.py:88"
-    assert CallSites().find("Current thread 0x1 (most recent call first):\n  <no Python frame>") == ""
-    assert CallSites().find("no stack: it is dead") == ""

@@ -85,6 +85,7 @@ def spoilt():
     found = reports.report(4)
     found["job"]["argv"] = [HOSTILE]
     found["job"]["started"] = HOSTILE
+    found["job"]["dropped"] = {HOSTILE: 1}
     for rank in found["job"]["ranks"]:
         rank.update(host=HOSTILE, state=HOSTILE, ended_by=HOSTILE)
         rank["doing"] = {"function": HOSTILE, "sequence": 1, "seconds": 1.0}
@@ -121,6 +122,14 @@ def test_the_page_is_one_file(size, tmp_path):
     [policy] = [each["content"] for each in seen.all("meta") if "content" in each and "http-equiv" in each]
     assert policy.startswith("default-src 'none'")
     assert "connect-src" not in policy
+
+
+def test_outsiders_are_counted(tmp_path):
+    found = reports.report(4)
+    assert "dropped" not in page(read(found, tmp_path))
+    found["job"]["dropped"] = {"unauthenticated": 3, "malformed": 1}
+    said = "Connections and messages that the watcher dropped: 1 malformed, 3 unauthenticated."
+    assert said in page(read(found, tmp_path))
 
 
 def test_verdicts_come_first(tmp_path):

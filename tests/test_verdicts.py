@@ -16,7 +16,8 @@ import pytest
 
 from roundelay.comm.monitor.judge import Judge
 from tests.random_jobs import wrong_verdicts
-from tests.simulated_job import ANY, FUNCTIONS, WORLD, Job
+from tests.simulated_job import Job
+from tests.simulated_ranks import ANY, FUNCTIONS, WORLD
 from tests.timed_jobs import all_pairs, collective_snapshots, collective_times, ring
 
 ANY_SOURCE = -2
@@ -415,10 +416,10 @@ def test_a_message_that_does_not_arrive():
         (
             {2: ("Reduce", WORLD, 8, 0)},
             (2,),
-            "Bcast of 8 bytes from root 0 on ranks 0, 1 and 3 at {0}, and Reduce",
+            "Bcast of 8 bytes from root 0 on ranks 0, 1 and 3 at {3}, and Reduce",
         ),
-        ({2: ("Bcast", WORLD, 16, 0)}, (2,), "and Bcast of 16 bytes from root 0 on rank 2 at {2}"),
-        ({1: ("Bcast", WORLD, 8, 1)}, (1,), "and Bcast of 8 bytes from root 1 on rank 1 at {1}"),
+        ({2: ("Bcast", WORLD, 16, 0)}, (2,), "and Bcast of 16 bytes from root 0 on rank 2, now at {2}"),
+        ({1: ("Bcast", WORLD, 8, 1)}, (1,), "and Bcast of 8 bytes from root 1 on rank 1, now at {1}"),
         ({1: ("Bcast", WORLD, 8, 0, 7)}, (1,), "with another operation on rank 1"),
         ({0: ("Barrier",), 1: ("Barrier",)}, (0, 1, 2, 3), "Barrier on ranks 0 and 1 at {0}, and Bcast"),
     ],
@@ -447,6 +448,16 @@ def test_mismatch_of_calls_that_one_rank_makes_long_after():
 
     _, verdict = only(watch(Job([program(rank) for rank in range(3)]), 10))
     assert (verdict.kind, verdict.ranks) == ("mismatch", (2,))
+
+
+def test_a_mismatch_is_decided_by_ranks_that_come_a_little_later():
+    def program(rank):
+        yield "compute", 0.01 + 0.25 * (rank > 1)
+        yield "collective", "Allreduce", WORLD, 16 if rank == 1 else 8
+        yield "compute", 10.0
+
+    _, verdict = only(watch(Job([program(rank) for rank in range(4)]), 10))
+    assert (verdict.kind, verdict.ranks) == ("mismatch", (1,))
 
 
 def test_leaks():

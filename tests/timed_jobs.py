@@ -9,7 +9,7 @@ import numpy as np
 
 from roundelay.comm.monitor.memory import COMM, NO_RANK, TIMED_CALL, TIMED_PEER, TIMED_REQUEST
 from roundelay.comm.monitor.snapshot import RankView, Snapshot
-from tests.simulated_job import FUNCTIONS, NUMBER, WORLD
+from tests.simulated_ranks import FUNCTIONS, NUMBER, WORLD
 
 # Looks a second.
 RATE = 7

@@ -63,6 +63,7 @@ def view(rank: int, size: int, *, seed: int = 0, host: str = "h0", ended: int = 
         threads=int(random.integers(1, 9)),
         unnamed=int(random.integers(100)),
         cpu=float(random.uniform(0, 9)),
+        ended_by=str(random.choice(["", "SIGKILL", "exit status 1"])),
     )
 
 

@@ -38,6 +38,7 @@ option             meaning
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from itertools import count
@@ -215,6 +216,15 @@ def arm(faults: Sequence[Fault] | None = None) -> None:
     """
     for fault in faults_asked_for() if faults is None else faults:
         wrap(fault.call, _counted(fault))
+
+
+def arm_or_exit() -> None:
+    """Break the calls of this process as the variable says; where that makes no sense, say so and exit."""
+    try:
+        arm()
+    except InjectionError as error:
+        # In a line: whoever has mistyped the variable needs no traceback of our modules.
+        sys.exit(f"roundelay: {error}")
 
 
 def _change(fault: Fault) -> Change:

@@ -3,6 +3,7 @@
 #include "ask.h"
 #include "collectives.h"
 #include "door.h"
+#include "last_words.h"
 #include "lost.h"
 #include "methods.h"
 #include "record.h"
@@ -201,6 +202,19 @@ static PyObject *go_on(PyObject *module, PyObject *on)
     return Py_NewRef(Py_None);
 }
 
+PyDoc_STRVAR(last_words_text,
+             "prepare_last_words(signal, connection)\n--\n\n"
+             "Raise a signal, and tell the watcher, when the MPI library ends this process.");
+static PyObject *last_words(PyObject *module, PyObject *arguments)
+{
+    (void)module;
+    int signal, connection;
+    if (!PyArg_ParseTuple(arguments, "ii", &signal, &connection))
+        return NULL;
+    prepare_last_words(signal, connection);
+    Py_RETURN_NONE;
+}
+
 static PyObject *is_recording(PyObject *module, PyObject *nothing)
 {
     (void)module;
@@ -263,6 +277,7 @@ static PyMethodDef functions[] = {
     {"forget_choices", forget_choices_of, METH_O, choices_text},
     {"start_record", start, METH_VARARGS, record_text},
     {"go_on_recording", go_on, METH_O, NULL},
+    {"prepare_last_words", last_words, METH_VARARGS, last_words_text},
     {"is_recording", is_recording, METH_NOARGS, NULL},
     {"begin_operation", begin_operation, METH_VARARGS, NULL},
     {"end_operation", end_operation, METH_NOARGS, NULL},

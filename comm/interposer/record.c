@@ -2,6 +2,7 @@
 
 #include "door.h"
 #include "recorded_comms.h"
+#include "recorded_messages.h"
 #include "recorded_requests.h"
 
 #include <errno.h>
@@ -23,10 +24,7 @@ struct open_call {
     struct recorded_call *call;
     struct seen seen;
     const struct known_comm *comm;
-    /* Requests that it may complete. */
-    struct recorded_request *requests[RECORDED_REQUESTS];
-    int places[RECORDED_REQUESTS];
-    int request_count;
+    struct given_requests given;
 };
 static struct open_call open_calls[LANES];
 static QUICK_THREAD_LOCAL struct lane *lane;
@@ -69,114 +67,6 @@ static struct lane *take_lane(void)
     return NULL;
 }
 
-/* By what the messages of a pair of ranks are told apart. */
-static uint8_t class_of(const struct known_comm *comm, int tag)
-{
-    return tag < 0 ? ANY_CLASS : (uint8_t)((comm->id * 31u + (uint32_t)tag) * 2654435761u >> 29);
-}
-
-static int32_t peer_of(const struct known_comm *comm, int rank)
-{
-    if (rank == MPI_PROC_NULL)
-        return NO_RANK;
-    return rank == MPI_ANY_SOURCE ? ANY_RANK : world_rank(comm, rank);
-}
-
-static int64_t bytes_of(MPI_Count count, MPI_Datatype type)
-{
-    MPI_Count size = -1;
-    if (count < 0 || next.Type_size_x(type, &size) != MPI_SUCCESS || size < 0)
-        return -1;
-    return (int64_t)(count * size);
-}
-
-static uint32_t mix(uint32_t hash, uint64_t number)
-{
-    return (hash ^ (uint32_t)number ^ (uint32_t)(number >> 32)) * 16777619u;
-}
-
-/* Handles of predefined operations are the same on all ranks of MPICH; Open MPI's lie at the same place in
- * the library. The program's own may differ. */
-static uint64_t name_of_op(MPI_Op op)
-{
-#if defined(ROUNDELAY_MPICH)
-    return (unsigned)op >> 30 == 1 ? (uint64_t)op : 0;
-#else
-    const uintptr_t at = (uintptr_t)op - constants.library;
-    return at < constants.library_bytes ? at : 0;
-#endif
-}
-
-static void describe_collective(struct recorded_call *call, const struct seen *seen,
-                                const struct known_comm *comm)
-{
-    call->dest = seen->is_rooted ? world_rank(comm, seen->dest) : NO_RANK;
-    uint32_t signature = mix(2166136261u, seen->function);
-    signature = mix(signature, (uint64_t)(int64_t)call->dest);
-    signature = mix(signature, (uint64_t)call->bytes);
-    call->signature = mix(signature, seen->has_op ? name_of_op(seen->op) : 0);
-    if (comm->place != NULL) {
-        call->sequence = comm->place->begun + 1;
-        atomic_store_explicit(&comm->place->begun, call->sequence, memory_order_relaxed);
-    }
-}
-
-static void describe_message(struct recorded_call *call, const struct seen *seen,
-                             const struct known_comm *comm)
-{
-    if (seen->sends) {
-        call->dest = peer_of(comm, seen->dest);
-        call->tag = seen->sendtag;
-        call->sent_class = class_of(comm, seen->sendtag);
-    }
-    if (seen->receives) {
-        call->source = peer_of(comm, seen->source);
-        if (!seen->sends)
-            call->tag = seen->recvtag;
-        call->received_class = class_of(comm, seen->recvtag);
-    }
-}
-
-static void count_sent(int32_t dest, uint8_t class, int64_t bytes)
-{
-    if (dest < 0)
-        return;
-    struct recorded_peer *peer = &record->peers[dest];
-    atomic_fetch_add_explicit(&peer->sent[class % TAG_CLASSES], 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&peer->bytes_sent, (uint64_t)(bytes < 0 ? 0 : bytes), memory_order_relaxed);
-}
-
-static void count_received(int32_t source, uint8_t class, int64_t bytes, uint64_t waited)
-{
-    if (source == ANY_RANK || class == ANY_CLASS)
-        atomic_fetch_add_explicit(&record->unnamed, 1, memory_order_relaxed);
-    if (source < 0)
-        return;
-    struct recorded_peer *peer = &record->peers[source];
-    if (class != ANY_CLASS)
-        atomic_fetch_add_explicit(&peer->received[class], 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&peer->bytes_received, (uint64_t)(bytes < 0 ? 0 : bytes), memory_order_relaxed);
-    atomic_fetch_add_explicit(&peer->waited, waited, memory_order_relaxed);
-    atomic_fetch_add_explicit(&peer->waits, 1, memory_order_relaxed);
-}
-
-/* Find the requests of a call that completes them. */
-static void describe_waiting(struct open_call *open, const struct seen *seen)
-{
-    open->call->waits_for_all = seen->waits == WAITS_FOR_ALL;
-    open->call->waits_for_any = seen->waits == WAITS_FOR_ANY;
-    for (int i = 0; i < seen->count && open->request_count < RECORDED_REQUESTS; i++) {
-        struct recorded_request *request =
-            seen->requests[i] == constants.null_request ? NULL : find_request(record, seen->requests[i]);
-        if (request == NULL)
-            continue;
-        open->places[open->request_count] = i;
-        open->requests[open->request_count++] = request;
-        if (open->call->waits_for_all | open->call->waits_for_any)
-            request->awaited = (uint8_t)(lane - record->lanes + 1);
-    }
-}
-
 static void begin_call(const struct seen *seen)
 {
     const uint32_t number = lane->begun + 1;
@@ -192,139 +82,16 @@ static void begin_call(const struct seen *seen)
     open->call = call;
     open->seen = *seen;
     open->comm = NULL;
-    open->request_count = 0;
+    open->given.count = 0;
     if (seen->requests != NULL)
-        describe_waiting(open, seen);
-    else if (seen->has_comm && (open->comm = find_comm(seen->comm)) != NULL) {
-        call->comm = open->comm->id;
-        if (seen->has_bytes)
-            call->bytes = bytes_of(seen->count, seen->type);
-        if (!seen->is_collective)
-            describe_message(call, seen, open->comm);
-        else if (!open->comm->is_inter)
-            describe_collective(call, seen, open->comm);
-        if (seen->sends && seen->form != PERSISTENT)
-            count_sent(call->dest, call->sent_class, call->bytes);
-    }
+        begin_requests(record, &open->given, call, seen);
+    else if (seen->has_comm && (open->comm = find_comm(seen->comm)) != NULL)
+        begin_operation(record, call, seen, open->comm);
     if (UNLIKELY(seen->function == FUNCTION_Finalize))
         record->finalizing = 1;
     if (UNLIKELY(seen->frees_comm))
         remove_comm(seen->comm);
     atomic_store_explicit(&lane->begun, number, memory_order_release);
-}
-
-/* A message that has arrived; MPI's status says from where, if the program did not. */
-static void end_receive(const struct known_comm *comm, int32_t source, uint8_t class, int64_t bytes,
-                        uint64_t waited, const MPI_Status *status)
-{
-    if (source == NO_RANK)
-        return;
-    if (status != MPI_STATUS_IGNORE && (source == ANY_RANK || class == ANY_CLASS)) {
-        source = comm == NULL ? UNKNOWN_RANK : world_rank(comm, status->MPI_SOURCE);
-        class = comm == NULL ? 0 : class_of(comm, status->MPI_TAG);
-    }
-    count_received(source, class, bytes, waited);
-}
-
-static void start_request(struct recorded_request *request)
-{
-    request->active = 1;
-    request->started = read_ticks();
-    if (request->sent_class != ANY_CLASS)
-        count_sent(request->dest, request->sent_class, request->bytes);
-}
-
-static void enter_request(const struct open_call *open)
-{
-    const struct recorded_call *call = open->call;
-    const struct seen *seen = &open->seen;
-    if (is_shared(*seen->request))
-        return;
-    const struct recorded_request facts = {.started = call->entered,
-                                           .bytes = call->bytes,
-                                           .comm = call->comm,
-                                           .sequence = call->sequence,
-                                           .dest = call->dest,
-                                           .source = call->source,
-                                           .tag = call->tag,
-                                           .function = call->function,
-                                           .sent_class = seen->sends ? call->sent_class : ANY_CLASS,
-                                           .received_class = call->received_class,
-                                           .receives = seen->receives,
-                                           .collective = seen->is_collective,
-                                           .persistent = seen->form == PERSISTENT,
-                                           .active = seen->form != PERSISTENT};
-    add_request(record, *seen->request, &facts);
-}
-
-/* Where a request is in the list that the call gives of those that it has completed; -1 where it is not. */
-static int place_among_completed(const struct seen *seen, int i)
-{
-    const int found = seen->found == NULL ? 1 : *seen->found;
-    for (int k = 0; k < found; k++)
-        if (seen->indices[k] == i)
-            return k;
-    return -1;
-}
-
-/* The status of one of the requests of a call. */
-static const MPI_Status *status_of(const struct seen *seen, int i)
-{
-    if (seen->status == MPI_STATUSES_IGNORE || seen->indices == NULL)
-        return seen->status == MPI_STATUSES_IGNORE ? MPI_STATUS_IGNORE : &seen->status[i];
-    const int place = place_among_completed(seen, i);
-    return place < 0 ? MPI_STATUS_IGNORE : &seen->status[place];
-}
-
-/* Only of requests: MPICH leaves what a status says of that as it was where a matched probe finds a message.
- */
-static bool is_cancelled(const MPI_Status *status)
-{
-    int cancelled = 0;
-    if (status != MPI_STATUS_IGNORE)
-        next.Test_cancelled(status, &cancelled);
-    return cancelled;
-}
-
-/* The communicator of a request that receives; NULL, without the search, where all of the message was said.
- */
-static const struct known_comm *comm_of(const struct recorded_request *request)
-{
-    const bool is_named = request->source != ANY_RANK && request->received_class != ANY_CLASS;
-    return is_named ? NULL : comm_with_id(request->comm);
-}
-
-/* A persistent request keeps its handle. To ask MPI about it now could find what came only after the call,
- * for which the call has no status. */
-static bool is_complete(const struct recorded_request *request, const struct seen *seen, int i)
-{
-    if (!request->persistent)
-        return seen->requests[i] == constants.null_request;
-    if (seen->flag != NULL && !*seen->flag)
-        return false;
-    return seen->indices == NULL || place_among_completed(seen, i) >= 0;
-}
-
-/* Those of the requests that are complete now; how many. */
-static int end_requests(struct open_call *open, uint64_t waited)
-{
-    int completed = 0;
-    for (int i = 0; i < open->request_count; i++) {
-        struct recorded_request *request = open->requests[i];
-        request->awaited = 0;
-        if (!request->active || !is_complete(request, &open->seen, open->places[i]))
-            continue;
-        completed++;
-        const MPI_Status *status = status_of(&open->seen, open->places[i]);
-        if (request->receives && !is_cancelled(status))
-            end_receive(comm_of(request), request->source, request->received_class, request->bytes, waited,
-                        status);
-        if (request->persistent)
-            request->active = 0;
-        else
-            remove_request(request);
-    }
-    return completed;
 }
 
 /* A communicator that the call has made. */
@@ -341,19 +108,14 @@ static void end_call(int code)
     const struct seen *seen = &open->seen;
     const uint64_t now = read_ticks(), waited = now - call->entered;
     bool advanced = seen->waits != LOOKS;
-    if (seen->requests != NULL && seen->waits == STARTS) {
-        for (int i = 0; code == MPI_SUCCESS && i < open->request_count; i++)
-            start_request(open->requests[i]);
-    } else if (seen->requests != NULL && seen->waits == FREES) {
-        if (open->request_count == 1)
-            remove_request(open->requests[0]);
-    } else if (seen->requests != NULL) {
-        advanced |= end_requests(open, seen->waits == LOOKS ? 0 : waited) > 0;
+    if (seen->requests != NULL) {
+        advanced |= end_requests(record, &open->given, seen, waited, code);
     } else if (code == MPI_SUCCESS && seen->request != NULL) {
-        enter_request(open);
+        enter_request(record, call, seen);
     } else if (code == MPI_SUCCESS && seen->receives && !seen->probes &&
                (seen->flag == NULL || *seen->flag)) {
-        end_receive(open->comm, call->source, call->received_class, call->bytes, waited, seen->status);
+        end_receive(record, open->comm, call->source, call->received_class, call->bytes, waited,
+                    seen->status);
         advanced = true;
     }
     if (code == MPI_SUCCESS && seen->newcomm != NULL)
@@ -390,6 +152,11 @@ static size_t record_bytes(int ranks)
 {
     const size_t peers = (size_t)ranks * sizeof(struct recorded_peer);
     return sizeof(struct record) + peers + RECORDED_COMMS * (((size_t)ranks + 7) / 8);
+}
+
+bool is_inside_call(void)
+{
+    return depth > 0;
 }
 
 int start_record(int file, int rank, int ranks)

@@ -69,10 +69,8 @@ struct recorded_comm {
     uint32_t spare;
 };
 
-/* A request that the program has not completed yet. */
-struct recorded_request {
-    /* 0 where the place is free. */
-    _Atomic uint64_t handle;
+/* What is known of a request. */
+struct request_facts {
     uint64_t started;
     int64_t bytes;
     uint32_t comm, sequence;
@@ -84,6 +82,13 @@ struct recorded_request {
     uint8_t active, awaited;
     uint8_t receives, collective, persistent;
     uint8_t spare[3];
+};
+
+/* A request that the program has not completed yet. */
+struct recorded_request {
+    /* 0 where the place is free. */
+    _Atomic uint64_t handle;
+    struct request_facts facts;
 };
 
 /* What this rank has exchanged with another. */
@@ -118,6 +123,9 @@ struct record {
 int start_record(int file, int rank, int ranks);
 /* Stop for a while, or go on. */
 void go_on_recording(bool on);
+
+/* Whether this thread is inside a call that an observer has seen begin. */
+bool is_inside_call(void);
 
 /* A time stamp, in ticks of the processor where those are at hand. */
 uint64_t read_ticks(void);

@@ -2,6 +2,7 @@
 
 #include "door.h"
 #include "hash.h"
+#include "recorded_messages.h"
 
 /* A request is near its home, or it has no place. */
 enum { NEAR = 16 };
@@ -17,7 +18,7 @@ static uint64_t key_of(MPI_Request handle)
     return (uint64_t)(uintptr_t)handle | (uint64_t)1 << 63;
 }
 
-struct recorded_request *find_request(struct record *record, MPI_Request handle)
+static struct recorded_request *find_request(struct record *record, MPI_Request handle)
 {
     const uint64_t key = key_of(handle);
     const int home = home_of(key);
@@ -29,7 +30,7 @@ struct recorded_request *find_request(struct record *record, MPI_Request handle)
     return NULL;
 }
 
-void add_request(struct record *record, MPI_Request handle, const struct recorded_request *facts)
+static void add_request(struct record *record, MPI_Request handle, const struct request_facts *facts)
 {
     const uint64_t key = key_of(handle);
     const int home = home_of(key);
@@ -47,25 +48,144 @@ void add_request(struct record *record, MPI_Request handle, const struct recorde
         record->lost_requests++;
         return;
     }
-    place->started = facts->started;
-    place->bytes = facts->bytes;
-    place->comm = facts->comm;
-    place->sequence = facts->sequence;
-    place->dest = facts->dest;
-    place->source = facts->source;
-    place->tag = facts->tag;
-    place->function = facts->function;
-    place->sent_class = facts->sent_class;
-    place->received_class = facts->received_class;
-    place->receives = facts->receives;
-    place->collective = facts->collective;
-    place->persistent = facts->persistent;
-    place->awaited = 0;
-    place->active = facts->active;
+    place->facts = *facts;
 }
 
-void remove_request(struct recorded_request *request)
+static void remove_request(struct recorded_request *request)
 {
-    request->active = 0;
+    request->facts.active = 0;
     atomic_store_explicit(&request->handle, 0, memory_order_release);
+}
+
+void begin_requests(struct record *record, struct given_requests *given, struct recorded_call *call,
+                    const struct seen *seen)
+{
+    call->waits_for_all = seen->waits == WAITS_FOR_ALL;
+    call->waits_for_any = seen->waits == WAITS_FOR_ANY;
+    for (int i = 0; i < seen->count && given->count < RECORDED_REQUESTS; i++) {
+        struct recorded_request *request =
+            seen->requests[i] == constants.null_request ? NULL : find_request(record, seen->requests[i]);
+        if (request == NULL)
+            continue;
+        given->places[given->count] = i;
+        given->requests[given->count++] = request;
+        if (call->waits_for_all | call->waits_for_any)
+            request->facts.awaited = (uint8_t)(call->lane + 1);
+    }
+}
+
+static void start_request(struct record *record, struct request_facts *facts)
+{
+    facts->active = 1;
+    facts->started = read_ticks();
+    if (facts->sent_class != ANY_CLASS)
+        count_sent(record, facts->dest, facts->sent_class, facts->bytes);
+}
+
+void enter_request(struct record *record, const struct recorded_call *call, const struct seen *seen)
+{
+    if (is_shared(*seen->request))
+        return;
+    const struct request_facts facts = {.started = call->entered,
+                                        .bytes = call->bytes,
+                                        .comm = call->comm,
+                                        .sequence = call->sequence,
+                                        .dest = call->dest,
+                                        .source = call->source,
+                                        .tag = call->tag,
+                                        .function = call->function,
+                                        .sent_class = seen->sends ? call->sent_class : ANY_CLASS,
+                                        .received_class = call->received_class,
+                                        .receives = seen->receives,
+                                        .collective = seen->is_collective,
+                                        .persistent = seen->form == PERSISTENT,
+                                        .active = seen->form != PERSISTENT};
+    add_request(record, *seen->request, &facts);
+}
+
+/* Where a request is in the list that the call gives of those that it has completed; -1 where it is not. */
+static int place_among_completed(const struct seen *seen, int i)
+{
+    const int found = seen->found == NULL ? 1 : *seen->found;
+    for (int k = 0; k < found; k++)
+        if (seen->indices[k] == i)
+            return k;
+    return -1;
+}
+
+/* The status of one of the requests of a call. */
+static const MPI_Status *status_of(const struct seen *seen, int i)
+{
+    if (seen->status == MPI_STATUSES_IGNORE || seen->indices == NULL)
+        return seen->status == MPI_STATUSES_IGNORE ? MPI_STATUS_IGNORE : &seen->status[i];
+    const int place = place_among_completed(seen, i);
+    return place < 0 ? MPI_STATUS_IGNORE : &seen->status[place];
+}
+
+/* Only of requests: MPICH leaves what a status says of that as it was where a matched probe finds a message.
+ */
+static bool is_cancelled(const MPI_Status *status)
+{
+    int cancelled = 0;
+    if (status != MPI_STATUS_IGNORE)
+        next.Test_cancelled(status, &cancelled);
+    return cancelled;
+}
+
+/* The communicator of a request that receives; NULL, without the search, where all of the message was said.
+ */
+static const struct known_comm *comm_of(const struct request_facts *facts)
+{
+    const bool is_named = facts->source != ANY_RANK && facts->received_class != ANY_CLASS;
+    return is_named ? NULL : comm_with_id(facts->comm);
+}
+
+/* A persistent request keeps its handle. To ask MPI about it now could find what came only after the call,
+ * for which the call has no status. */
+static bool is_complete(const struct recorded_request *request, const struct seen *seen, int i)
+{
+    if (!request->facts.persistent)
+        return seen->requests[i] == constants.null_request;
+    if (seen->flag != NULL && !*seen->flag)
+        return false;
+    return seen->indices == NULL || place_among_completed(seen, i) >= 0;
+}
+
+/* Those of the requests that are complete now; how many. */
+static int complete_requests(struct record *record, const struct given_requests *given,
+                             const struct seen *seen, uint64_t waited)
+{
+    int completed = 0;
+    for (int i = 0; i < given->count; i++) {
+        struct request_facts *facts = &given->requests[i]->facts;
+        facts->awaited = 0;
+        if (!facts->active || !is_complete(given->requests[i], seen, given->places[i]))
+            continue;
+        completed++;
+        const MPI_Status *status = status_of(seen, given->places[i]);
+        if (facts->receives && !is_cancelled(status))
+            end_receive(record, comm_of(facts), facts->source, facts->received_class, facts->bytes, waited,
+                        status);
+        if (facts->persistent)
+            facts->active = 0;
+        else
+            remove_request(given->requests[i]);
+    }
+    return completed;
+}
+
+bool end_requests(struct record *record, const struct given_requests *given, const struct seen *seen,
+                  uint64_t waited, int code)
+{
+    if (seen->waits == STARTS) {
+        for (int i = 0; code == MPI_SUCCESS && i < given->count; i++)
+            start_request(record, &given->requests[i]->facts);
+        return false;
+    }
+    if (seen->waits == FREES) {
+        if (given->count == 1)
+            remove_request(given->requests[0]);
+        return false;
+    }
+    return complete_requests(record, given, seen, seen->waits == LOOKS ? 0 : waited) > 0;
 }

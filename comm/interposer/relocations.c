@@ -16,13 +16,16 @@ enum { FUNCTION_SLOT = R_AARCH64_JUMP_SLOT, DATA_SLOT = R_AARCH64_GLOB_DAT, POIN
 #error "expected x86-64 or AArch64"
 #endif
 
-/* The replaced addresses, and the pages that are read-only otherwise. */
-enum { MOST_SLOTS = 1024 };
+/* The replaced addresses, and for each file the pages that are read-only otherwise. */
+enum { MOST_SLOTS = 1024, MOST_FILES = 2 };
 static struct {
     void **place, *original, *replacement;
 } slots[MOST_SLOTS];
 static int slot_count;
-static uintptr_t guarded, guarded_bytes;
+static struct {
+    uintptr_t begin, bytes;
+} guarded[MOST_FILES];
+static int file_count;
 
 struct search {
     const char *file;
@@ -53,7 +56,7 @@ static void redirect_table(struct search *search, ElfW(Addr) base, const ElfW(Re
         if (kind != FUNCTION_SLOT && kind != DATA_SLOT && kind != POINTER)
             continue;
         const char *name = strings + symbols[ELF64_R_SYM(table[i].r_info)].st_name;
-        if (name[0] != 'M' && name[0] != 'P')
+        if (strchr("MPw", name[0]) == NULL)
             continue;
         const struct redirection *found = find(search, name);
         void **slot = (void **)(base + table[i].r_offset);
@@ -71,23 +74,33 @@ static void redirect_table(struct search *search, ElfW(Addr) base, const ElfW(Re
     }
 }
 
-/* Find what is read-only after relocation. */
-static void find_guarded(const struct dl_phdr_info *info)
+/* Note what is read-only after relocation; whether there was room for that. */
+static bool find_guarded(const struct dl_phdr_info *info)
 {
     const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
     for (int i = 0; i < info->dlpi_phnum; i++) {
         const ElfW(Phdr) *header = &info->dlpi_phdr[i];
         if (header->p_type != PT_GNU_RELRO)
             continue;
-        guarded = (info->dlpi_addr + header->p_vaddr) & ~(page - 1);
-        guarded_bytes = ((info->dlpi_addr + header->p_vaddr + header->p_memsz) & ~(page - 1)) - guarded;
+        const uintptr_t begin = (info->dlpi_addr + header->p_vaddr) & ~(page - 1);
+        const uintptr_t end = (info->dlpi_addr + header->p_vaddr + header->p_memsz) & ~(page - 1);
+        int k = 0;
+        while (k < file_count && guarded[k].begin != begin)
+            k++;
+        if (k == MOST_FILES)
+            return false;
+        guarded[k].begin = begin;
+        guarded[k].bytes = end - begin;
+        file_count = k < file_count ? file_count : k + 1;
     }
+    return true;
 }
 
 static void guard(int protection)
 {
-    if (guarded_bytes > 0)
-        mprotect((void *)guarded, guarded_bytes, protection);
+    for (int i = 0; i < file_count; i++)
+        if (guarded[i].bytes > 0)
+            mprotect((void *)guarded[i].begin, guarded[i].bytes, protection);
 }
 
 void use_replacements(bool replaced)
@@ -139,7 +152,8 @@ static int look(struct dl_phdr_info *info, size_t size, void *data)
             break;
         }
     }
-    find_guarded(info);
+    if (!find_guarded(info))
+        return 0;
     guard(PROT_READ | PROT_WRITE);
     search->changed = 0;
     for (int i = 0; i < 2; i++)

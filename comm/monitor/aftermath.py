@@ -1,4 +1,4 @@
-"""Deaths that follow from others: mpiexec ends all ranks when it has lost one, as MPI_Abort does."""
+"""Deaths that follow from others, or from a wish: mpiexec ends all ranks when it loses one, or is told to."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from .verdict import Verdict
 
 # A job that goes on for so long after a death was not ended because of it.
 SECONDS_TO_CLEAN_UP = 1.0
+# By these, people and batch systems end jobs, and mpiexec hands them on to all ranks.
+_REQUESTS = ("SIGTERM", "SIGINT", "SIGHUP")
 
 
 def find_aborts(snapshot: Snapshot, ranks: Mapping[int, Member]) -> list[Verdict]:
@@ -31,25 +33,32 @@ def find_aborts(snapshot: Snapshot, ranks: Mapping[int, Member]) -> list[Verdict
 
 
 class Aftermath:
-    """Holds deaths back that seem to follow from what was said before."""
+    """Holds deaths back that seem to follow from what was said before, or from a wish to end the job.
+
+    Attributes
+    ----------
+    wish : str
+        What is to be said of a job that somebody has ended.
+    """
 
     def __init__(self) -> None:
         self._held: list[tuple[float, Verdict]] = []
         self._dead: set[int] = set()
+        self._wished: Verdict | None = None
         self._mismatched_at = float("-inf")
+        self.wish = ""
 
-    def filter(self, verdicts: Sequence[Verdict], now: float, is_over: bool) -> list[Verdict]:
+    def filter(self, verdicts: Sequence[Verdict], snapshot: Snapshot, is_over: bool) -> list[Verdict]:
         """Give those that are worth saying, and deaths that were held back and that the job has outlived.
 
         Parameters
         ----------
         verdicts : sequence of Verdict
-        now : float
-            Seconds of the monotonic clock.
+        snapshot : Snapshot
         is_over : bool
             Whether all ranks are gone.
         """
-        said = []
+        said, now = [], snapshot.time
         for verdict in sorted(verdicts, key=_is_plain_death):
             if verdict.kind != "dead":
                 if not (is_over and self._dead):
@@ -60,13 +69,27 @@ class Aftermath:
             elif self._follows(verdict, now):
                 if not self._dead.issuperset(verdict.ranks):
                     self._held.append((now, verdict))
+            elif verdict.evidence.get("ended_by") in _REQUESTS:
+                self._wished = verdict
+                self._held.append((now, verdict))
             else:
                 said.append(verdict)
             if verdict.kind == "dead":
                 self._dead.update(verdict.ranks)
         said += [each for at, each in self._held if now - at > SECONDS_TO_CLEAN_UP]
         self._held = [(at, each) for at, each in self._held if now - at <= SECONDS_TO_CLEAN_UP]
+        if is_over and self._held and self._held[0][1] is self._wished:
+            said += self._at_the_end(self._wished, snapshot)
         return said
+
+    def _at_the_end(self, first: Verdict, snapshot: Snapshot) -> list[Verdict]:
+        """Tell a job that somebody has ended from one that mpiexec ended because of the first death."""
+        self._held.clear()
+        end = first.evidence["ended_by"]
+        if not {view.ended_by for view in snapshot.ranks.values()} <= {end, ""}:
+            return [first]
+        self.wish = f"all ranks were ended by {end}, rank {first.ranks[0]} first"
+        return []
 
     def _follows(self, verdict: Verdict, now: float) -> bool:
         if self._dead:

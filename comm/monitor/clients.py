@@ -67,6 +67,13 @@ class Clients:
             isinstance(each, Newcomer) or not each.process.is_gone for each in self._by_connection.values()
         )
 
+    def welcome_all(self) -> None:
+        """Let in all that have come, whatever else there is to hear."""
+        self._take_all()
+        for file, client in list(self._by_connection.items()):
+            if isinstance(client, Newcomer):
+                self._serve(file)
+
     def wait(self, seconds: float) -> list[Member]:
         """Serve connections for so long, or until a rank ends; give those that have, in that order."""
         ended: list[Member] = []

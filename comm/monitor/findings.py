@@ -79,12 +79,6 @@ class Findings:
             r"\{(\d+)\}", lambda found: places.get(int(found[1])) or "an unknown line", verdict.sentence
         )
         evidence = dict(verdict.evidence)
-        if verdict.kind == "dead":
-            ends = {rank: self._ranks[rank].process.ended_by for rank in verdict.ranks if rank in self._ranks}
-            known_ends = {str(rank): end for rank, end in ends.items() if end}
-            if known_ends:
-                evidence["ended_by"] = known_ends
-                sentence += f" ({', '.join(sorted(set(known_ends.values())))})"
         if any(places.values()):
             evidence["places"] = {str(rank): place for rank, place in places.items() if place}
         return replace(verdict, sentence=sentence, evidence=evidence, stacks=stacks)

@@ -73,6 +73,11 @@ class Judge:
             for each in found
         ]
 
+    @property
+    def is_undecided(self) -> bool:
+        """Whether ranks disagree, and it is not clear yet which of them are to blame."""
+        return bool(self._mismatches.undecided)
+
     def _deaths(self, snapshot: Snapshot) -> list[Verdict]:
         """Ranks that are gone and had not left MPI, those that went first at the front."""
         views = snapshot.ranks
@@ -85,17 +90,19 @@ class Judge:
         self._dead.update(dead)
         found = []
         for rank in sorted(dead, key=lambda rank: -views[rank].idle):
-            call = ""
-            if len(views[rank].under_way):
-                call = f", in {self._functions.names[int(views[rank].under_way['function'][0])]}"
-            sentence = f"rank {rank} on {views[rank].host} is dead{call or ', outside MPI'}"
-            found.append(Verdict("dead", (rank,), sentence, views[rank].idle, {"dead_before": before}))
+            view, call = views[rank], "outside MPI"
+            if len(view.under_way):
+                call = f"in {self._functions.names[int(view.under_way['function'][0])]}"
+            how = f" ({view.ended_by})" if view.ended_by else ""
+            sentence = f"rank {rank} on {view.host} is dead, {call}{how}"
+            evidence = {"dead_before": before, "ended_by": view.ended_by}
+            found.append(Verdict("dead", (rank,), sentence, view.idle, evidence))
         return found
 
     def _disagreements(self, snapshot: Snapshot, calls: Gathered | None) -> list[Verdict]:
         if calls is None:
             return []
-        found = self._mismatches.look(calls, self._gatherer.sizes)
+        found = self._mismatches.look(calls, self._gatherer.sizes, snapshot.time)
         for comm, _ in found:
             for rank, view in snapshot.ranks.items():
                 if comm in self._gatherer.known.get(rank, ()):

@@ -16,7 +16,7 @@ from .clock import Clock
 from .processes import Process
 from .reading import Record
 from .snapshot import RankView
-from .stacks import SECONDS_TO_ANSWER, drain, read_stack
+from .stacks import SECONDS_TO_ANSWER, read_stack, unasked_stack
 
 # Polls over which the share of waiting is averaged: about ten seconds.
 _POLLS = 50
@@ -60,6 +60,8 @@ class Member:
         self.failure = self.failure_stack = ""
         # By the folder to save them to.
         self.commits: dict[str, Kept] = {}
+        # What it has written unasked: where it was when it ended inside a call.
+        self.last_stack = ""
         self.waiting = 0.0
         self.polls = self.polls_inside = 0
         self.last: RankView | None = None
@@ -75,6 +77,8 @@ class Member:
             view = view.as_ended()
         elif state == "dead" and self.last is None:
             view = replace(view, idle=_likely_since(view))
+        if self.process.is_gone:
+            view = replace(view, ended_by=self.process.ended_by)
         inside = len(view.under_way) > 0
         self.polls += 1
         self.polls_inside += inside
@@ -128,19 +132,19 @@ def stacks_of(members: Iterable[Member]) -> dict[int, str]:
     found, asked = {}, []
     for member in members:
         state = member.last.state if member.last else "running"
+        member.last_stack = unasked_stack(member.pipe) or member.last_stack
         if member.failure_stack:
             found[member.rank] = member.failure_stack
         elif member.process.is_gone:
-            found[member.rank] = f"no stack: it is {state}"
+            found[member.rank] = member.last_stack or f"no stack: it is {state}"
         elif member.last is not None and member.last.finalizing:
             found[member.rank] = "no stack: it is in MPI_Finalize"
         elif state in ("stopped", "traced"):
             found[member.rank] = f"no stack: it is {state}, and answers no signal"
         else:
-            drain(member.pipe)
             asked += [member] if member.process.send(member.stack_signal) else []
     for member in asked:
-        stack = read_stack(member.pipe)
+        stack = read_stack(member.pipe) or member.last_stack
         found[member.rank] = stack or f"no stack: no answer within {SECONDS_TO_ANSWER:g} s"
     return found
 

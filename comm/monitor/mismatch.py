@@ -14,6 +14,8 @@ from .wording import Functions, listed, places
 
 # Collectives that agreed between two mismatches that have nothing to do with each other.
 _APART = 50
+# For ranks that are about to enter a collective about which those inside disagree.
+SECONDS_TO_DECIDE = 0.3
 
 
 def _differ(values: np.ndarray, begins: np.ndarray) -> np.ndarray:
@@ -35,54 +37,72 @@ def mismatched_groups(calls: Gathered) -> np.ndarray:
 
 
 class Mismatches:
-    """Finds the first disagreement on each communicator: others that follow soon come of it."""
+    """Finds the first disagreement on each communicator: others that follow soon come of it.
+
+    Attributes
+    ----------
+    undecided : dict of int to float
+        By communicator, since when as many ranks say one thing as another, and others are still to come.
+    """
 
     def __init__(self, functions: Functions) -> None:
         self._functions = functions
         self._last: dict[int, int] = {}
+        self.undecided: dict[int, float] = {}
 
-    def look(self, calls: Gathered, sizes: dict[int, int]) -> list[tuple[int, Verdict]]:
+    def look(self, calls: Gathered, sizes: dict[int, int], now: float) -> list[tuple[int, Verdict]]:
         """Give communicators and verdicts."""
         found = []
         for group in mismatched_groups(calls).tolist():
-            begin = int(calls.begins[group])
-            rows = slice(begin, begin + int(calls.counts[group]))
+            begin, count = int(calls.begins[group]), int(calls.counts[group])
             comm, sequence = (int(calls.columns[name][begin]) for name in ("comm", "sequence"))
+            rows = {name: each[begin : begin + count] for name, each in calls.columns.items()}
+            groups = self._groups(rows)
+            is_complete = count >= sizes.get(comm, 0)
+            if not is_complete and _is_tied(groups) and self._waits(comm, now):
+                continue
+            self.undecided.pop(comm, None)
             last = self._last.get(comm)
             self._last[comm] = max(sequence, last or 0)
-            if last is not None and sequence <= last + _APART:
-                continue
-            verdict = self._verdict(
-                {name: each[rows] for name, each in calls.columns.items()}, sizes.get(comm, 0)
-            )
-            found.append((comm, verdict))
+            if last is None or sequence > last + _APART:
+                found.append((comm, self._verdict(rows, groups, sizes.get(comm, 0))))
         return found
 
-    def _verdict(self, rows: dict[str, np.ndarray], size: int) -> Verdict:
+    def _waits(self, comm: int, now: float) -> bool:
+        return now - self.undecided.setdefault(comm, now) < SECONDS_TO_DECIDE
+
+    def _groups(self, rows: dict[str, np.ndarray]) -> list[tuple[str, list[int]]]:
+        """What some ranks say, and those ranks; what most say comes first."""
         variants: dict[tuple[str, str], list[int]] = {}
         for rank, function, count, root, signature in zip(
             *(rows[name].tolist() for name in ("rank", "function", "bytes", "dest", "signature")), strict=True
         ):
             text = self._describe(function, count, root)
             variants.setdefault((text, str(signature) if count >= 0 else ""), []).append(rank)
-        groups = sorted(variants.items(), key=lambda item: (-len(item[1]), item[1]))
-        texts = Counter(text for text, _ in variants)
+        return sorted(((text, ranks) for (text, _), ranks in variants.items()), key=_by_number)
+
+    def _verdict(
+        self, rows: dict[str, np.ndarray], groups: list[tuple[str, list[int]]], size: int
+    ) -> Verdict:
+        texts = Counter(text for text, _ in groups)
+        inside = set(rows["rank"][rows["left"] == 0].tolist())
         parts: list[str] = []
-        for (text, _), ranks in groups:
+        for text, ranks in groups:
             # The same in all that a record has words for: it is the operation that differs.
             other = " with another operation" if texts[text] > 1 and parts else ""
             whom = f"rank{'s' if len(ranks) > 1 else ''} {listed(ranks)}"
-            parts.append(f"{text}{other} on {whom} at {places(ranks[:1])}")
-        most = len(groups[0][1])
-        tied = sum(len(ranks) == most for _, ranks in groups) > 1
-        culprits = sorted(rank for _, ranks in (groups if tied else groups[1:]) for rank in ranks)
+            # One that is still in the call says where it was made.
+            site = next((rank for rank in ranks if rank in inside), ranks[0])
+            at = " at" if site in inside else ", now at"
+            parts.append(f"{text}{other} on {whom}{at} {places([site])}")
+        culprits = sorted(rank for _, ranks in (groups if _is_tied(groups) else groups[1:]) for rank in ranks)
         members = f"{size} ranks" if size else "which some rank has freed"
         sequence, comm = int(rows["sequence"][0]), int(rows["comm"][0])
         head = f"mismatch: collective {sequence} of a communicator of {members} is "
         evidence: dict[str, Any] = {
             "communicator": comm,
             "sequence": sequence,
-            "calls": {str(rank): text for (text, _), ranks in groups for rank in ranks},
+            "calls": {str(rank): text for text, ranks in groups for rank in ranks},
         }
         witness = next((ranks[0] for _, ranks in groups if ranks[0] not in culprits), None)
         return Verdict("mismatch", tuple(culprits), head + ", and ".join(parts), 0.0, evidence, witness)
@@ -92,3 +112,11 @@ class Mismatches:
         place = f" from root {root}" if "cast" in self._functions.names[function] else f" with root {root}"
         rooted = place if root != NO_RANK else ""
         return f"{self._functions.names[function]}{size}{rooted}"
+
+
+def _by_number(group: tuple[str, list[int]]) -> tuple[int, list[int]]:
+    return -len(group[1]), group[1]
+
+
+def _is_tied(groups: list[tuple[str, list[int]]]) -> bool:
+    return len(groups) > 1 and len(groups[0][1]) == len(groups[1][1])

@@ -185,6 +185,11 @@ class Nodes:
             else:
                 tell("raise" if request.asked is Asked.RAISE else "verdict", json.loads(request.text))
 
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """How many connections and messages of outsiders were dropped on this node, by the reason."""
+        return {} if self._channel is None else self._channel.dropped
+
     def summaries(self, functions: tuple[str, ...]) -> list[dict[str, Any]]:
         """What the report says of the ranks on other nodes."""
         found = [

@@ -5,15 +5,15 @@
     {"roundelay": FORMAT,
      "verdicts": [{"kind", "ranks", "hosts", "sentence", "since", "evidence", "witness", "stacks", "time",
                    "date"}, ...],
-     "job": {"size", "argv", "started", "seconds", "watcher_seconds", "ended",
+     "job": {"size", "argv", "started", "seconds", "watcher_seconds", "ended", "dropped",
              "ranks": [{"rank", "host", "process", "state", "ended_by", "waiting", "doing"}, ...]},
      "history": {"columns": names of what each call in a timeline has,
                  "ranks": {"0": {"calls", "waited", "bytes_sent", "bytes_received", "messages_sent",
                                  "messages_received", "timeline": [[...], ...]}, ...}}}
 
-Times are seconds since the watcher began, but for "started" and "date", and for "watcher_seconds", which are
-those that it has computed; `waited` and the like are lists by peer. A call that was under way when the report
-was written has no end, null. Ranks of peers below zero mean none, -1, and any, -2.
+Times are seconds since the watcher began, but for "started", "date" and "watcher_seconds", for which it has
+computed; `waited` and the like are lists by peer. A call that was under way when the report was written has
+no end, null. Ranks of peers below zero mean none, -1, and any, -2. "dropped" counts what came from outsiders.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ class History:
         for view in views:
             if len(view.calls):
                 kept = self._calls.setdefault(view.rank, deque(maxlen=_POLLS))
-                kept.append(view.calls[-_CALLS_OF_POLL:])
+                # A copy does not keep all of the others.
+                kept.append(view.calls[-_CALLS_OF_POLL:].copy())
 
     def summary(self, view: RankView, functions: tuple[str, ...], begin: float) -> dict[str, Any]:
         """What the report has of a rank."""
@@ -124,7 +125,7 @@ def rank_of_view(view: RankView, functions: tuple[str, ...], waiting: float) -> 
         "host": view.host,
         "process": view.process,
         "state": view.state,
-        "ended_by": "",
+        "ended_by": view.ended_by,
         "waiting": round(waiting, 3),
         "doing": _call_in(view, functions),
     }

@@ -50,6 +50,8 @@ class RankView:
     cpu : float
         Seconds of processor time that it has used, by which it is known whether it had its turn lately;
         negative where that is not known.
+    ended_by : str
+        "SIGKILL", "exit status 1" or nothing, where that is not known.
     """
 
     rank: int
@@ -70,6 +72,7 @@ class RankView:
     threads: int = 1
     unnamed: int = 0
     cpu: float = -1.0
+    ended_by: str = ""
 
     def as_ended(self) -> RankView:
         """The same of a rank that has left MPI before it was gone."""

@@ -10,6 +10,7 @@ import select
 import signal
 import sysconfig
 import time
+from contextlib import suppress
 from pathlib import Path
 from threading import current_thread, main_thread
 
@@ -64,14 +65,13 @@ def free_signal() -> int:
     raise OSError("all real-time signals have handlers")
 
 
-def drain(pipe: int) -> None:
-    """Throw away what a rank wrote before it is asked."""
-    while True:
-        try:
-            if not os.read(pipe, 65536):
-                return
-        except OSError:
-            return
+def unasked_stack(pipe: int) -> str:
+    """Read what a rank has written by itself: an answer that came late, or where it ended inside a call."""
+    found = b""
+    with suppress(BlockingIOError):
+        while part := os.read(pipe, 65536):
+            found += part
+    return found.decode(errors="replace").rstrip()
 
 
 def read_stack(pipe: int, seconds: float = SECONDS_TO_ANSWER) -> str:
@@ -122,5 +122,6 @@ class CallSites:
 def _thread_of(stack: str) -> list[str]:
     """Lines of the thread that got the signal, which is the main one unless it blocks it."""
     parts = re.split(r"^(?=(?:Current thread|Thread) 0x)", stack, flags=re.MULTILINE)
-    own = [part for part in parts if part.startswith("Current thread")] or parts[-1:]
-    return own[0].splitlines() if own else []
+    # One that answers late has written more than one stack, and the last is the newest.
+    own = [part for part in parts if part.startswith("Current thread")] or parts
+    return own[-1].splitlines() if own else []

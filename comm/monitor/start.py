@@ -268,6 +268,7 @@ def _attach(name: str) -> str:
             connection, _greeting(module, rank, ranks, stacks), [memory, stacks.read_end, *_launcher()]
         )
         stacks.close_read_end()
+        module.prepare_last_words(stacks.signal, connection.fileno())
     except (OSError, AttributeError, ValueError) as error:
         if connection is not None:
             connection.close()

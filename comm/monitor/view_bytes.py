@@ -1,9 +1,12 @@
-"""A `RankView` as bytes and back: a header and its arrays, each of a dtype that both sides know."""
+"""Views of ranks as bytes and back: what all ranks of a message have of one kind is one array.
+
+So it takes hardly longer to read what 64 ranks do than what one does.
+"""
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +23,7 @@ from .memory import (
     TIMED_REQUEST,
     UNKNOWN_RANK,
 )
+from .rank_runs import MEMBERS, RUN, members_bytes, read_members
 from .snapshot import RankView
 from .wire import MOST_BYTES, Malformed, read_text
 
@@ -27,28 +31,82 @@ STATES = ("running", "idle", "stopped", "traced", "dead", "ended")
 # Of each rank, those that ended since the message before. More are not needed to compare ranks, and a node of
 # 64 ranks that call MPI without a pause sends 2 MB at a time.
 MOST_CALLS = CALLS // 2
-_LONGEST_HOST = 255
+_LONGEST_TEXT = 255
 
-# The lengths of the host's name, of what is under way, calls, comms, requests, peers, members and their runs.
-_VIEW = struct.Struct("<iIBBHdddQQII" + "7I")
-_RANK = struct.Struct("<i")
 _PEER_ROW = np.dtype([("rank", "i4"), ("spare", "u4"), ("peer", TIMED_PEER)])
-_MEMBERS = np.dtype([("id", "u4"), ("runs", "u4")])
-# Ranks first, first + step, ...
-_RUN = np.dtype([("first", "i4"), ("step", "i4"), ("count", "i4")])
+# What there may be any number of in a view, in the order of the message.
+_KINDS = (TIMED_CALL, TIMED_CALL, COMM, TIMED_REQUEST, _PEER_ROW, MEMBERS, RUN)
+_COUNT = np.dtype("u4")
+_HEAD = np.dtype(
+    [
+        ("rank", "i4"),
+        ("process", "u4"),
+        ("advanced", "u8"),
+        ("lost", "u8"),
+        ("threads", "u4"),
+        ("unnamed", "u4"),
+        ("idle", "f8"),
+        ("time", "f8"),
+        ("cpu", "f8"),
+        ("counts", _COUNT, len(_KINDS)),
+        ("state", "u1"),
+        ("finalizing", "u1"),
+        ("host", "u1"),
+        ("ended_by", "u1"),
+    ]
+)
+_TAKEN_OVER = ("rank", "process", "advanced", "lost", "threads", "unnamed", "idle", "time", "cpu")
+
+
+class _Encoded(NamedTuple):
+    """One view."""
+
+    head: np.ndarray
+    texts: bytes
+    arrays: tuple[np.ndarray, ...]
+
+    @property
+    def size(self) -> int:
+        return _HEAD.itemsize + len(self.texts) + sum(each.nbytes for each in self.arrays)
 
 
 def views_bytes(views: Sequence[RankView], most: int = MOST_BYTES - 64) -> Iterator[bytes]:
     """Give views as bodies of messages, of at most `most` bytes each unless one view alone is longer."""
-    body = b""
-    for view in views:
-        encoded = _encode(view)
-        if body and len(body) + len(encoded) > most:
-            yield body
-            body = b""
-        body += encoded
-    if body:
-        yield body
+    group: list[_Encoded] = []
+    left = 0
+    for encoded in map(_encode, views):
+        if not group or encoded.size > left:
+            if group:
+                yield _joined(group)
+            group, left = [], most - _COUNT.itemsize
+        group.append(encoded)
+        left -= encoded.size
+    if group:
+        yield _joined(group)
+
+
+def _joined(group: Sequence[_Encoded]) -> bytes:
+    heads, texts, arrays = zip(*group, strict=True)
+    columns = [array.tobytes() for column in zip(*arrays, strict=True) for array in column]
+    count = np.array(len(group), _COUNT)
+    return b"".join([count.tobytes(), *(head.tobytes() for head in heads), *texts, *columns])
+
+
+def _encode(view: RankView) -> _Encoded:
+    host, ended_by = _text_bytes(view.host), _text_bytes(view.ended_by)
+    used = np.flatnonzero(view.peers.view("u1").reshape(len(view.peers), -1).any(axis=1))
+    peers = np.zeros(len(used), _PEER_ROW)
+    peers["rank"], peers["peer"] = used, view.peers[used]
+    calls = view.calls[-MOST_CALLS:]
+    arrays = (view.under_way, calls, view.comms, view.requests, peers, *members_bytes(view.members))
+    own = [getattr(view, name) for name in _TAKEN_OVER]
+    state = STATES.index(view.state), view.finalizing
+    head = np.array((*own, [*map(len, arrays)], *state, len(host), len(ended_by)), _HEAD)
+    return _Encoded(head, host + ended_by, arrays)
+
+
+def _text_bytes(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")[:_LONGEST_TEXT].decode("utf-8", "ignore").encode()
 
 
 def read_views(body: memoryview, ranks: Collection[int], size: int, functions: int) -> list[RankView]:
@@ -70,14 +128,42 @@ def read_views(body: memoryview, ranks: Collection[int], size: int, functions: i
         If anything in it is not as a watcher writes it, or of a rank of another node.
     """
     reader = _Reader(body)
-    views: dict[int, RankView] = {}
-    while reader.left:
-        rank = _RANK.unpack(reader.peek(_RANK.size))[0]
-        # Before anything of it is read: a view of few bytes can become an array for all ranks of the job.
-        if rank not in ranks or rank in views:
-            raise Malformed(f"rank {rank}: expected each of {sorted(ranks)} at most once")
-        views[rank] = _decode(reader, size, functions)
-    return list(views.values())
+    heads = _read_heads(reader, ranks, size)
+    lengths = np.stack([heads["host"], heads["ended_by"]], axis=1).tolist()
+    texts = [[read_text(reader.take(length)) for length in pair] for pair in lengths]
+    counts = heads["counts"].astype(np.int64)
+    arrays = [reader.array(kind, total) for kind, total in zip(_KINDS, counts.sum(0).tolist(), strict=True)]
+    if reader.left:
+        raise Malformed(f"{reader.left} bytes too many")
+    under_way, calls, _, requests, rows, _, _ = arrays
+    for array in (under_way, calls, requests):
+        _check_calls(array, size, functions)
+    peers = _read_peers(rows, counts[:, _KINDS.index(_PEER_ROW)], size)
+    fields = {name: heads[name].tolist() for name in (*_TAKEN_OVER, "finalizing")}
+    fields["state"] = [STATES[number] for number in heads["state"].tolist()]
+    fields["host"], fields["ended_by"] = ([pair[k] for pair in texts] for k in (0, 1))
+    ends = np.concatenate([np.zeros((1, len(_KINDS)), np.int64), counts.cumsum(0)]).tolist()
+    return [
+        _view(
+            {name: column[i] for name, column in fields.items()},
+            [arrays[k][ends[i][k] : ends[i + 1][k]] for k in range(len(_KINDS))],
+            peers[i],
+        )
+        for i in range(len(heads))
+    ]
+
+
+def _view(fields: Mapping[str, Any], arrays: Sequence[np.ndarray], peers: np.ndarray) -> RankView:
+    under_way, calls, comms, requests, _, members, runs = arrays
+    return RankView(
+        **fields,
+        under_way=under_way,
+        calls=calls,
+        comms=comms,
+        members=read_members(members.tobytes(), runs.tobytes(), len(peers)),
+        requests=requests,
+        peers=peers,
+    )
 
 
 class _Reader:
@@ -90,90 +176,35 @@ class _Reader:
     def left(self) -> int:
         return len(self._body)
 
-    def peek(self, count: int) -> memoryview:
+    def take(self, count: int) -> memoryview:
         if count > len(self._body):
             raise Malformed(f"ends after {len(self._body)} of {count} bytes")
-        return self._body[:count]
-
-    def take(self, count: int) -> memoryview:
-        taken = self.peek(count)
-        self._body = self._body[count:]
+        taken, self._body = self._body[:count], self._body[count:]
         return taken
 
-    def array(self, dtype: np.dtype, count: int, most: int) -> np.ndarray:
-        if count > most:
-            raise Malformed(f"{count} records: expected at most {most}")
+    def array(self, dtype: np.dtype, count: int) -> np.ndarray:
         # A copy is aligned, and does not keep the message.
         found: np.ndarray = np.frombuffer(self.take(count * dtype.itemsize), dtype).copy()
         return found
 
 
-def _encode(view: RankView) -> bytes:
-    host = view.host.encode("utf-8", "backslashreplace")[:_LONGEST_HOST]
-    host = host.decode("utf-8", "ignore").encode()
-    calls = view.calls[-MOST_CALLS:]
-    used = np.flatnonzero(view.peers.view("u1").reshape(len(view.peers), -1).any(axis=1))
-    peers = np.zeros(len(used), _PEER_ROW)
-    peers["rank"], peers["peer"] = used, view.peers[used]
-    runs = {number: _runs(ranks) for number, ranks in view.members.items()}
-    members = np.array([(number, len(each)) for number, each in runs.items()], _MEMBERS)
-    flat = np.concatenate([np.zeros(0, _RUN), *runs.values()])
-    arrays = (view.under_way, calls, view.comms, view.requests, peers, members, flat)
-    head = _VIEW.pack(
-        view.rank,
-        view.process,
-        STATES.index(view.state),
-        view.finalizing,
-        len(host),
-        view.idle,
-        view.time,
-        view.cpu,
-        view.advanced,
-        view.lost,
-        view.threads,
-        view.unnamed,
-        *map(len, arrays),
-    )
-    return b"".join((head, host, *(array.tobytes() for array in arrays)))
-
-
-def _decode(reader: _Reader, size: int, functions: int) -> RankView:
-    rank, process, state, finalizing, host, *rest = _VIEW.unpack(reader.take(_VIEW.size))
-    idle, time, cpu, advanced, lost, threads, unnamed, *counts = rest
-    if state >= len(STATES) or finalizing > 2 or host > _LONGEST_HOST:
-        raise Malformed(f"state {state}, finalizing {finalizing}, a host's name of {host} bytes")
-    if not (np.isfinite((idle, time, cpu)).all() and idle >= 0):
-        raise Malformed(f"idle for {idle} s at {time} s")
-    name = read_text(reader.take(host))
-    under_way = reader.array(TIMED_CALL, counts[0], LANES)
-    calls = reader.array(TIMED_CALL, counts[1], MOST_CALLS)
-    comms = reader.array(COMM, counts[2], COMMS)
-    requests = reader.array(TIMED_REQUEST, counts[3], REQUESTS)
-    rows = reader.array(_PEER_ROW, counts[4], size)
-    members = reader.array(_MEMBERS, counts[5], COMMS)
-    runs = reader.array(_RUN, counts[6], MOST_BYTES)
-    for array in (under_way, calls, requests):
-        _check_calls(array, size, functions)
-    return RankView(
-        rank=rank,
-        process=process,
-        host=name,
-        state=STATES[state],
-        idle=idle,
-        time=time,
-        finalizing=finalizing,
-        advanced=advanced,
-        under_way=under_way,
-        calls=calls,
-        comms=comms,
-        members=_read_members(members, runs, size),
-        requests=requests,
-        peers=_read_peers(rows, size),
-        lost=lost,
-        threads=threads,
-        unnamed=unnamed,
-        cpu=cpu,
-    )
+def _read_heads(reader: _Reader, ranks: Collection[int], size: int) -> np.ndarray:
+    (count,) = reader.array(_COUNT, 1).tolist()
+    # Before anything of them is read: views of few bytes can become arrays for all ranks of the job.
+    if count > len(ranks):
+        raise Malformed(f"{count} ranks: expected each of {sorted(ranks)} at most once")
+    heads = reader.array(_HEAD, count)
+    own = heads["rank"].tolist()
+    if len({*own}) != len(own) or not {*own} <= {*ranks}:
+        raise Malformed(f"ranks {own}: expected each of {sorted(ranks)} at most once")
+    if (heads["state"] >= len(STATES)).any() or (heads["finalizing"] > 2).any():
+        raise Malformed(f"states {heads['state'].tolist()}, finalizing {heads['finalizing'].tolist()}")
+    _check_finite(heads)
+    if (heads["idle"] < 0).any():
+        raise Malformed(f"idle for {heads['idle'].tolist()} s")
+    if (heads["counts"] > (LANES, MOST_CALLS, COMMS, REQUESTS, size, COMMS, MOST_BYTES)).any():
+        raise Malformed(f"too many records: {heads['counts'].max(0).tolist()} of one rank")
+    return heads
 
 
 def _check_calls(array: np.ndarray, size: int, functions: int) -> None:
@@ -195,52 +226,13 @@ def _check_finite(array: np.ndarray) -> None:
             raise Malformed(f"{name} is not finite")
 
 
-def _read_peers(rows: np.ndarray, size: int) -> np.ndarray:
-    ranks = rows["rank"]
-    if (np.diff(ranks) <= 0).any() or (ranks < 0).any() or (ranks >= size).any() or rows["spare"].any():
+def _read_peers(rows: np.ndarray, counts: np.ndarray, size: int) -> np.ndarray:
+    """Give what each rank has exchanged with each rank of the job, by both."""
+    owners, ranks = np.repeat(np.arange(len(counts)), counts), rows["rank"].astype(np.int64)
+    is_out = (ranks < 0) | (ranks >= size) | (rows["spare"] != 0)
+    if is_out.any() or (np.diff(owners * size + ranks) <= 0).any():
         raise Malformed(f"peers {ranks.tolist()}: expected ascending ranks of {size}")
-    peers = np.zeros(size, TIMED_PEER)
-    peers[ranks] = rows["peer"]
-    _check_finite(peers)
+    peers = np.zeros((len(counts), size), TIMED_PEER)
+    peers[owners, ranks] = rows["peer"]
+    _check_finite(rows["peer"])
     return peers
-
-
-def _runs(ranks: np.ndarray) -> np.ndarray:
-    """Describe ascending ranks by as few arithmetic progressions as one finds from left to right."""
-    ranks = np.asarray(ranks, "i4")
-    steps = np.diff(ranks)
-    ends = [*(np.flatnonzero(np.diff(steps)) + 1).tolist(), len(ranks) - 1]
-    found: list[tuple[int, int, int]] = []
-    first = 0
-    for end in ends:
-        # One that began at the end of the last progression is a part of none that ends there, too.
-        if end < first or (end == first and end < len(ranks) - 1):
-            continue
-        found.append((int(ranks[first]), int(steps[first]) if end > first else 1, end - first + 1))
-        first = end + 1
-    return np.array(found, _RUN)
-
-
-def _read_members(members: np.ndarray, runs: np.ndarray, size: int) -> Mapping[int, np.ndarray]:
-    if int(members["runs"].sum(dtype=np.int64)) != len(runs):
-        raise Malformed(f"{len(runs)} runs of ranks: expected {members['runs'].tolist()}")
-    first, step, count = (runs[name].astype(np.int64) for name in ("first", "step", "count"))
-    if (
-        (first < 0).any()
-        or (step < 1).any()
-        or (count < 1).any()
-        or (first + step * (count - 1) >= size).any()
-    ):
-        raise Malformed(f"runs of ranks {runs.tolist()} of {size}")
-    found, begin = {}, 0
-    for number, many in members.tolist():
-        part = runs[begin : begin + many].tolist()
-        begin += many
-        if sum(count for _, _, count in part) > size:
-            raise Malformed(f"communicator {number} of more than {size} ranks")
-        parts = [np.arange(first, first + step * count, step, dtype="i4") for first, step, count in part]
-        ranks = np.concatenate([np.zeros(0, "i4"), *parts])
-        if (np.diff(ranks) <= 0).any() or number in found:
-            raise Malformed(f"communicator {number}, ranks {ranks.tolist()}: expected ascending ones, once")
-        found[number] = ranks
-    return found

@@ -21,6 +21,7 @@ from .clock import Clock, ticks_of
 from .findings import Findings
 from .judge import Judge
 from .members import Member
+from .mismatch import SECONDS_TO_DECIDE
 from .nodes import Nodes
 from .snapshot import Snapshot
 from .start import Options, say
@@ -70,12 +71,12 @@ class Watcher:
         while self.clients.are_there() or self.nodes.are_there():
             deaths = self.clients.wait(due - time.monotonic())
             for member in deaths:
-                # They are in order by now, whatever follows from it.
-                member.let_go()
-            for member in deaths:
                 # One after the other: who died first is to blame for the others.
                 member.process.end(time.monotonic())
                 self.look()
+            for member in deaths:
+                # Only now: the others could not say where they are when mpiexec has killed them.
+                member.let_go()
             if time.monotonic() >= due:
                 self.look()
                 due = self.nodes.next_look(PERIOD) or max(due + PERIOD, time.monotonic() + PERIOD / 2)
@@ -108,12 +109,13 @@ class Watcher:
         elif message.get("kind") == "failing":
             member.failure, member.failure_stack = str(message.get("what")), str(message.get("stack", ""))
             self.findings.is_wanted |= message.get("is_wanted") is True
-            self.look()
-            with suppress(OSError):
-                handover.send(member.connection, {"kind": "saving"})
+            self._look_before_the_end()
+            self._answer(member, "saving")
             self.save_commits()
-            with suppress(OSError):
-                handover.send(member.connection, {"kind": "seen"})
+            self._answer(member, "seen")
+        elif message.get("kind") == "ending":
+            self._look_before_the_end()
+            self._answer(member, "seen")
         elif message.get("kind") == "commits":
             try:
                 member.commits[str(message["folder"])] = commits.take(files)
@@ -123,6 +125,23 @@ class Watcher:
             handover.send(member.connection, self.nodes.listen(member, message))
         elif message.get("kind") == "nodes":
             self.nodes.open(message.get("invitations", []), member.size, len(member.functions))
+
+    @staticmethod
+    def _answer(member: Member, kind: str) -> None:
+        """Tell a rank that waits for it before it ends the job how far this is."""
+        with suppress(OSError):
+            handover.send(member.connection, {"kind": kind})
+
+    def _look_before_the_end(self) -> None:
+        """Look at the other ranks while there are any: one that ends the job waits for that."""
+        end = time.monotonic() + SECONDS_TO_DECIDE
+        # Early in a job they may not have been heard yet.
+        self.clients.welcome_all()
+        self.look()
+        # Others may be about to enter the call in which this one has failed.
+        while self.judge is not None and self.judge.is_undecided and time.monotonic() < end:
+            time.sleep(0.01)
+            self.look()
 
     def look(self) -> None:
         """Look at all ranks, and say what is new."""
@@ -150,9 +169,11 @@ class Watcher:
             # Whatever it is, the job goes on.
             self.complain(f"the monitor failed, and judges no more: {type(error).__name__}: {error}")
         is_over = all(each.process.is_gone for each in self.ranks.values()) and not self.nodes.are_there()
-        for verdict in self.aftermath.filter(verdicts, now, is_over):
+        for verdict in self.aftermath.filter(verdicts, snapshot, is_over):
             if not self.findings.is_ending:
                 self._say(verdict, now)
+        if self.aftermath.wish and not self.findings.is_ending:
+            self.complain(self.aftermath.wish)
         self.findings.go_on(now)
         self.clients.show(self.state, now)
 
@@ -175,9 +196,15 @@ class Watcher:
                 "started": self.started,
                 "seconds": round(time.monotonic() - self.begin, 3),
                 "watcher_seconds": round(time.process_time(), 3),
+                "dropped": self._dropped(),
                 "ranks": sorted(ranks, key=lambda each: int(each["rank"])),
             },
         }
+
+    def _dropped(self) -> dict[str, int]:
+        """Whom this watcher has refused, and what of that it has thrown away, by the reason."""
+        refused = {"other users": self.clients.refused} if self.clients.refused else {}
+        return {**self.nodes.dropped, **refused}
 
     def write(self, has_ended: bool = False) -> None:
         """Write the report, if there is to be one."""

@@ -78,7 +78,9 @@ def _facts(report: Report) -> str:
     hosts = sorted({each.host for each in report.ranks})
     where = f"on {_listed(hosts)}" if hosts else ""
     written = f"The report was written {report.seconds:.1f} s later, when {state}."
-    return escape(f"Started {_date(report.started)} {where}. {written}")
+    outsiders = ", ".join(f"{count} {reason}" for reason, count in sorted(report.dropped.items()))
+    dropped = f" Connections and messages that the watcher dropped: {outsiders}." if outsiders else ""
+    return escape(f"Started {_date(report.started)} {where}. {written}{dropped}")
 
 
 def _date(text: str) -> str:

@@ -88,6 +88,8 @@ class Report:
         Seconds that the rank of the row has waited for messages of that of the column, and how many came.
     timeline : mapping of int to tuple of Call
         Some calls of each rank.
+    dropped : mapping of str to int
+        Connections and messages of outsiders that the watcher has dropped, by the reason.
     """
 
     size: int
@@ -100,6 +102,7 @@ class Report:
     waited: np.ndarray
     messages: np.ndarray
     timeline: Mapping[int, tuple[Call, ...]]
+    dropped: Mapping[str, int]
 
 
 # More than any machine has, and few enough for a square matrix.
@@ -165,7 +168,14 @@ def _report(found: Mapping[str, Any]) -> Report:
         waited=waited,
         messages=messages,
         timeline=timeline,
+        dropped=_counts(job.get("dropped", {})),
     )
+
+
+def _counts(found: Any) -> dict[str, int]:
+    if not isinstance(found, dict):
+        raise NotAReport(f"dropped {_short(repr(found))}: expected an object")
+    return {str(name): _get(found, name, int) for name in found}
 
 
 def _finding(found: Any, size: int) -> Finding:
