@@ -14,6 +14,7 @@ from roundelay.comm.recovery import saved
 from roundelay.comm.recovery.election import Commit, Holding, elect
 from roundelay.comm.recovery.kept import Kept
 from roundelay.comm.recovery.partners import partners
+from roundelay.comm.recovery.registered import form_of
 from roundelay.comm.recovery.segment import MappedSegment, Segment
 from roundelay.comm.recovery.ulfm import why_unavailable
 from tests import launch
@@ -544,6 +545,17 @@ def test_a_commit_that_is_overwritten_while_it_is_saved_is_left_out(tmp_path, mo
     Kept(protected.whereabouts()).save(tmp_path)
     assert len(files(tmp_path, ".npz")) == 1
     assert load(tmp_path).step == 1
+
+
+def test_what_was_saved_of_a_lost_rank_is_kept(tmp_path):
+    """A watcher that writes what rank 0 has does not know that rank 0 has written what rank 3 had."""
+    form = form_of([np.zeros(1)])
+    segment = Segment(form.offsets[-1])
+    segment.finish(0, serial=5, step=30)
+    own, other = (saved.Part("job", (0, 3), rank, form, segment, segment.versions()[0]) for rank in (0, 3))
+    saved.save(tmp_path, 0, [own, other])
+    saved.save(tmp_path, 0, [own])
+    assert sorted(load(tmp_path).pieces) == [0, 3]
 
 
 def test_commits_of_old_and_new_arrays_are_saved_together(tmp_path):

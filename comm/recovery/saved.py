@@ -48,7 +48,8 @@ class Part(NamedTuple):
 def save(folder: str | os.PathLike[str], writer: int, parts: list[Part]) -> None:
     """Write parts and then the list of them, in the place of what this rank of the job wrote before.
 
-    A part that its rank overwrites meanwhile, for another commit, is left out.
+    A part that its rank overwrites meanwhile, for another commit, is left out. What was written before of
+    other ranks in the same commits is kept: they may be lost.
     """
     if not parts:
         return
@@ -56,7 +57,12 @@ def save(folder: str | os.PathLike[str], writer: int, parts: list[Part]) -> None
     path.mkdir(parents=True, exist_ok=True)
     listed = path / f"{parts[0].job}-{writer:05d}{_LIST}"
     before = {each["file"]: each for each in _entries(listed)} if listed.exists() else {}
-    entries: dict[str, Any] = {}
+    owners, serials = {part.owner for part in parts}, {part.version.serial for part in parts}
+    entries = {
+        name: entry
+        for name, entry in before.items()
+        if entry["owner"] not in owners and entry["serial"] in serials
+    }
     torn = set()
     for part in parts:
         name = f"{part.job}-{part.version.serial:08d}-{part.owner:05d}-by-{writer:05d}.npz"
