@@ -27,6 +27,14 @@ struct open_call {
     struct recorded_request *requests[RECORDED_REQUESTS];
     int places[RECORDED_REQUESTS];
     int request_count;
+    /* Of the message that it sends. */
+    uint32_t ordinal;
+    /* Whether it waits for more than messages. */
+    bool mixed;
+    /* When it ended. */
+    uint64_t left;
+    /* Ticks in calls of its lane so far. */
+    uint64_t inside;
 };
 static struct open_call open_calls[LANES];
 static QUICK_THREAD_LOCAL struct lane *lane;
@@ -137,24 +145,51 @@ static void describe_message(struct recorded_call *call, const struct seen *seen
     }
 }
 
-static void count_sent(int32_t dest, uint8_t class, int64_t bytes)
+/* The message's number among those that are counted together. */
+static uint32_t count_sent(int32_t dest, uint8_t class, int64_t bytes)
 {
     if (dest < 0)
-        return;
+        return 0;
     struct recorded_peer *peer = &record->peers[dest];
-    atomic_fetch_add_explicit(&peer->sent[class % TAG_CLASSES], 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&peer->bytes_sent, (uint64_t)(bytes < 0 ? 0 : bytes), memory_order_relaxed);
+    return atomic_fetch_add_explicit(&peer->sent[class % TAG_CLASSES], 1, memory_order_relaxed);
 }
 
-static void count_received(int32_t source, uint8_t class, int64_t bytes, uint64_t waited)
+static void add_message(const struct open_call *open, const struct recorded_message *end)
 {
-    if (source == ANY_RANK || class == ANY_CLASS)
-        atomic_fetch_add_explicit(&record->unnamed, 1, memory_order_relaxed);
-    if (source < 0)
+    if (end->peer < 0)
         return;
-    struct recorded_peer *peer = &record->peers[source];
-    if (class != ANY_CLASS)
-        atomic_fetch_add_explicit(&peer->received[class], 1, memory_order_relaxed);
+    const uint32_t number = atomic_fetch_add_explicit(&record->ends, 1, memory_order_relaxed) + 1;
+    struct recorded_message *place = &record->messages[number % RECORDED_MESSAGES];
+    atomic_store_explicit(&place->number, 0, memory_order_relaxed);
+    atomic_thread_fence(memory_order_release);
+    place->ordinal = end->ordinal;
+    place->started = end->started;
+    place->entered = open->call->entered;
+    place->left = open->left;
+    place->bytes = end->bytes;
+    place->comm = end->comm;
+    place->tag = end->tag;
+    place->peer = end->peer;
+    place->function = end->function;
+    place->class = end->class;
+    place->sent = end->sent;
+    place->mixed = open->mixed;
+    atomic_store_explicit(&place->number, number, memory_order_release);
+}
+
+static void count_received(const struct open_call *open, struct recorded_message *end, uint64_t waited)
+{
+    if (end->peer == ANY_RANK || end->class == ANY_CLASS)
+        atomic_fetch_add_explicit(&record->unnamed, 1, memory_order_relaxed);
+    if (end->peer < 0)
+        return;
+    struct recorded_peer *peer = &record->peers[end->peer];
+    const int64_t bytes = end->bytes;
+    if (end->class != ANY_CLASS) {
+        end->ordinal = atomic_fetch_add_explicit(&peer->received[end->class], 1, memory_order_relaxed);
+        add_message(open, end);
+    }
     atomic_fetch_add_explicit(&peer->bytes_received, (uint64_t)(bytes < 0 ? 0 : bytes), memory_order_relaxed);
     atomic_fetch_add_explicit(&peer->waited, waited, memory_order_relaxed);
     atomic_fetch_add_explicit(&peer->waits, 1, memory_order_relaxed);
@@ -166,8 +201,10 @@ static void describe_waiting(struct open_call *open, const struct seen *seen)
     open->call->waits_for_all = seen->waits == WAITS_FOR_ALL;
     open->call->waits_for_any = seen->waits == WAITS_FOR_ANY;
     for (int i = 0; i < seen->count && open->request_count < RECORDED_REQUESTS; i++) {
-        struct recorded_request *request =
-            seen->requests[i] == constants.null_request ? NULL : find_request(record, seen->requests[i]);
+        if (seen->requests[i] == constants.null_request || is_shared(seen->requests[i]))
+            continue;
+        struct recorded_request *request = find_request(record, seen->requests[i]);
+        open->mixed |= request == NULL || request->collective;
         if (request == NULL)
             continue;
         open->places[open->request_count] = i;
@@ -188,11 +225,13 @@ static void begin_call(const struct seen *seen)
                                    .bytes = -1,
                                    .dest = NO_RANK,
                                    .source = NO_RANK,
+                                   .inside = open->inside,
                                    .entered = read_ticks()};
     open->call = call;
     open->seen = *seen;
     open->comm = NULL;
     open->request_count = 0;
+    open->mixed = false;
     if (seen->requests != NULL)
         describe_waiting(open, seen);
     else if (seen->has_comm && (open->comm = find_comm(seen->comm)) != NULL) {
@@ -204,7 +243,7 @@ static void begin_call(const struct seen *seen)
         else if (!open->comm->is_inter)
             describe_collective(call, seen, open->comm);
         if (seen->sends && seen->form != PERSISTENT)
-            count_sent(call->dest, call->sent_class, call->bytes);
+            open->ordinal = count_sent(call->dest, call->sent_class, call->bytes);
     }
     if (UNLIKELY(seen->function == FUNCTION_Finalize))
         record->finalizing = 1;
@@ -214,16 +253,44 @@ static void begin_call(const struct seen *seen)
 }
 
 /* A message that has arrived; MPI's status says from where, if the program did not. */
-static void end_receive(const struct known_comm *comm, int32_t source, uint8_t class, int64_t bytes,
-                        uint64_t waited, const MPI_Status *status)
+static void end_receive(const struct open_call *open, const struct known_comm *comm,
+                        struct recorded_message end, uint64_t waited, const MPI_Status *status)
 {
-    if (source == NO_RANK)
+    if (end.peer == NO_RANK)
         return;
-    if (status != MPI_STATUS_IGNORE && (source == ANY_RANK || class == ANY_CLASS)) {
-        source = comm == NULL ? UNKNOWN_RANK : world_rank(comm, status->MPI_SOURCE);
-        class = comm == NULL ? 0 : class_of(comm, status->MPI_TAG);
+    if (status != MPI_STATUS_IGNORE && (end.peer == ANY_RANK || end.class == ANY_CLASS)) {
+        end.peer = comm == NULL ? UNKNOWN_RANK : world_rank(comm, status->MPI_SOURCE);
+        end.class = comm == NULL ? 0 : class_of(comm, status->MPI_TAG);
+        end.tag = status->MPI_TAG;
     }
-    count_received(source, class, bytes, waited);
+    count_received(open, &end, waited);
+}
+
+/* The message that the call itself has sent. */
+static struct recorded_message sent_by(const struct open_call *open)
+{
+    const struct recorded_call *call = open->call;
+    return (struct recorded_message){.ordinal = open->ordinal,
+                                     .started = call->entered,
+                                     .bytes = call->bytes,
+                                     .comm = call->comm,
+                                     .tag = open->seen.sendtag,
+                                     .peer = call->dest,
+                                     .function = call->function,
+                                     .class = call->sent_class,
+                                     .sent = 1};
+}
+
+static struct recorded_message received_by(const struct open_call *open)
+{
+    const struct recorded_call *call = open->call;
+    return (struct recorded_message){.started = call->entered,
+                                     .bytes = call->bytes,
+                                     .comm = call->comm,
+                                     .tag = open->seen.recvtag,
+                                     .peer = call->source,
+                                     .function = call->function,
+                                     .class = call->received_class};
 }
 
 static void start_request(struct recorded_request *request)
@@ -231,15 +298,21 @@ static void start_request(struct recorded_request *request)
     request->active = 1;
     request->started = read_ticks();
     if (request->sent_class != ANY_CLASS)
-        count_sent(request->dest, request->sent_class, request->bytes);
+        request->ordinal = count_sent(request->dest, request->sent_class, request->bytes);
 }
 
 static void enter_request(const struct open_call *open)
 {
     const struct recorded_call *call = open->call;
     const struct seen *seen = &open->seen;
-    if (is_shared(*seen->request))
+    if (is_shared(*seen->request)) {
+        /* Complete, and nothing will come of it. */
+        if (seen->sends && seen->form != PERSISTENT) {
+            const struct recorded_message end = sent_by(open);
+            add_message(open, &end);
+        }
         return;
+    }
     const struct recorded_request facts = {.started = call->entered,
                                            .bytes = call->bytes,
                                            .comm = call->comm,
@@ -252,6 +325,7 @@ static void enter_request(const struct open_call *open)
                                            .received_class = call->received_class,
                                            .receives = seen->receives,
                                            .collective = seen->is_collective,
+                                           .ordinal = open->ordinal,
                                            .persistent = seen->form == PERSISTENT,
                                            .active = seen->form != PERSISTENT};
     add_request(record, *seen->request, &facts);
@@ -316,9 +390,20 @@ static int end_requests(struct open_call *open, uint64_t waited)
             continue;
         completed++;
         const MPI_Status *status = status_of(&open->seen, open->places[i]);
-        if (request->receives && !is_cancelled(status))
-            end_receive(comm_of(request), request->source, request->received_class, request->bytes, waited,
-                        status);
+        struct recorded_message end = {.ordinal = request->ordinal,
+                                       .started = request->started,
+                                       .bytes = request->bytes,
+                                       .comm = request->comm,
+                                       .tag = request->tag,
+                                       .function = request->function};
+        if (request->sent_class != ANY_CLASS) {
+            end.peer = request->dest, end.class = request->sent_class, end.sent = 1;
+            add_message(open, &end);
+        }
+        if (request->receives && !is_cancelled(status)) {
+            end.peer = request->source, end.class = request->received_class, end.sent = 0;
+            end_receive(open, comm_of(request), end, waited, status);
+        }
         if (request->persistent)
             request->active = 0;
         else
@@ -340,6 +425,8 @@ static void end_call(int code)
     struct recorded_call *call = open->call;
     const struct seen *seen = &open->seen;
     const uint64_t now = read_ticks(), waited = now - call->entered;
+    open->left = now;
+    open->inside += waited;
     bool advanced = seen->waits != LOOKS;
     if (seen->requests != NULL && seen->waits == STARTS) {
         for (int i = 0; code == MPI_SUCCESS && i < open->request_count; i++)
@@ -351,10 +438,15 @@ static void end_call(int code)
         advanced |= end_requests(open, seen->waits == LOOKS ? 0 : waited) > 0;
     } else if (code == MPI_SUCCESS && seen->request != NULL) {
         enter_request(open);
-    } else if (code == MPI_SUCCESS && seen->receives && !seen->probes &&
-               (seen->flag == NULL || *seen->flag)) {
-        end_receive(open->comm, call->source, call->received_class, call->bytes, waited, seen->status);
-        advanced = true;
+    } else if (code == MPI_SUCCESS) {
+        if (seen->sends) {
+            const struct recorded_message end = sent_by(open);
+            add_message(open, &end);
+        }
+        if (seen->receives && !seen->probes && (seen->flag == NULL || *seen->flag)) {
+            end_receive(open, open->comm, received_by(open), waited, seen->status);
+            advanced = true;
+        }
     }
     if (code == MPI_SUCCESS && seen->newcomm != NULL)
         add_made(seen);

@@ -11,11 +11,12 @@
 #include <stdatomic.h>
 
 enum {
-    RECORD_VERSION = 2,
+    RECORD_VERSION = 3,
     LANES = 8,
     RECORDED_CALLS = 1024,
     RECORDED_COMMS = 128,
     RECORDED_REQUESTS = 1024,
+    RECORDED_MESSAGES = 1024,
     /* Messages of a pair of ranks are counted apart by communicator and tag, into these. */
     TAG_CLASSES = 8
 };
@@ -31,6 +32,8 @@ struct recorded_call {
     uint32_t sequence;
     /* In ticks; `left` is 0 while the call is under way. */
     uint64_t entered, left;
+    /* Ticks that its thread had spent in calls before. */
+    uint64_t inside;
     /* Of the block that each rank gives; -1 where ranks give different ones. */
     int64_t bytes;
     uint32_t comm;
@@ -78,12 +81,34 @@ struct recorded_request {
     uint32_t comm, sequence;
     int32_t dest, source;
     int32_t tag;
+    /* Of the message that it sends. */
+    uint32_t ordinal;
     uint16_t function;
     uint8_t sent_class, received_class;
     /* Whether it is under way; the lane + 1 that waits for it. */
     uint8_t active, awaited;
     uint8_t receives, collective, persistent;
-    uint8_t spare[3];
+    uint8_t spare[7];
+};
+
+/* One end of a message, which a call has completed. */
+struct recorded_message {
+    _Atomic uint32_t number;
+    /* Among those of this pair of ranks and class, at this end. */
+    uint32_t ordinal;
+    /* When the message was sent, or its receive posted, and when the call that completed that began and
+     * ended. */
+    uint64_t started, entered, left;
+    /* Where it is received, of the buffer. */
+    int64_t bytes;
+    uint32_t comm;
+    int32_t tag, peer;
+    /* The one that started it. */
+    uint16_t function;
+    uint8_t class, sent;
+    /* Whether the call has waited for something else, too. */
+    uint8_t mixed;
+    uint8_t spare[7];
 };
 
 /* What this rank has exchanged with another. */
@@ -106,10 +131,12 @@ struct record {
     _Atomic uint32_t finalizing;
     /* Messages received of which MPI did not say from whom, or with which tag. */
     _Atomic uint32_t unnamed;
-    uint32_t spare;
+    /* Ends of messages so far; the latest are in the ring. */
+    _Atomic uint32_t ends;
     struct lane lanes[LANES];
     struct recorded_comm comms[RECORDED_COMMS];
     struct recorded_request requests[RECORDED_REQUESTS];
+    struct recorded_message messages[RECORDED_MESSAGES];
     struct recorded_peer peers[];
 };
 

@@ -60,6 +60,7 @@ void add_request(struct record *record, MPI_Request handle, const struct recorde
     place->receives = facts->receives;
     place->collective = facts->collective;
     place->persistent = facts->persistent;
+    place->ordinal = facts->ordinal;
     place->awaited = 0;
     place->active = facts->active;
 }

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import numpy as np
 
-VERSION = 2
+VERSION = 3
 LANES = 8
 CALLS = 1024
 COMMS = 128
 REQUESTS = 1024
+MESSAGES = 1024
 TAG_CLASSES = 8
 
 # In place of a rank: none, any source, and one that the job does not number.
@@ -24,6 +25,7 @@ CALL = np.dtype(
         ("sequence", "u4"),
         ("entered", "u8"),
         ("left", "u8"),
+        ("inside", "u8"),
         ("bytes", "i8"),
         ("comm", "u4"),
         ("signature", "u4"),
@@ -53,6 +55,7 @@ REQUEST = np.dtype(
         ("dest", "i4"),
         ("source", "i4"),
         ("tag", "i4"),
+        ("ordinal", "u4"),
         ("function", "u2"),
         ("sent_class", "u1"),
         ("received_class", "u1"),
@@ -61,7 +64,25 @@ REQUEST = np.dtype(
         ("receives", "u1"),
         ("collective", "u1"),
         ("persistent", "u1"),
-        ("spare", "u1", 3),
+        ("spare", "u1", 7),
+    ]
+)
+MESSAGE = np.dtype(
+    [
+        ("number", "u4"),
+        ("ordinal", "u4"),
+        ("started", "u8"),
+        ("entered", "u8"),
+        ("left", "u8"),
+        ("bytes", "i8"),
+        ("comm", "u4"),
+        ("tag", "i4"),
+        ("peer", "i4"),
+        ("function", "u2"),
+        ("class", "u1"),
+        ("sent", "u1"),
+        ("mixed", "u1"),
+        ("spare", "u1", 7),
     ]
 )
 PEER = np.dtype(
@@ -87,7 +108,7 @@ HEAD = np.dtype(
         ("lost_requests", "u4"),
         ("finalizing", "u4"),
         ("unnamed", "u4"),
-        ("spare", "u4"),
+        ("ends", "u4"),
     ]
 )
 
@@ -97,12 +118,14 @@ def _with_seconds(dtype: np.dtype, *names: str) -> np.dtype:
 
 
 # The same with times in seconds of the node's monotonic clock.
-TIMED_CALL = _with_seconds(CALL, "entered", "left")
+TIMED_CALL = _with_seconds(CALL, "entered", "left", "inside")
 TIMED_REQUEST = _with_seconds(REQUEST, "started")
+TIMED_MESSAGE = _with_seconds(MESSAGE, "started", "entered", "left")
 TIMED_PEER = _with_seconds(PEER, "waited")
 
 
 def size_of(ranks: int) -> int:
     """Bytes of the record of one of that many ranks."""
     fixed = HEAD.itemsize + LANES * LANE.itemsize + COMMS * COMM.itemsize + REQUESTS * REQUEST.itemsize
+    fixed += MESSAGES * MESSAGE.itemsize
     return fixed + ranks * PEER.itemsize + COMMS * ((ranks + 7) // 8)

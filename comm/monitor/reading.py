@@ -17,6 +17,7 @@ LOOKS = ("Test", "Testall", "Testany", "Testsome", "Iprobe", "Improbe", "Request
 
 _NO_RAW_CALLS = np.empty(0, memory.CALL)
 _NO_CALLS = np.empty(0, memory.TIMED_CALL)
+_NO_MESSAGES = np.empty(0, memory.TIMED_MESSAGE)
 _NO_REQUESTS = np.empty(0, memory.REQUEST)
 
 
@@ -63,6 +64,8 @@ class Record:
         at += self._comms.nbytes
         self._requests = np.frombuffer(self._map, memory.REQUEST, memory.REQUESTS, at)
         at += self._requests.nbytes
+        self._messages = np.frombuffer(self._map, memory.MESSAGE, memory.MESSAGES, at)
+        at += self._messages.nbytes
         self._peers = np.frombuffer(self._map, memory.PEER, ranks, at)
         at += self._peers.nbytes
         bits = np.frombuffer(self._map, np.uint8, memory.COMMS * ((ranks + 7) // 8), at)
@@ -73,6 +76,7 @@ class Record:
         self._calls = self._lanes["calls"]
         self._ids, self._handles = self._comms["id"], self._requests["handle"]
         self._read = np.zeros(memory.LANES, np.uint32)
+        self._ends_read = 0
         self._members: dict[int, np.ndarray] = {}
         self._last: RankView | None = None
         self._last_counters = self._read, self._read
@@ -95,6 +99,7 @@ class Record:
                 time=clock.now,
                 finalizing=int(self._head["finalizing"][0]),
                 calls=_NO_CALLS,
+                messages=_NO_MESSAGES,
             )
             return self._last
         calls = self._finished(ended)
@@ -112,8 +117,9 @@ class Record:
             time=clock.now,
             finalizing=int(head["finalizing"]),
             advanced=advanced,
-            under_way=_timed(under_way, memory.TIMED_CALL, clock, "entered"),
-            calls=_timed(calls, memory.TIMED_CALL, clock, "entered", "left"),
+            under_way=_timed_calls(under_way, clock, "entered"),
+            calls=_timed_calls(calls, clock, "entered", "left"),
+            messages=_timed(self._new_messages(), memory.TIMED_MESSAGE, clock, "started", "entered", "left"),
             comms=self._used_comms(),
             members=self._members,
             requests=_timed(self._used_requests(), memory.TIMED_REQUEST, clock, "started"),
@@ -157,6 +163,17 @@ class Record:
         whole = (found["number"] == numbers) & (behind < memory.CALLS - 1)
         return found if whole.all() else found[whole]
 
+    def _new_messages(self) -> np.ndarray:
+        """Ends of messages since the last look, as far as the ring still has them."""
+        ends = int(self._head["ends"][0])
+        count = min((ends - self._ends_read) % 2**32, memory.MESSAGES)
+        self._ends_read = ends
+        numbers = np.arange(ends - count + 1, ends + 1, dtype=np.int64) % 2**32
+        found: np.ndarray = self._messages[numbers % memory.MESSAGES]
+        # A thread may not have written its own yet, or the rank may have written over the oldest meanwhile.
+        behind = (int(self._head["ends"][0]) - numbers) % 2**32
+        return found[(found["number"] == numbers) & (behind < memory.MESSAGES - memory.LANES)]
+
     def _used_comms(self) -> np.ndarray:
         """Communicators; their members are known afterwards."""
         comms: np.ndarray = self._comms[np.flatnonzero(self._ids)]
@@ -181,6 +198,13 @@ class Record:
         peers: np.ndarray = self._peers.view(memory.TIMED_PEER).copy()
         peers["waited"] = self._peers["waited"] * clock.seconds_per_tick
         return peers
+
+
+def _timed_calls(raw: np.ndarray, clock: Clock, *names: str) -> np.ndarray:
+    timed = _timed(raw, memory.TIMED_CALL, clock, *names)
+    if len(raw):
+        timed["inside"] = raw["inside"] * clock.seconds_per_tick
+    return timed
 
 
 def _timed(raw: np.ndarray, dtype: np.dtype, clock: Clock, *names: str) -> np.ndarray:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+
+from .memory import TIMED_MESSAGE
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class RankView:
     cpu : float
         Seconds of processor time that it has used, by which it is known whether it had its turn lately;
         negative where that is not known.
+    messages : ndarray of TIMED_MESSAGE
+        Ends of messages that calls have completed since the snapshot before.
     """
 
     rank: int
@@ -70,6 +74,7 @@ class RankView:
     threads: int = 1
     unnamed: int = 0
     cpu: float = -1.0
+    messages: np.ndarray = field(default_factory=lambda: np.zeros(0, TIMED_MESSAGE))
 
     def as_ended(self) -> RankView:
         """The same of a rank that has left MPI before it was gone."""

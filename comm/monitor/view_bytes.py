@@ -16,6 +16,7 @@ from .memory import (
     REQUESTS,
     TAG_CLASSES,
     TIMED_CALL,
+    TIMED_MESSAGE,
     TIMED_PEER,
     TIMED_REQUEST,
     UNKNOWN_RANK,
@@ -29,8 +30,9 @@ STATES = ("running", "idle", "stopped", "traced", "dead", "ended")
 MOST_CALLS = CALLS // 2
 _LONGEST_HOST = 255
 
-# The lengths of the host's name, of what is under way, calls, comms, requests, peers, members and their runs.
-_VIEW = struct.Struct("<iIBBHdddQQII" + "7I")
+# The lengths of the host's name, of what is under way, calls, messages, comms, requests, peers, members and
+# their runs.
+_VIEW = struct.Struct("<iIBBHdddQQII" + "8I")
 _RANK = struct.Struct("<i")
 _PEER_ROW = np.dtype([("rank", "i4"), ("spare", "u4"), ("peer", TIMED_PEER)])
 _MEMBERS = np.dtype([("id", "u4"), ("runs", "u4")])
@@ -111,14 +113,14 @@ class _Reader:
 def _encode(view: RankView) -> bytes:
     host = view.host.encode("utf-8", "backslashreplace")[:_LONGEST_HOST]
     host = host.decode("utf-8", "ignore").encode()
-    calls = view.calls[-MOST_CALLS:]
+    calls, messages = view.calls[-MOST_CALLS:], view.messages[-MOST_CALLS:]
     used = np.flatnonzero(view.peers.view("u1").reshape(len(view.peers), -1).any(axis=1))
     peers = np.zeros(len(used), _PEER_ROW)
     peers["rank"], peers["peer"] = used, view.peers[used]
     runs = {number: _runs(ranks) for number, ranks in view.members.items()}
     members = np.array([(number, len(each)) for number, each in runs.items()], _MEMBERS)
     flat = np.concatenate([np.zeros(0, _RUN), *runs.values()])
-    arrays = (view.under_way, calls, view.comms, view.requests, peers, members, flat)
+    arrays = (view.under_way, calls, messages, view.comms, view.requests, peers, members, flat)
     head = _VIEW.pack(
         view.rank,
         view.process,
@@ -147,13 +149,15 @@ def _decode(reader: _Reader, size: int, functions: int) -> RankView:
     name = read_text(reader.take(host))
     under_way = reader.array(TIMED_CALL, counts[0], LANES)
     calls = reader.array(TIMED_CALL, counts[1], MOST_CALLS)
-    comms = reader.array(COMM, counts[2], COMMS)
-    requests = reader.array(TIMED_REQUEST, counts[3], REQUESTS)
-    rows = reader.array(_PEER_ROW, counts[4], size)
-    members = reader.array(_MEMBERS, counts[5], COMMS)
-    runs = reader.array(_RUN, counts[6], MOST_BYTES)
+    messages = reader.array(TIMED_MESSAGE, counts[2], MOST_CALLS)
+    comms = reader.array(COMM, counts[3], COMMS)
+    requests = reader.array(TIMED_REQUEST, counts[4], REQUESTS)
+    rows = reader.array(_PEER_ROW, counts[5], size)
+    members = reader.array(_MEMBERS, counts[6], COMMS)
+    runs = reader.array(_RUN, counts[7], MOST_BYTES)
     for array in (under_way, calls, requests):
         _check_calls(array, size, functions)
+    _check_messages(messages, size, functions)
     return RankView(
         rank=rank,
         process=process,
@@ -173,6 +177,7 @@ def _decode(reader: _Reader, size: int, functions: int) -> RankView:
         threads=threads,
         unnamed=unnamed,
         cpu=cpu,
+        messages=messages,
     )
 
 
@@ -184,6 +189,16 @@ def _check_calls(array: np.ndarray, size: int, functions: int) -> None:
     for name in ("sent_class", "received_class"):
         if ((array[name] >= TAG_CLASSES) & (array[name] != ANY_CLASS)).any():
             raise Malformed(f"{name} {array[name].tolist()}: expected less than {TAG_CLASSES}")
+    if (array["function"] >= functions).any():
+        raise Malformed(f"function {array['function'].max()} of {functions}")
+    _check_finite(array)
+
+
+def _check_messages(array: np.ndarray, size: int, functions: int) -> None:
+    if ((array["peer"] < 0) | (array["peer"] >= size)).any():
+        raise Malformed(f"peer {array['peer'].tolist()} of {size} ranks")
+    if (array["class"] >= TAG_CLASSES).any() or (array["sent"] > 1).any():
+        raise Malformed(f"class {array['class'].tolist()}: expected less than {TAG_CLASSES}")
     if (array["function"] >= functions).any():
         raise Malformed(f"function {array['function'].max()} of {functions}")
     _check_finite(array)
