@@ -554,13 +554,18 @@ def test_a_slow_job():
     assert 0 < when - entered[1500].min() < 15
 
 
-# Messages completed one by one, or all of a step together, on one node or on a node each: there, and where one
-# call waits for several, a link is known to be slow only if it is in both directions.
-HOW = {"": {}, "together": {"together": True}, "nodes": {"nodes": True}, "both": {"together": True, "nodes": True}}
+# Messages completed one by one, or all of a step together, on one node or on a node each: there, and where
+# one call waits for several, a link is known to be slow only if it is in both directions.
+HOW = {
+    "": {},
+    "together": {"together": True},
+    "nodes": {"nodes": True},
+    "both": {"together": True, "nodes": True},
+}
 
 
 def slow_link_case(seed, pattern, factor, late=1.0, how=""):
-    """Exchange messages of which those of one link take longer after a while; give the link and the verdicts."""
+    """Let messages of one link take longer after a while; give the link, and verdicts with their times."""
     generator = np.random.default_rng(seed)
     size = int(generator.choice([3, 4, 8]))
     exchange = pattern(size, **HOW[how])

@@ -15,8 +15,8 @@ class Chunk(NamedTuple):
     """Collectives of a communicator that were seen together.
 
     `span` is the time that they and the work before them took, `lateness` how much less than the others each
-    rank has waited in them, and in calls since the one before, in the sum of all, and `squares` the same squared. Of one that took very long counts no
-    more than a usual step.
+    rank has waited, both in them and in all calls since the one before, in the sum of all, and `squares` the
+    same squared. Of one that took very long counts no more than a usual step.
     """
 
     ops: int
@@ -139,5 +139,7 @@ class Paces:
                     del self.of[next(iter(self.of))]
                 self.of[comm] = Pace(columns["rank"][rows[0]])
             function = int(columns["function"][rows[-1, 0]])
-            times = (columns[name][rows] for name in ("entered", "left", "inside", "lane"))
-            self.of[comm].add(*times, function)
+            entered, left, inside, lanes = (
+                columns[name][rows] for name in ("entered", "left", "inside", "lane")
+            )
+            self.of[comm].add(entered, left, inside, lanes, function)

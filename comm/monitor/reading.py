@@ -172,7 +172,8 @@ class Record:
         found: np.ndarray = self._messages[numbers % memory.MESSAGES]
         # A thread may not have written its own yet, or the rank may have written over the oldest meanwhile.
         behind = (int(self._head["ends"][0]) - numbers) % 2**32
-        return found[(found["number"] == numbers) & (behind < memory.MESSAGES - memory.LANES)]
+        whole = (found["number"] == numbers) & (behind < memory.MESSAGES - memory.LANES)
+        return np.asarray(found[whole])
 
     def _used_comms(self) -> np.ndarray:
         """Communicators; their members are known afterwards."""

@@ -7,7 +7,6 @@ a step has all of it. So only the time counts in which the message had been sent
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -20,8 +19,8 @@ from .wording import Functions
 SECONDS = 2.5
 # Late messages of a link in a window, at least.
 MESSAGES = 6
-# A link is slow where most of its messages that are waited for, and no few of all, take this many times as long
-# as those of others, in a number of windows in a row.
+# A link is slow where most of its messages that are waited for, and no few of all, take this many times as
+# long as those of others, in a number of windows in a row.
 FACTOR = 1.7
 MOST, MANY = 0.5, 0.25
 IN_A_ROW = 2
@@ -72,7 +71,7 @@ def median_of_others(values: np.ndarray) -> np.ndarray:
     order = np.sort(values)
     place = np.argsort(np.argsort(values, kind="stable"))
     at = (others - 1) // 2
-    return np.where(place > at, order[at], order[at + 1])
+    return np.asarray(np.where(place > at, order[at], order[at + 1]))
 
 
 def compare(waits: Waits, hosts: np.ndarray) -> Window:
@@ -147,13 +146,18 @@ def slow_links(window: Window, size: int) -> dict[Link, list[Link]]:
     return sure
 
 
-def _together(links: Collection[Link], waits: Waits) -> Iterator[tuple[int, ...]]:
-    """Give links of which each is slow for itself, and ranks most of whose links are."""
+def _named(links: dict[Link, list[Link]], waits: Waits) -> dict[tuple[int, ...], list[Link]]:
+    """Give links that are slow for themselves, and ranks most of whose links are, with the directions."""
     used = {(min(pair), max(pair)) for pair in zip(waits.source.tolist(), waits.dest.tolist(), strict=True)}
     slow, total = (Counter(rank for link in each for rank in link) for each in (links, used))
-    yield from (link for link in links if slow[link[0]] == slow[link[1]] == 1)
-    # By two of them, one cannot say whether it is rather a rank that is served late.
-    yield from ((rank,) for rank, count in slow.items() if count >= 3 and 3 * count > 2 * total[rank])
+    named: dict[tuple[int, ...], list[Link]] = {
+        link: ways for link, ways in links.items() if slow[link[0]] == slow[link[1]] == 1
+    }
+    for rank, count in slow.items():
+        # By two of them, one cannot say whether it is rather a rank that is served late.
+        if count >= 3 and 3 * count > 2 * total[rank]:
+            named[rank,] = [way for link, ways in links.items() if rank in link for way in ways]
+    return named
 
 
 class SlowLinks:
@@ -183,44 +187,34 @@ class SlowLinks:
             return []
         self._begun = now
         window = compare(self._transfers.take(seconds), self._transfers.hosts)
-        links = slow_links(window, self._size)
-        found: set[tuple[int, ...]] = {*_together(links, window.waits)}
-        self._windows = Counter({link: self._windows[link] + 1 for link in found})
-        self.slow = {link for link, count in self._windows.items() if count >= IN_A_ROW}
-        fresh = sorted(
-            link for link in self.slow if now - self._said.get(link, -np.inf) >= SECONDS_APART
-        )
+        named = _named(slow_links(window, self._size), window.waits)
+        self._windows = Counter({ranks: self._windows[ranks] + 1 for ranks in named})
+        self.slow = {ranks for ranks, count in self._windows.items() if count >= IN_A_ROW}
+        fresh = sorted(ranks for ranks in self.slow if now - self._said.get(ranks, -np.inf) >= SECONDS_APART)
         self._said.update(dict.fromkeys(fresh, now))
-        return [self._verdict(link, links.get(link[:2], []), window) for link in fresh]  # type: ignore[call-overload]
+        return [self._verdict(ranks, named[ranks], window) for ranks in fresh]
 
-    def _verdict(self, link: tuple[int, ...], directions: list[Link], window: Window) -> Verdict:
-        waits = window.waits
-        ours = np.isin(waits.source, link) & np.isin(waits.dest, link)
-        if len(link) == 1:
-            ours = np.isin(waits.source, link) | np.isin(waits.dest, link)
-        ours &= window.is_late
-        took, usual = float(np.median(waits.together[ours])), float(np.median(window.usual[ours]))
+    def _verdict(self, ranks: tuple[int, ...], ways: list[Link], window: Window) -> Verdict:
+        waits, hosts = window.waits, self._transfers.hosts
+        directed = waits.source * self._size + waits.dest
+        late = window.is_late & np.isin(directed, [source * self._size + dest for source, dest in ways])
+        took, usual = float(np.median(waits.together[late])), float(np.median(window.usual[late]))
+        if len(ranks) == 1:
+            what = f"most links of rank {ranks[0]} are"
+        elif len(ways) == 1 and hosts[ranks[0]] == hosts[ranks[1]]:
+            ranks = ways[0]
+            what = f"the link from rank {ranks[0]} to rank {ranks[1]} is"
+        else:
+            # By two clocks, one cannot say which direction it is.
+            what = f"the link between ranks {ranks[0]} and {ranks[1]} is"
+        ratio = took / max(usual, 1e-6)
+        sentence = f"{what} slow: a message takes {took * 1e6:.3g} us, {ratio:.1f} times as long as between other ranks"
         evidence = {
             "microseconds": self._medians(waits),
             "usual": round(usual * 1e6, 1),
-            "ratio": round(took / max(usual, 1e-6), 3),
+            "ratio": round(ratio, 3),
         }
-        since = IN_A_ROW * SECONDS
-        if len(link) == 1:
-            what = f"the link of rank {link[0]} is slow: a message of most pairs that it is in"
-            return Verdict("slow-link", link, self._sentence(what, took, usual), since, evidence)
-        hosts = self._transfers.hosts
-        # By two clocks, one cannot say which direction it is.
-        one_way = len(directions) == 1 and hosts[link[0]] == hosts[link[1]]
-        ranks = directions[0] if one_way else link
-        way = "from rank {} to rank {}" if one_way else "between ranks {} and {}"
-        what = f"the link {way.format(*ranks)} is slow: a message"
-        witness = directions[0][1]
-        return Verdict("slow-link", ranks, self._sentence(what, took, usual), since, evidence, witness)
-
-    @staticmethod
-    def _sentence(what: str, took: float, usual: float) -> str:
-        return f"{what} takes {took * 1e6:.3g} us, and {usual * 1e6:.3g} us between other ranks"
+        return Verdict("slow-link", ranks, sentence, IN_A_ROW * SECONDS, evidence, ways[0][1])
 
     def _medians(self, waits: Waits) -> list[list[float]]:
         """Microseconds that messages of each pair took at most; -1 where there were none."""

@@ -1,7 +1,8 @@
 """How long messages take, and calls wait for them, by both ends of each message.
 
-Ranks of one node have one clock. Between nodes, messages bound how far two clocks are apart: none is received
-before it was sent. So the shortest ones of both directions tell, and only nodes that send to each other count.
+Ranks of one node have one clock. Between nodes, messages bound how far two clocks are apart: none is
+received before it was sent. So the shortest ones of both directions tell, and only nodes that send to each
+other count.
 """
 
 from __future__ import annotations
@@ -149,9 +150,9 @@ class Transfers:
         partner, is_sent = other[rows], sent[rows]
         sender = np.where(is_sent, rows, partner)
         # Of a message that is held, the receiver has to be ready, too.
-        there = ends["started"][partner] + self._to_clocks()[
-            self.hosts[ranks[partner]], self.hosts[ranks[rows]]
-        ]
+        there = (
+            ends["started"][partner] + self._to_clocks()[self.hosts[ranks[partner]], self.hosts[ranks[rows]]]
+        )
         ready = np.where(held[sender], np.maximum(there, ends["started"][rows]), there)
         # Nothing is known of a call that has waited for something else.
         unknown = (partner < 0) | (ends["mixed"][rows] == 1) | np.isnan(ready)
