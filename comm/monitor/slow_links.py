@@ -208,7 +208,8 @@ class SlowLinks:
             # By two clocks, one cannot say which direction it is.
             what = f"the link between ranks {ranks[0]} and {ranks[1]} is"
         ratio = took / max(usual, 1e-6)
-        sentence = f"{what} slow: a message takes {took * 1e6:.3g} us, {ratio:.1f} times as long as between other ranks"
+        how_long = f"{took * 1e3:.3g} ms, {ratio:.1f} times as long as between other ranks"
+        sentence = f"{what} slow: a message takes {how_long}"
         evidence = {
             "microseconds": self._medians(waits),
             "usual": round(usual * 1e6, 1),
