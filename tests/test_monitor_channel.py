@@ -582,7 +582,7 @@ def test_a_node_cannot_speak_for_another(job):
     job.until(lambda: sent(caller, forged))
     job.until(lambda: job.channels[0].dropped["malformed"])
     view = job.settle()[4]
-    assert views.equal(view, replace(job.views[4], calls=view.calls))
+    assert views.equal(view, replace(job.views[4], calls=view.calls, messages=view.messages))
 
 
 def test_a_node_cannot_answer_for_another(job):

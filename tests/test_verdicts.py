@@ -540,6 +540,19 @@ def test_unequal_work_is_no_slow_rank(noise):
     assert len(found) <= 1, [verdict.sentence for _, verdict in found]
 
 
+def test_a_rank_that_waits_elsewhere_is_not_slow():
+    """Two ranks are late to a collective because they have waited for a message, and one computes as long."""
+    generator = np.random.default_rng(0)
+    work = work_of(generator, 800, 4, 0.02, 0.05)
+    elsewhere = np.zeros(work.shape)
+    elsewhere[:, 1:3] = 0.02
+    for slow in ((), (3,)):
+        work[:, list(slow)] += 0.02
+        times = collective_times(work + elsewhere, np.full(800, 1e-4), np.zeros(work.shape))
+        found = judged(collective_snapshots(*times, elsewhere=elsewhere), 4)
+        assert {verdict.ranks for _, verdict in found} == ({slow} if slow else set())
+
+
 def test_short_steps_carry_no_verdict():
     assert slow_rank_case(3, 2.0, step=3e-4)[2] == []
 

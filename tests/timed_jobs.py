@@ -46,9 +46,9 @@ def collective_times(work: np.ndarray, cost: np.ndarray, leave: np.ndarray) -> t
 
 
 def collective_snapshots(
-    entered: np.ndarray, left: np.ndarray, function: str = "Allreduce"
+    entered: np.ndarray, left: np.ndarray, function: str = "Allreduce", elsewhere: np.ndarray | None = None
 ) -> Iterator[Snapshot]:
-    """Look at such a job."""
+    """Look at such a job; of the work of each step, ranks have spent some seconds `elsewhere` in MPI."""
     steps, size = entered.shape
     calls = np.zeros((size, steps), TIMED_CALL)
     calls["number"] = calls["sequence"] = np.arange(1, steps + 1)
@@ -56,6 +56,8 @@ def collective_snapshots(
     calls["dest"] = calls["source"] = NO_RANK
     calls["entered"], calls["left"] = entered.T, left.T
     calls["inside"][:, 1:] = np.cumsum(left - entered, axis=0)[:-1].T
+    if elsewhere is not None:
+        calls["inside"] += np.cumsum(elsewhere, axis=0).T
     # Clocks of different nodes have nothing to do with each other.
     offsets = 1000.0 * np.arange(size)
     seen = [0] * size

@@ -64,15 +64,15 @@ class Pace:
             self._step += (float(np.median(steps)) - self._step) * min(1.0, len(steps) / 20)
             # A rank that has waited elsewhere since the last collective is late through no fault of its own.
             anywhere = np.diff(spent, axis=0, prepend=self._spent[None])
-            same = np.diff(lanes.astype(np.int64), axis=0, prepend=self._lanes[None]) == 0
-            late = lateness_of(left - entered)
-            late = np.where(same.all(axis=1)[:, None], np.minimum(late, lateness_of(anywhere)), late)
+            lanes_before = np.concatenate([self._lanes[None], lanes[:-1]])
+            is_known = (lanes == lanes_before).all(axis=1)[:, None]
+            late = lateness_of(np.where(is_known, anywhere, left - entered))
             lateness = np.clip(late, -self._step, self._step)
             self.fresh = Chunk(len(entered), span, lateness.sum(axis=0), (lateness**2).sum(axis=0))
             self.chunks.append(self.fresh)
             self.added += 1
         self._last, self.function = entered[-1], function
-        self._spent, self._lanes = spent[-1], lanes[-1].astype(np.int64)
+        self._spent, self._lanes = spent[-1], lanes[-1]
 
     def latest(self, ops: int, seconds: float) -> list[Chunk]:
         """The fewest chunks with that many collectives over that much time; none if there are too few."""
