@@ -18,7 +18,7 @@ import pytest
 from roundelay.comm.monitor.judge import Judge
 from tests.random_jobs import wrong_verdicts
 from tests.simulated_job import ANY, FUNCTIONS, WORLD, Job
-from tests.timed_jobs import all_pairs, collective_snapshots, collective_times, ring
+from tests.timed_jobs import all_pairs, collective_snapshots, collective_times, halos, ring
 
 ANY_SOURCE = -2
 # Seeded repeats of a case whose rate is tested; the command has more.
@@ -569,6 +569,7 @@ def test_a_slow_job():
 
 # Messages completed one by one, or all of a step together, on one node or on a node each: there, and where
 # one call waits for several, a link is known to be slow only if it is in both directions.
+PATTERNS = [ring, all_pairs, halos]
 HOW = {
     "": {},
     "together": {"together": True},
@@ -609,7 +610,7 @@ def rate_of_slow_links(pattern, count, how=""):
 
 @pytest.mark.timeout_s(300)
 @pytest.mark.parametrize("how", HOW)
-@pytest.mark.parametrize("pattern", [ring, all_pairs])
+@pytest.mark.parametrize("pattern", PATTERNS)
 def test_slow_link(pattern, how):
     named, others = rate_of_slow_links(pattern, CASES, how)
     assert others == []
@@ -619,7 +620,7 @@ def test_slow_link(pattern, how):
 @pytest.mark.timeout_s(300)
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("late", [1.0, 2.0])
-@pytest.mark.parametrize("pattern", [ring, all_pairs])
+@pytest.mark.parametrize("pattern", PATTERNS)
 def test_late_ranks_are_no_slow_links(pattern, late, how):
     for seed in range(5):
         assert slow_link_case(seed, pattern, 1.0, late, how)[1] == []
@@ -679,7 +680,7 @@ def main():
         for factor in (2.0, 1.3):
             named, others = rate_of_slow_ranks(factor, options.cases)
             print(f"slow rank, {factor}: {named:.1%} named in time, {len(others)} other verdicts")
-        for pattern, how in itertools.product((ring, all_pairs), HOW):
+        for pattern, how in itertools.product(PATTERNS, HOW):
             named, others = rate_of_slow_links(pattern, options.cases, how)
             print(
                 f"slow link, 3.0, {pattern.__name__} {how}: {named:.1%} named in time, "

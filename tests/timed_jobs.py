@@ -163,3 +163,12 @@ def all_pairs(size: int, **how: bool) -> Exchange:
     for shift in range(1, size):
         rounds.append([(rank, (rank + shift) % size) for rank in range(size)])
     return Exchange(size, rounds, **how)
+
+
+def halos(size: int, **how: bool) -> Exchange:
+    """Everyone exchanges with two at a time, near ones and far ones in turn."""
+    rounds = []
+    for shift in range(1, size):
+        pairs = [(rank, (rank + shift) % size) for rank in range(size)]
+        rounds.append(list(dict.fromkeys(pairs + [(dest, source) for source, dest in pairs])))
+    return Exchange(size, rounds, **how)

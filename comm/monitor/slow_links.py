@@ -30,6 +30,8 @@ LEAST_DELAY = 1e-3
 LEAST_WAIT = 0.25
 SHORTEST_WAIT = 1e-4
 SECONDS_APART = 600.0
+# Two figures that are no nearer to each other are not the same.
+ALIKE = 0.85
 # Sizes that are compared: within a factor of four.
 CLASSES = 32
 
@@ -81,7 +83,7 @@ def compare(waits: Waits, hosts: np.ndarray) -> Window:
     link = low * size + high
     width = np.minimum(np.ceil(np.log2(np.maximum(waits.bytes, 1)) / 2), CLASSES - 1).astype(np.int64)
     apart = hosts[waits.source] != hosts[waits.dest]
-    received = np.flatnonzero(np.isfinite(waits.took))
+    received = np.flatnonzero(waits.tells)
     # By direction at first: one of both may have receivers that are always late.
     directed = ((waits.source * size + waits.dest) * CLASSES + width)[received]
     groups, took = medians(directed, waits.took[received])
@@ -116,8 +118,8 @@ def compare(waits: Waits, hosts: np.ndarray) -> Window:
 def slow_links(window: Window, size: int) -> dict[Link, list[Link]]:
     """Give the slow links, lower rank first, and those of their directions that are slow.
 
-    A call may have waited for several messages. So a link is slow if it alone explains the calls that waited
-    long, and not if another one explains as many of them.
+    A call may have waited for several messages. So a link is slow if it explains the most of the calls that
+    waited long; of links that explain the same calls, it is the one whose message was sent last, if any.
     """
     waits = window.waits
     directed = waits.source * size + waits.dest
@@ -127,23 +129,34 @@ def slow_links(window: Window, size: int) -> dict[Link, list[Link]]:
         for each in (window.had_to_wait, window.is_late)
     )
     suspicious = (late >= MESSAGES) & (late >= MOST * waited) & (late >= MANY * counts)
-    calls: dict[Link, set[int]] = {}
-    slow: dict[Link, list[Link]] = {}
+    ways: dict[Link, list[Link]] = {}
+    calls: dict[Link, dict[int, float]] = {}
     for place in np.flatnonzero(suspicious).tolist():
         source, dest = divmod(int(directions[place]), size)
         link = min(source, dest), max(source, dest)
-        slow.setdefault(link, []).append((source, dest))
-        found = waits.call[(inverse == place) & window.is_late]
-        calls.setdefault(link, set()).update(found.tolist())
-    sure: dict[Link, list[Link]] = {}
+        ways.setdefault(link, []).append((source, dest))
+        rows = (inverse == place) & window.is_late
+        took = zip(waits.call[rows].tolist(), waits.took[rows].tolist(), strict=True)
+        calls.setdefault(link, {}).update(took)
+    slow: dict[Link, list[Link]] = {}
     while calls:
-        best = max(calls, key=lambda link: len(calls[link]))
-        explained = calls.pop(best)
-        rivals = [link for link, others in calls.items() if 10 * len(others & explained) > 9 * len(explained)]
-        if len(explained) >= MESSAGES and not rivals:
-            sure[best] = slow[best]
-        calls = {link: rest for link, others in calls.items() if (rest := others - explained)}
-    return sure
+        explained = max(calls.values(), key=len)
+        # Links that explain the same calls, and how long their messages would have taken.
+        rivals = {
+            link: float(np.median(list(took.values())))
+            for link, took in calls.items()
+            if len(took.keys() & explained.keys()) >= ALIKE * len(explained)
+        }
+        best = min(rivals, key=lambda link: rivals[link])
+        is_sure = all(ALIKE * took > rivals[best] for link, took in rivals.items() if link != best)
+        if is_sure and len(calls[best]) >= MESSAGES:
+            slow[best] = ways[best]
+        calls = {
+            link: rest
+            for link, took in calls.items()
+            if (rest := {call: took[call] for call in took.keys() - explained.keys()})
+        }
+    return slow
 
 
 def _named(links: dict[Link, list[Link]], waits: Waits) -> dict[tuple[int, ...], list[Link]]:
@@ -220,8 +233,8 @@ class SlowLinks:
     def _medians(self, waits: Waits) -> list[list[float]]:
         """Microseconds that messages of each pair took at most; -1 where there were none."""
         found = np.full((self._size, self._size), -1.0)
-        received = np.isfinite(waits.took)
-        groups, took = medians((waits.source * self._size + waits.dest)[received], waits.took[received])
+        directed = (waits.source * self._size + waits.dest)[waits.tells]
+        groups, took = medians(directed, waits.took[waits.tells])
         found[groups // self._size, groups % self._size] = took * 1e6
         values: list[list[float]] = found.round(1).tolist()
         return values

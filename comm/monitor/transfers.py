@@ -31,8 +31,10 @@ class Waits(NamedTuple):
     source, dest, bytes : ndarray of int
         Of each message.
     took : ndarray of float
-        Seconds that it was under way, at most; infinite in the row of a call that has sent it, or that has
-        waited for one which set out later.
+        Seconds that it was under way, at most.
+    tells : ndarray of bool
+        Whether this row is the one of its receiver, who has waited for no message that set out later: others
+        may have taken far less.
     call : ndarray of int
         Which call it was: rows with the same number are messages that one call has completed together.
     together : ndarray of float
@@ -46,6 +48,7 @@ class Waits(NamedTuple):
     dest: np.ndarray
     bytes: np.ndarray
     took: np.ndarray
+    tells: np.ndarray
     call: np.ndarray
     together: np.ndarray
     waited: np.ndarray
@@ -160,16 +163,15 @@ class Transfers:
         last = np.full(count, -np.inf)
         np.maximum.at(last, call, np.where(unknown, np.inf, ready))
         together = left - last[call]
-        is_last = ready == last[call]
         known = np.isfinite(together)
-        rows, sender, call, is_sent = rows[known], sender[known], call[known], is_sent[known]
-        source = ranks[sender]
-        return Waits(
-            source=source,
+        found = Waits(
+            source=ranks[sender],
             dest=np.where(is_sent, ends["peer"][rows], ranks[rows]),
             bytes=ends["bytes"][sender],
-            took=np.where(is_sent | ~is_last[known], np.inf, together[known]),
+            took=left - ready,
+            tells=~is_sent & (ready == last[call]),
             call=call,
-            together=together[known],
-            waited=np.minimum(together, left - entered)[known],
+            together=together,
+            waited=np.minimum(together, left - entered),
         )
+        return Waits(*(column[known] for column in found))
