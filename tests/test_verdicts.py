@@ -600,11 +600,16 @@ def slow_link_case(seed, pattern, factor, late=1.0, how=""):
     return link if how == "" else tuple(sorted(link)), [(when - onset, verdict) for when, verdict in found]
 
 
+def is_named(verdict, link):
+    """Whether a verdict names a link; one that is slow in both directions may be named for either."""
+    return verdict.ranks == link or (link == tuple(sorted(link)) and verdict.ranks == link[::-1])
+
+
 def rate_of_slow_links(pattern, count, how=""):
     """How often the right link is named in time, and sentences that say anything else."""
     cases = [slow_link_case(seed, pattern, 3.0, how=how) for seed in range(count)]
-    named = [any(each.ranks == link and 0 <= when <= 10 for when, each in found) for link, found in cases]
-    others = [each.sentence for link, found in cases for _, each in found if each.ranks != link]
+    named = [any(is_named(each, link) and 0 <= when <= 10 for when, each in found) for link, found in cases]
+    others = [each.sentence for link, found in cases for _, each in found if not is_named(each, link)]
     return np.mean(named), others
 
 

@@ -21,7 +21,7 @@ SECONDS = 2.5
 MESSAGES = 6
 # A link is slow where most of its messages that are waited for, and no few of all, take this many times as
 # long as those of others, in a number of windows in a row.
-FACTOR = 1.7
+FACTOR = 1.5
 MOST, MANY = 0.5, 0.25
 IN_A_ROW = 2
 # By less, a message is late on a node whose ranks share cores.
@@ -92,6 +92,9 @@ def compare(waits: Waits, hosts: np.ndarray) -> Window:
     links, inverse = np.unique(each, return_inverse=True)
     quickest = np.full(len(links), np.inf)
     np.minimum.at(quickest, inverse, took)
+    shortest = np.zeros(size * size)
+    shortest[waits.source * size + waits.dest] = waits.shortest
+    np.maximum.at(quickest, inverse, shortest[source * size + dest])
     is_apart = hosts[links // CLASSES // size] != hosts[links // CLASSES % size]
     usual = np.full(len(link), np.inf)
     # A longer message takes no less.
@@ -112,6 +115,10 @@ def compare(waits: Waits, hosts: np.ndarray) -> Window:
     longest = most[waits.call]
     had_to_wait = waits.waited > np.maximum(LEAST_WAIT * longest, SHORTEST_WAIT)
     is_late = had_to_wait & (waits.together > np.maximum(FACTOR * longest, longest + LEAST_DELAY))
+    # Of two clocks, it may be certain only by how much a message takes longer than the shortest.
+    surely = np.full(len(most), np.inf)
+    np.minimum.at(surely, waits.call, waits.surely)
+    is_late &= surely[waits.call] > np.maximum((FACTOR - 1) * longest, LEAST_DELAY)
     return Window(waits, usual, had_to_wait, is_late)
 
 
@@ -129,6 +136,7 @@ def slow_links(window: Window, size: int) -> dict[Link, list[Link]]:
         for each in (window.had_to_wait, window.is_late)
     )
     suspicious = (late >= MESSAGES) & (late >= MOST * waited) & (late >= MANY * counts)
+    suspicious &= ~_are_quick(window, directed, directions, size)
     ways: dict[Link, list[Link]] = {}
     calls: dict[Link, dict[int, float]] = {}
     for place in np.flatnonzero(suspicious).tolist():
@@ -152,11 +160,22 @@ def slow_links(window: Window, size: int) -> dict[Link, list[Link]]:
         if is_sure and len(calls[best]) >= MESSAGES:
             slow[best] = ways[best]
         calls = {
-            link: rest
+            link: took
             for link, took in calls.items()
-            if (rest := {call: took[call] for call in took.keys() - explained.keys()})
+            if len(took.keys() - explained.keys()) > len(took) / 2 and link not in rivals
         }
     return slow
+
+
+def _are_quick(window: Window, directed: np.ndarray, directions: np.ndarray, size: int) -> np.ndarray:
+    """Tell which links between nodes are as quick as others, there and back together."""
+    _, took = medians(directed, window.waits.took)
+    _, usual = medians(directed, window.usual)
+    _, shortest = medians(directed, window.waits.shortest)
+    back = directions % size * size + directions // size
+    place = np.minimum(np.searchsorted(directions, back), len(directions) - 1)
+    there_and_back = (took + took[place]) / 2
+    return np.asarray((directions[place] == back) & (shortest > 0) & (there_and_back < FACTOR * usual))
 
 
 def _named(links: dict[Link, list[Link]], waits: Waits) -> dict[tuple[int, ...], list[Link]]:

@@ -42,6 +42,10 @@ class Waits(NamedTuple):
     waited : ndarray of float
         How many of these seconds the call itself has lasted. If it had to wait, one of its messages took all
         of them, at least.
+    shortest : ndarray of float
+        Between nodes, the seconds that a message takes at least, on the average of both directions.
+    surely : ndarray of float
+        Of those that it took, how many do not depend on how the two clocks are set.
     """
 
     source: np.ndarray
@@ -52,6 +56,8 @@ class Waits(NamedTuple):
     call: np.ndarray
     together: np.ndarray
     waited: np.ndarray
+    shortest: np.ndarray
+    surely: np.ndarray
 
 
 class Transfers:
@@ -129,16 +135,24 @@ class Transfers:
         np.minimum.at(before, (one, two), ends["left"][receiver] - ends["started"][sender])
         self._ahead = before
 
-    def _to_clocks(self) -> np.ndarray:
-        """Give the seconds to add to a time of one host for that of another; NaN where they are not known."""
+    def _clocks(self) -> tuple[np.ndarray, np.ndarray]:
+        """Compare the clocks of each two hosts.
+
+        Returns
+        -------
+        seconds : ndarray
+            What to add to a time of one host for that of the other; NaN where it is not known.
+        half : ndarray
+            Half of the time that a message there and one back take, at least.
+        """
         ahead = self._ahead.copy()
-        for between in range(len(ahead) if len(ahead) > 2 else 0):
-            ahead = np.minimum(ahead, self._ahead[:, between, None] + self._ahead[None, between])
-        with np.errstate(invalid="ignore"):
-            seconds = (ahead - ahead.T) / 2
-        seconds[~(np.isfinite(ahead) & np.isfinite(ahead.T))] = np.nan
-        np.fill_diagonal(seconds, 0.0)
-        return np.asarray(seconds)
+        np.fill_diagonal(ahead, 0.0)
+        # Over other hosts, too.
+        for between in range(len(ahead)):
+            ahead = np.minimum(ahead, ahead[:, between, None] + ahead[None, between])
+        known = np.isfinite(ahead) & np.isfinite(ahead.T)
+        ahead[~known] = np.nan
+        return (ahead - ahead.T) / 2, (ahead + ahead.T) / 2
 
     def _waits(self, ends: np.ndarray, ranks: np.ndarray, other: np.ndarray) -> Waits:
         sent = ends["sent"] == 1
@@ -153,9 +167,8 @@ class Transfers:
         partner, is_sent = other[rows], sent[rows]
         sender = np.where(is_sent, rows, partner)
         # Of a message that is held, the receiver has to be ready, too.
-        there = (
-            ends["started"][partner] + self._to_clocks()[self.hosts[ranks[partner]], self.hosts[ranks[rows]]]
-        )
+        clocks, half = self._clocks()
+        there = ends["started"][partner] + clocks[self.hosts[ranks[partner]], self.hosts[ranks[rows]]]
         ready = np.where(held[sender], np.maximum(there, ends["started"][rows]), there)
         # Nothing is known of a call that has waited for something else.
         unknown = (partner < 0) | (ends["mixed"][rows] == 1) | np.isnan(ready)
@@ -164,14 +177,33 @@ class Transfers:
         np.maximum.at(last, call, np.where(unknown, np.inf, ready))
         together = left - last[call]
         known = np.isfinite(together)
+        source, dest = ranks[sender], np.where(is_sent, ends["peer"][rows], ranks[rows])
+        shortest = half[self.hosts[source], self.hosts[dest]]
         found = Waits(
-            source=ranks[sender],
-            dest=np.where(is_sent, ends["peer"][rows], ranks[rows]),
+            source=source,
+            dest=dest,
             bytes=ends["bytes"][sender],
             took=left - ready,
             tells=~is_sent & (ready == last[call]),
             call=call,
             together=together,
             waited=np.minimum(together, left - entered),
+            shortest=shortest,
+            surely=left - ready - shortest,
         )
-        return Waits(*(column[known] for column in found))
+        found = Waits(*(column[known] for column in found))
+        exact = self._are_exact(found)[self.hosts[found.source], self.hosts[found.dest]]
+        return found._replace(surely=np.where(exact, found.took, found.surely))
+
+    def _are_exact(self, waits: Waits) -> np.ndarray:
+        """Tell of which hosts the clocks are compared exactly: by messages that both have waited for.
+
+        If one of them is always late, all that it receives has come long before.
+        """
+        pair = self.hosts[waits.source] * len(self._ahead) + self.hosts[waits.dest]
+        counts, waited = (
+            np.bincount(pair[rows], minlength=self._ahead.size).reshape(self._ahead.shape)
+            for rows in (slice(None), waits.tells & (2 * waits.waited > waits.took))
+        )
+        often = (waited > 0) & (4 * waited >= counts)
+        return np.asarray((often & often.T) | np.eye(len(often), dtype=bool))
