@@ -155,28 +155,20 @@ class Transfers:
         return (ahead - ahead.T) / 2, (ahead + ahead.T) / 2
 
     def _waits(self, ends: np.ndarray, ranks: np.ndarray, other: np.ndarray) -> Waits:
-        sent = ends["sent"] == 1
         held = np.isin(ends["function"], self._synchronous) | (ends["bytes"] > SURELY_EAGER)
         held &= ~np.isin(ends["function"], self._buffered)
-        # Other sends do not wait for anything.
-        rows = np.flatnonzero(~sent | held)
-        rows = rows[np.lexsort((ends["left"][rows], ends["entered"][rows], ranks[rows]))]
-        entered, left = ends["entered"][rows], ends["left"][rows]
-        same = (np.diff(entered) == 0) & (np.diff(left) == 0) & (np.diff(ranks[rows]) == 0)
-        call = np.cumsum(np.concatenate([[True], ~same])[: len(rows)]) - 1
-        partner, is_sent = other[rows], sent[rows]
+        rows, call = _calls(ends, ranks, held)
+        partner, is_sent, left = other[rows], ends["sent"][rows] == 1, ends["left"][rows]
         sender = np.where(is_sent, rows, partner)
-        # Of a message that is held, the receiver has to be ready, too.
         clocks, half = self._clocks()
         there = ends["started"][partner] + clocks[self.hosts[ranks[partner]], self.hosts[ranks[rows]]]
+        # Of a message that is held, the receiver has to be ready, too.
         ready = np.where(held[sender], np.maximum(there, ends["started"][rows]), there)
         # Nothing is known of a call that has waited for something else.
-        unknown = (partner < 0) | (ends["mixed"][rows] == 1) | np.isnan(ready)
-        count = int(call[-1]) + 1 if len(call) else 0
-        last = np.full(count, -np.inf)
-        np.maximum.at(last, call, np.where(unknown, np.inf, ready))
+        ready[(partner < 0) | (ends["mixed"][rows] == 1) | np.isnan(ready)] = np.inf
+        last = np.full(len(rows), -np.inf)
+        np.maximum.at(last, call, ready)
         together = left - last[call]
-        known = np.isfinite(together)
         source, dest = ranks[sender], np.where(is_sent, ends["peer"][rows], ranks[rows])
         shortest = half[self.hosts[source], self.hosts[dest]]
         found = Waits(
@@ -187,11 +179,11 @@ class Transfers:
             tells=~is_sent & (ready == last[call]),
             call=call,
             together=together,
-            waited=np.minimum(together, left - entered),
+            waited=np.minimum(together, left - ends["entered"][rows]),
             shortest=shortest,
             surely=left - ready - shortest,
         )
-        found = Waits(*(column[known] for column in found))
+        found = Waits(*(column[np.isfinite(together)] for column in found))
         exact = self._are_exact(found)[self.hosts[found.source], self.hosts[found.dest]]
         return found._replace(surely=np.where(exact, found.took, found.surely))
 
@@ -207,3 +199,13 @@ class Transfers:
         )
         often = (waited > 0) & (4 * waited >= counts)
         return np.asarray((often & often.T) | np.eye(len(often), dtype=bool))
+
+
+def _calls(ends: np.ndarray, ranks: np.ndarray, held: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Give the ends that a call may have waited for, and the number of the call of each."""
+    # Other sends wait for nothing.
+    rows = np.flatnonzero((ends["sent"] == 0) | held)
+    rows = rows[np.lexsort((ends["left"][rows], ends["entered"][rows], ranks[rows]))]
+    entered, left = ends["entered"][rows], ends["left"][rows]
+    is_new = (np.diff(entered) != 0) | (np.diff(left) != 0) | (np.diff(ranks[rows]) != 0)
+    return rows, np.concatenate([[0], np.cumsum(is_new)])[: len(rows)]
