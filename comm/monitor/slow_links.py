@@ -30,7 +30,7 @@ LEAST_DELAY = 1e-3
 LEAST_WAIT = 0.25
 SHORTEST_WAIT = 1e-4
 SECONDS_APART = 600.0
-# Two figures that are no nearer to each other are not the same.
+# Part of calls that two links explain alike.
 ALIKE = 0.85
 # Sizes that are compared: within a factor of four.
 CLASSES = 32
@@ -126,7 +126,7 @@ def slow_links(window: Window, size: int) -> dict[Link, list[Link]]:
     """Give the slow links, lower rank first, and those of their directions that are slow.
 
     A call may have waited for several messages. So a link is slow if it explains the most of the calls that
-    waited long; of links that explain the same calls, it is the one whose message was sent last, if any.
+    waited long, and no other one as many of them.
     """
     waits = window.waits
     directed = waits.source * size + waits.dest
@@ -136,46 +136,40 @@ def slow_links(window: Window, size: int) -> dict[Link, list[Link]]:
         for each in (window.had_to_wait, window.is_late)
     )
     suspicious = (late >= MESSAGES) & (late >= MOST * waited) & (late >= MANY * counts)
-    suspicious &= ~_are_quick(window, directed, directions, size)
     ways: dict[Link, list[Link]] = {}
-    calls: dict[Link, dict[int, float]] = {}
+    calls: dict[Link, set[int]] = {}
     for place in np.flatnonzero(suspicious).tolist():
         source, dest = divmod(int(directions[place]), size)
         link = min(source, dest), max(source, dest)
         ways.setdefault(link, []).append((source, dest))
-        rows = (inverse == place) & window.is_late
-        took = zip(waits.call[rows].tolist(), waits.took[rows].tolist(), strict=True)
-        calls.setdefault(link, {}).update(took)
-    slow: dict[Link, list[Link]] = {}
+        found = waits.call[(inverse == place) & window.is_late]
+        calls.setdefault(link, set()).update(found.tolist())
+    quick, slow = _quick_ways(window, directed, size), dict[Link, list[Link]]()
     while calls:
         explained = max(calls.values(), key=len)
-        # Links that explain the same calls, and how long their messages would have taken.
-        rivals = {
-            link: float(np.median(list(took.values())))
-            for link, took in calls.items()
-            if len(took.keys() & explained.keys()) >= ALIKE * len(explained)
-        }
-        best = min(rivals, key=lambda link: rivals[link])
-        is_sure = all(ALIKE * took > rivals[best] for link, took in rivals.items() if link != best)
-        if is_sure and len(calls[best]) >= MESSAGES:
-            slow[best] = ways[best]
+        # Links that explain the same calls.
+        rivals = {link for link, own in calls.items() if len(own & explained) >= ALIKE * len(explained)}
+        # Where there are several, it is one that is not known to be quick in the other direction.
+        left = {link for link in rivals if not any(way[::-1] in quick for way in ways[link])}
+        candidates = rivals if len(rivals) == 1 else left
+        if len(candidates) == 1 and len(explained) >= MESSAGES:
+            slow |= {link: ways[link] for link in candidates}
         calls = {
-            link: took
-            for link, took in calls.items()
-            if len(took.keys() - explained.keys()) > len(took) / 2 and link not in rivals
+            link: own
+            for link, own in calls.items()
+            if link not in rivals and len(own - explained) > len(own) / 2
         }
     return slow
 
 
-def _are_quick(window: Window, directed: np.ndarray, directions: np.ndarray, size: int) -> np.ndarray:
-    """Tell which links between nodes are as quick as others, there and back together."""
-    _, took = medians(directed, window.waits.took)
-    _, usual = medians(directed, window.usual)
-    _, shortest = medians(directed, window.waits.shortest)
-    back = directions % size * size + directions // size
-    place = np.minimum(np.searchsorted(directions, back), len(directions) - 1)
-    there_and_back = (took + took[place]) / 2
-    return np.asarray((directions[place] == back) & (shortest > 0) & (there_and_back < FACTOR * usual))
+def _quick_ways(window: Window, directed: np.ndarray, size: int) -> set[Link]:
+    """Give the directions in which messages take no longer than usual."""
+    tells = window.waits.tells
+    groups, took = medians(directed[tells], window.waits.took[tells])
+    _, usual = medians(directed[tells], window.usual[tells])
+    counts = np.unique(directed[tells], return_counts=True)[1]
+    is_quick = (counts >= MESSAGES) & (took < FACTOR * usual) & np.isfinite(usual)
+    return {divmod(group, size) for group in groups[is_quick].tolist()}
 
 
 def _named(links: dict[Link, list[Link]], waits: Waits) -> dict[tuple[int, ...], list[Link]]:
