@@ -578,7 +578,7 @@ HOW = {
 }
 
 
-def slow_link_case(seed, pattern, factor, late=1.0, how="", one_way=False):
+def slow_link_case(seed, pattern, factor, late=1.0, how="", one_way=False, skew=0.0):
     """Let messages of one link take longer after a while; give the link, and verdicts with their times."""
     generator = np.random.default_rng(seed)
     size = int(generator.choice([3, 4, 8]))
@@ -596,6 +596,7 @@ def slow_link_case(seed, pattern, factor, late=1.0, how="", one_way=False):
 
     work = work_of(generator, steps, size, work)
     work[:, link[0]] *= late
+    work[:, generator.integers(size)] += skew * base
     found = judged(exchange.snapshots(work, transfer), size)
     return link if how == "" else tuple(sorted(link)), [(when - onset, verdict) for when, verdict in found]
 
@@ -629,6 +630,16 @@ def test_slow_link(pattern, how):
 def test_late_ranks_are_no_slow_links(pattern, late, how):
     for seed in range(3):
         assert slow_link_case(seed, pattern, 1.0, late, how)[1] == []
+
+
+@pytest.mark.parametrize("how", ["together", "both"])
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_slow_link_beside_a_rank_that_is_late(pattern, how):
+    """Its messages are sent last, and the calls that receive them wait for the link all the same."""
+    for seed in range(3):
+        link, found = slow_link_case(seed, pattern, 3.0, how=how, skew=2.0)
+        assert found
+        assert all(is_named(verdict, link) for _, verdict in found)
 
 
 @pytest.mark.parametrize("how", ["together", "both"])
