@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ def run_on_links(
 
     The last of the program's arguments is the seed.
     """
+    if find_spec("zmq") is None:
+        raise RuntimeError("a job on several hosts needs pyzmq: python -m pip install pyzmq")
     report, log = folder / "report.json", folder / "injected.jsonl"
     draw = random.Random(int(program[-1]))
     one, other = draw.sample(range(ranks), 2)

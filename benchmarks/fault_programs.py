@@ -7,24 +7,20 @@ All ranks draw the same from the seed.
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import sys
 import threading
 import time
 from collections.abc import Callable
 from random import Random
-from typing import Any
 
 import numpy as np
 
 from roundelay import MPI
 from roundelay.testing import inject
-from roundelay.testing.announcing import announce
 
 # A step of a program that computes: long enough that ranks which share cores do not hold one another up.
 COMPUTE_SECONDS = 0.015
-LINK_SECONDS = 0.004
 SECONDS_TO_BE_FOUND = 15.0
 
 
@@ -199,65 +195,38 @@ def _slow(program: Program, factor: float) -> None:
             return
 
 
-def slow_link(program: Program) -> None:
-    """Messages of one rank to another take three times as long as all others, which take LINK_SECONDS."""
+def links_by_halos(program: Program) -> None:
+    """Exchange messages with two ranks at a time, completed together, while somebody slows a link down."""
     comm, size, own = program.comm, program.size, program.rank
-    other = program.random.choice([rank for rank in range(size) if rank != program.victim])
-    links = Links(comm)
-    healthy, end = program.random.randint(40, 120), None
-    out, into, total = np.ones(100), np.empty(100), np.empty(1)
-    for step in itertools.count():
-        if step == healthy:
-            end = time.monotonic() + SECONDS_TO_BE_FOUND
-            if own == program.victim:
-                announce("slow-link", peer=other)
-                links.seconds[other] *= 3
-        by = 1 + step % (size - 1)
-        links.send(out, (own + by) % size)
-        comm.Recv(into, (own - by) % size)
-        comm.Allreduce(np.ones(1), total)
-        if end is not None and step % 20 == 0 and comm.bcast(time.monotonic() > end):
-            return
+    out, into = np.ones(100), np.empty((2, 100))
+
+    def exchange(by: int) -> None:
+        one, other = (own - by) % size, (own + by) % size
+        requests = [comm.Irecv(into[0], one, 1), comm.Irecv(into[1], other, 2)]
+        requests += [comm.Isend(out, other, 1), comm.Isend(out, one, 2)]
+        MPI.Request.Waitall(requests)
+
+    _over_links(program, exchange)
 
 
-class Links:
-    """Messages that arrive later without holding up their sender: another thread sends them."""
-
-    def __init__(self, comm: Any) -> None:
-        self.comm = comm
-        self.seconds = dict.fromkeys(range(comm.size), LINK_SECONDS)
-        self.waiting: list[tuple[float, int, int, Any]] = []
-        self.numbers = itertools.count()
-        self.changed = threading.Condition()
-        threading.Thread(target=self._run, daemon=True).start()
-
-    def send(self, buffer: Any, dest: int) -> None:
-        """Send later; messages of a link do not overtake each other."""
-        with self.changed:
-            entry = (time.monotonic() + self.seconds[dest], next(self.numbers), dest, buffer)
-            heapq.heappush(self.waiting, entry)
-            self.changed.notify()
-
-    def _run(self) -> None:
-        while True:
-            with self.changed:
-                while not self.waiting or self.waiting[0][0] > time.monotonic():
-                    left = self.waiting[0][0] - time.monotonic() if self.waiting else None
-                    self.changed.wait(left)
-                _, _, dest, buffer = heapq.heappop(self.waiting)
-            self.comm.Send(buffer, dest)
-
-
-def links_of_netlab(program: Program) -> None:
-    """The same over a network that somebody else slows down."""
+def links_by_shifts(program: Program) -> None:
+    """The same with one blocking call for each message."""
     comm, size, own = program.comm, program.size, program.rank
-    out, into, total = np.ones(100), np.empty(100), np.empty(1)
+    out, into = np.ones(100), np.empty(100)
+
+    def exchange(by: int) -> None:
+        comm.Sendrecv(out, (own + by) % size, 0, into, (own - by) % size, 0)
+
+    _over_links(program, exchange)
+
+
+def _over_links(program: Program, exchange: Callable[[int], None]) -> None:
+    comm, total = program.comm, np.empty(1)
     end = time.monotonic() + 2 * SECONDS_TO_BE_FOUND
     for step in itertools.count():
-        if step == 20 and own == 0:
+        if step == 20 and program.rank == 0:
             print("ready", flush=True)
-        by = 1 + step % (size - 1)
-        comm.Sendrecv(out, (own + by) % size, 0, into, (own - by) % size, 0)
+        exchange(1 + step % (program.size - 1))
         comm.Allreduce(np.ones(1), total)
         if step % 20 == 0 and comm.bcast(time.monotonic() > end):
             return
@@ -277,8 +246,8 @@ PROGRAMS: dict[str, Callable[[Program], None]] = {
     "knot": knot,
     "slow-2": slow_2,
     "slow-1.3": slow_1_3,
-    "slow-link": slow_link,
-    "netlab": links_of_netlab,
+    "slow-link": links_by_halos,
+    "netlab": links_by_shifts,
 }
 
 

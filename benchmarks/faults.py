@@ -71,7 +71,7 @@ CASES = {
     "knot": Case("deadlock", 2.0, includes=True),
     "slow-2": Case("slow-rank", 10.0, share=0.99),
     "slow-1.3": Case("slow-rank", 10.0, share=0.95),
-    "slow-link": Case("slow-link", 10.0, share=0.99),
+    "slow-link": Case("slow-link", 10.0, share=0.99, on_links=True),
     "netlab": Case("slow-link", 10.0, share=0.99, on_links=True),
 }
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from roundelay.comm.monitor.memory import ANY_RANK, COMM, NO_RANK, TAG_CLASSES, TIMED_CALL, TIMED_REQUEST
+from roundelay.comm.monitor.memory import ANY_RANK, COMM, NO_RANK, TIMED_CALL, TIMED_MESSAGE, TIMED_REQUEST
 from roundelay.comm.monitor.snapshot import RankView, Snapshot
 from tests.simulated_ranks import (
     ANY,
@@ -148,7 +148,7 @@ class Job:
     def _begin(self, rank: Rank, function: str, **facts: Any) -> dict[str, Any]:
         rank.call = {
             "number": next(self._numbers), "function": NUMBER[function], "entered": self.now, "bytes": -1,
-            "dest": NO_RANK, "source": NO_RANK, **facts,
+            "dest": NO_RANK, "source": NO_RANK, "inside": rank.inside, **facts,
         }  # fmt: skip
         if function not in ("Test", "Iprobe"):
             rank.advanced += 1
@@ -158,6 +158,7 @@ class Job:
         assert rank.call is not None
         rank.call["left"] = self.now
         rank.calls.append(rank.call)
+        rank.inside += self.now - rank.call["entered"]
         rank.call = None
         if not looks:
             rank.advanced += 1
@@ -188,14 +189,29 @@ class Job:
             self._set(rank, "ended")
             rank.call = None
 
-    def _count_sent(self, rank: Rank, dest: int, comm: int, tag: int, size: int) -> None:
-        rank.peers["sent"][dest, class_of(comm, tag) % TAG_CLASSES] += 1
+    def _count_sent(self, rank: Rank, dest: int, comm: int, tag: int, size: int) -> int:
+        counts = rank.peers["sent"][dest]
+        counts[class_of(comm, tag)] += 1
         rank.peers["bytes_sent"][dest] += size
+        return int(counts[class_of(comm, tag)]) - 1
 
-    def _count_received(self, rank: Rank, request: Request, waited: float) -> None:
+    def _add_end(self, rank: Rank, request: Request, mixed: bool = False, **facts: Any) -> None:
+        assert rank.call is not None
+        own = {
+            "ordinal": request.ordinal, "started": request.started, "entered": rank.call["entered"],
+            "left": self.now, "bytes": request.size, "comm": request.comm, "tag": request.tag,
+            "peer": request.dest, "function": NUMBER[request.function],
+            "class": class_of(request.comm, request.tag), "sent": 1, "mixed": int(mixed), **facts,
+        }  # fmt: skip
+        rank.messages.append(own)
+
+    def _count_received(self, rank: Rank, request: Request, waited: float, mixed: bool = False) -> None:
         assert request.message is not None
-        message = request.message
-        rank.peers["received"][message.source, class_of(message.comm, message.tag) % TAG_CLASSES] += 1
+        message, kind = request.message, class_of(request.message.comm, request.message.tag)
+        ordinal = int(rank.peers["received"][message.source, kind])
+        rank.peers["received"][message.source, kind] += 1
+        facts = {"peer": message.source, "ordinal": ordinal, "tag": message.tag, "class": kind, "sent": 0}
+        self._add_end(rank, request, mixed, **facts)
         rank.peers["waited"][message.source] += waited
         rank.peers["waits"][message.source] += 1
 
@@ -247,17 +263,17 @@ class Job:
     def _do_send(
         self, rank: Rank, dest: int, tag: int = 0, size: int = 8, comm: int = WORLD, how: str = "Send"
     ) -> None:
-        self._count_sent(rank, dest, comm, tag, size)
+        ordinal = self._count_sent(rank, dest, comm, tag, size)
         self._begin(rank, how, comm=comm, dest=dest, tag=tag, bytes=size, sent_class=class_of(comm, tag))
-        request = Request(how, comm, dest, tag=tag, size=size)
+        request = Request(how, comm, dest, tag=tag, size=size, started=self.now, ordinal=ordinal)
         self._transmit(rank, request)
-        self._wait(rank, lambda: request.done, lambda: None)
+        self._wait(rank, lambda: request.done, lambda: self._add_end(rank, request))
 
     def _do_recv(self, rank: Rank, source: int, tag: int = 0, comm: int = WORLD, how: str = "Recv") -> None:
         self._begin(
             rank, how, comm=comm, source=source, tag=tag, bytes=1 << 16, received_class=class_of(comm, tag)
         )
-        request = Request(how, comm, source=source, tag=tag, probes=how == "Probe")
+        request = Request(how, comm, source=source, tag=tag, probes=how == "Probe", started=self.now)
         begin = self.now
         self._post(rank, request)
 
@@ -276,29 +292,30 @@ class Job:
     def _do_sendrecv(
         self, rank: Rank, dest: int, source: int, tag: int = 0, size: int = 8, comm: int = WORLD
     ) -> None:
-        self._count_sent(rank, dest, comm, tag, size)
+        ordinal = self._count_sent(rank, dest, comm, tag, size)
         kind = class_of(comm, tag)
         self._begin(
             rank, "Sendrecv", comm=comm, dest=dest, source=source, tag=tag, bytes=size, sent_class=kind,
             received_class=kind,
         )  # fmt: skip
-        sent = Request("Isend", comm, dest, tag=tag, size=size)
-        received = Request("Irecv", comm, source=source, tag=tag)
+        sent = Request("Isend", comm, dest, tag=tag, size=size, started=self.now, ordinal=ordinal)
+        received = Request("Irecv", comm, source=source, tag=tag, started=self.now)
         begin = self.now
         self._post(rank, received)
         self._transmit(rank, sent)
-        self._wait(
-            rank,
-            lambda: sent.done and received.done,
-            lambda: self._count_received(rank, received, self.now - begin),
-        )
+
+        def end() -> None:
+            self._add_end(rank, sent)
+            self._count_received(rank, received, self.now - begin)
+
+        self._wait(rank, lambda: sent.done and received.done, end)
 
     def _do_isend(
         self, rank: Rank, dest: int, tag: int = 0, size: int = 8, comm: int = WORLD, how: str = "Isend"
     ) -> None:
-        self._count_sent(rank, dest, comm, tag, size)
+        ordinal = self._count_sent(rank, dest, comm, tag, size)
         self._begin(rank, how, comm=comm, dest=dest, tag=tag, bytes=size, sent_class=class_of(comm, tag))
-        request = Request(how, comm, dest, tag=tag, size=size, started=self.now)
+        request = Request(how, comm, dest, tag=tag, size=size, started=self.now, ordinal=ordinal)
         self._transmit(rank, request)
         rank.requests.append(request)
         self._end(rank, request)
@@ -310,9 +327,11 @@ class Job:
         rank.requests.append(request)
         self._end(rank, request)
 
-    def _complete(self, rank: Rank, request: Request, waited: float) -> None:
+    def _complete(self, rank: Rank, request: Request, waited: float, mixed: bool = False) -> None:
         if request.message is not None:
-            self._count_received(rank, request, waited)
+            self._count_received(rank, request, waited, mixed)
+        elif request.sequence == 0:
+            self._add_end(rank, request, mixed)
         rank.requests.remove(request)
 
     def _do_waitall(self, rank: Rank, requests: list[Request]) -> None:
@@ -322,8 +341,9 @@ class Job:
             each.awaited = True
 
         def end() -> None:
+            mixed = any(each.sequence for each in requests)
             for each in requests:
-                self._complete(rank, each, self.now - begin)
+                self._complete(rank, each, self.now - begin, mixed)
 
         self._wait(rank, lambda: all(each.done for each in requests), end)
 
@@ -395,6 +415,7 @@ class Job:
         """One rank, now; its calls are forgotten."""
         rank = self.ranks[number]
         calls, rank.calls = rank.calls, []
+        messages, rank.messages = rank.messages, []
         comms = np.array(
             [(comm, len(self.comms[comm]), begun, 0) for comm, begun in rank.begun.items()], dtype=COMM
         )
@@ -408,7 +429,7 @@ class Job:
             calls=rows(calls, TIMED_CALL), comms=comms,
             members={comm: np.array(self.comms[comm]) for comm in rank.begun},
             requests=rows([row_of(each) for each in rank.requests], TIMED_REQUEST),
-            peers=rank.peers.copy(), lost=0,
+            peers=rank.peers.copy(), lost=0, messages=rows(messages, TIMED_MESSAGE),
         )  # fmt: skip
 
     def snapshot(self, spread: Iterator[float] | None = None) -> Snapshot:

@@ -56,6 +56,7 @@ class Request:
     awaited: bool = False
     message: Message | None = None
     probes: bool = False
+    ordinal: int = 0
 
 
 @dataclass(eq=False)
@@ -72,6 +73,9 @@ class Rank:
     call: dict[str, Any] | None = None
     waiting: Callable[[], bool] | None = None
     calls: list[dict[str, Any]] = field(default_factory=list)
+    # Ends of messages that calls have completed, and the seconds spent in calls.
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    inside: float = 0.0
     requests: list[Request] = field(default_factory=list)
     begun: dict[int, int] = field(default_factory=dict)
 

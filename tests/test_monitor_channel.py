@@ -120,6 +120,7 @@ def test_the_newest_calls_are_sent():
     view = views.view(0, 4, ended=1000)
     [got] = view_bytes.read_views(body_of(view), [0], 4, views.FUNCTIONS)
     assert np.array_equal(got.calls, view.calls[-view_bytes.MOST_CALLS :])
+    assert np.array_equal(got.messages, view.messages[-view_bytes.MOST_CALLS :])
 
 
 def test_many_views_become_several_messages():
@@ -163,6 +164,10 @@ def test_a_view_that_cannot_be_is_refused(change):
         ("requests", "sent_class", 8),
         ("under_way", "entered", float("nan")),
         ("peers", "waited", float("inf")),
+        ("messages", "peer", -1),
+        ("messages", "class", memory.ANY_CLASS),
+        ("messages", "sent", 2),
+        ("messages", "left", float("nan")),
     ],
 )
 def test_a_field_out_of_its_range_is_refused(array, field, value):
@@ -577,7 +582,7 @@ def test_a_node_cannot_speak_for_another(job):
     job.until(lambda: sent(caller, forged))
     job.until(lambda: job.channels[0].dropped["malformed"])
     view = job.settle()[4]
-    assert views.equal(view, replace(job.views[4], calls=view.calls))
+    assert views.equal(view, replace(job.views[4], calls=view.calls, messages=view.messages))
 
 
 def test_a_node_cannot_answer_for_another(job):

@@ -31,6 +31,18 @@ comm = MPI.COMM_WORLD
 time.sleep(float(sys.argv[1]))
 comm.Barrier()
 """
+HALOS = """
+import sys, time
+import numpy as np
+from mpi4py import MPI
+comm = MPI.COMM_WORLD
+out, into, total = np.ones(100), np.empty((2, 100)), np.zeros(1)
+end = comm.bcast(time.monotonic() + 14)
+while comm.allreduce(time.monotonic(), MPI.MAX) < end:
+    peers = [(comm.rank + by) % comm.size for by in (1, -1)]
+    requests = [comm.Irecv(row, peer, 1) for row, peer in zip(into, peers)]
+    MPI.Request.Waitall(requests + [comm.Isend(out, peer, 1) for peer in peers])
+"""
 
 
 def command(program, report, *more):
@@ -82,3 +94,15 @@ def test_nothing_is_said_of_a_job_that_ends_well(lab, tmp_path):
     found = json.loads(path.read_text())
     assert found["verdicts"] == []
     assert [rank["state"] for rank in found["job"]["ranks"]] == ["ended"] * 3
+
+
+def test_a_slow_link_between_hosts_is_named(lab, tmp_path):
+    program, path = tmp_path / "halos.py", tmp_path / "found.json"
+    program.write_text(HALOS)
+    process = lab.start(command(program, path), ranks=3)
+    time.sleep(4.0)
+    lab.slow_link(0, 2, 8)
+    assert lab.finish(process, timeout=60).status == 0
+    (verdict,) = json.loads(path.read_text())["verdicts"]
+    assert (verdict["kind"], verdict["ranks"]) == ("slow-link", [0, 2])
+    assert verdict["evidence"]["ratio"] > 1.5

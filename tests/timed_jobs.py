@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
 
-from roundelay.comm.monitor.memory import COMM, NO_RANK, TIMED_CALL, TIMED_PEER, TIMED_REQUEST
+from roundelay.comm.monitor.memory import COMM, NO_RANK, TIMED_CALL, TIMED_MESSAGE, TIMED_PEER, TIMED_REQUEST
 from roundelay.comm.monitor.snapshot import RankView, Snapshot
 from tests.simulated_ranks import FUNCTIONS, NUMBER, WORLD
 
@@ -45,15 +46,18 @@ def collective_times(work: np.ndarray, cost: np.ndarray, leave: np.ndarray) -> t
 
 
 def collective_snapshots(
-    entered: np.ndarray, left: np.ndarray, function: str = "Allreduce"
+    entered: np.ndarray, left: np.ndarray, function: str = "Allreduce", elsewhere: np.ndarray | None = None
 ) -> Iterator[Snapshot]:
-    """Look at such a job."""
+    """Look at such a job; of the work of each step, ranks have spent some seconds `elsewhere` in MPI."""
     steps, size = entered.shape
     calls = np.zeros((size, steps), TIMED_CALL)
     calls["number"] = calls["sequence"] = np.arange(1, steps + 1)
     calls["comm"], calls["function"], calls["bytes"] = WORLD, NUMBER[function], 8
     calls["dest"] = calls["source"] = NO_RANK
     calls["entered"], calls["left"] = entered.T, left.T
+    calls["inside"][:, 1:] = np.cumsum(left - entered, axis=0)[:-1].T
+    if elsewhere is not None:
+        calls["inside"] += np.cumsum(elsewhere, axis=0).T
     # Clocks of different nodes have nothing to do with each other.
     offsets = 1000.0 * np.arange(size)
     seen = [0] * size
@@ -77,74 +81,94 @@ class Exchange:
     pattern : list of list of tuple
         Rounds of a step, each with pairs (source, destination) that exchange in it. A rank goes on to the
         next round when it has received all that is for it.
+    together : bool
+        Whether one call completes all messages of a round, and not a call for each.
+    nodes : bool
+        Whether each rank is on a node of its own, with a clock of its own.
     """
 
-    def __init__(self, size: int, pattern: list[list[tuple[int, int]]]) -> None:
-        self.size, self.pattern = size, pattern
+    def __init__(
+        self, size: int, pattern: list[list[tuple[int, int]]], together: bool = False, nodes: bool = False
+    ) -> None:
+        self.size, self.pattern, self.together, self.nodes = size, pattern, together, nodes
 
-    def snapshots(self, work: np.ndarray, transfer: Callable[[int, int], float]) -> Iterator[Snapshot]:
-        """Look at it; `work` has the seconds of each step and rank, `transfer` those of a message."""
-        events = self._events(work, transfer)
-        size = self.size
-        calls = np.zeros(len(events), TIMED_CALL)
-        facts = np.array([(kind, rank, peer) for _, kind, rank, peer, _ in events])
-        calls["left"] = [event[0] for event in events]
-        calls["entered"] = calls["left"] - [event[4] for event in events]
-        calls["comm"], calls["dest"], calls["source"] = WORLD, NO_RANK, NO_RANK
-        sends = facts[:, 0] == 0
-        calls["function"] = np.where(sends, NUMBER["Isend"], NUMBER["Recv"])
-        calls["dest"][sends] = facts[sends, 2]
-        calls["source"][~sends] = facts[~sends, 2]
-        peers = np.zeros((size, size), TIMED_PEER)
-        end, time = 0, 0.0
-        while end < len(events):
+    def snapshots(self, work: np.ndarray, transfer: Callable[[int, int, float], float]) -> Iterator[Snapshot]:
+        """Look at it.
+
+        Parameters
+        ----------
+        work : ndarray, shape (steps, ranks)
+            Seconds before each step.
+        transfer : callable
+            Gives the seconds of a message by its source, its destination and when it is sent.
+        """
+        ends, ranks = self._ends(work, transfer)
+        done, time = 0, 0.0
+        while done < len(ends):
             time += 1 / RATE
-            begin, end = end, int(np.searchsorted(calls["left"], time))
-            new, ranks = calls[begin:end], facts[begin:end, 1]
-            sent, got = new["dest"] >= 0, new["source"] >= 0
-            for name, rank, peer in (
-                ("sent", ranks[sent], new["dest"][sent]),
-                ("received", ranks[got], new["source"][got]),
-            ):
-                count = np.bincount(rank * size + peer, minlength=size * size)
-                peers[name][:, :, 0] += count.reshape(size, size).astype(np.uint32)
-            views = {
-                rank: replace(_view(rank, size, time, new[ranks == rank], end), peers=peers[rank].copy())
-                for rank in range(size)
-            }
-            yield Snapshot(time, 1 / RATE, size, views, FUNCTIONS)
+            begin, done = done, int(np.searchsorted(ends["left"], time))
+            views = {}
+            for rank in range(self.size):
+                offset = 1000.0 * rank if self.nodes else 0.0
+                own = ends[begin:done][ranks[begin:done] == rank].copy()
+                for name in ("started", "entered", "left"):
+                    own[name] += offset
+                view = _view(rank, self.size, time + offset, np.zeros(0, TIMED_CALL), done)
+                views[rank] = replace(view, host=f"node{rank * self.nodes}", messages=own)
+            yield Snapshot(time, 1 / RATE, self.size, views, FUNCTIONS)
 
-    def _events(
-        self, work: np.ndarray, transfer: Callable[[int, int], float]
-    ) -> list[tuple[float, int, int, int, float]]:
-        """Sends, 0, and receives that have ended, 2, in order, with the seconds that these waited."""
-        events: list[tuple[float, int, int, int, float]] = []
+    def _ends(
+        self, work: np.ndarray, transfer: Callable[[int, int, float], float]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Both ends of all messages in the order in which their calls have ended, and whose they are."""
+        found: list[tuple[float, float, float, int, int, int, int]] = []
+        count: Counter[tuple[int, int]] = Counter()
         now = np.zeros(self.size)
         for step in work:
             now = now + step
             for pairs in self.pattern:
-                begin, after = now.copy(), now.copy()
+                begin, arrivals = now.copy(), {}
                 for source, dest in pairs:
-                    events.append((begin[source], 0, source, dest, 0.0))
+                    sent = begin[source]
+                    found.append((sent, sent, sent, source, dest, count[source, dest], 1))
+                    arrivals[source, dest] = sent + transfer(source, dest, sent)
                 for source, dest in pairs:
-                    arrival = begin[source] + transfer(source, dest)
-                    end = max(after[dest], arrival)
-                    events.append((end, 2, dest, source, end - after[dest]))
-                    after[dest] = end
-                now = after
-        events.sort(key=lambda event: (event[0], event[1]))
-        return events
+                    entered = begin[dest] if self.together else now[dest]
+                    due = [each for pair, each in arrivals.items() if pair[1] == dest]
+                    left = max(entered, max(due) if self.together else arrivals[source, dest])
+                    found.append((begin[dest], entered, left, dest, source, count[source, dest], 0))
+                    count[source, dest] += 1
+                    now[dest] = max(now[dest], left)
+        found.sort(key=lambda end: end[2])
+        ends = np.zeros(len(found), TIMED_MESSAGE)
+        columns = list(zip(*found, strict=True))
+        for name, column in zip(("started", "entered", "left"), columns[:3], strict=True):
+            ends[name] = column
+        for name, column in zip(("peer", "ordinal", "sent"), columns[4:], strict=True):
+            ends[name] = column
+        ends["comm"], ends["bytes"] = WORLD, 800
+        ends["function"] = np.where(ends["sent"] == 1, NUMBER["Isend"], NUMBER["Recv"])
+        return ends, np.array(columns[3])
 
 
-def ring(size: int) -> Exchange:
+def ring(size: int, **how: bool) -> Exchange:
     """Everyone receives from both neighbours."""
     pairs = [(rank, (rank + 1) % size) for rank in range(size)]
-    return Exchange(size, [pairs + [(dest, source) for source, dest in pairs]])
+    return Exchange(size, [pairs + [(dest, source) for source, dest in pairs]], **how)
 
 
-def all_pairs(size: int) -> Exchange:
+def all_pairs(size: int, **how: bool) -> Exchange:
     """Everyone exchanges with everyone, one after the other."""
     rounds = []
     for shift in range(1, size):
         rounds.append([(rank, (rank + shift) % size) for rank in range(size)])
-    return Exchange(size, rounds)
+    return Exchange(size, rounds, **how)
+
+
+def halos(size: int, **how: bool) -> Exchange:
+    """Everyone exchanges with two at a time, near ones and far ones in turn."""
+    rounds = []
+    for shift in range(1, size):
+        pairs = [(rank, (rank + shift) % size) for rank in range(size)]
+        rounds.append(list(dict.fromkeys(pairs + [(dest, source) for source, dest in pairs])))
+    return Exchange(size, rounds, **how)

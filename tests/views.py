@@ -14,12 +14,18 @@ FUNCTIONS = 300
 def calls(
     random: np.random.Generator, count: int, size: int, dtype: np.dtype = memory.TIMED_CALL
 ) -> np.ndarray:
-    """Give `count` records of calls or requests with all fields in their ranges."""
+    """Give `count` records of calls, requests or messages with all fields in their ranges."""
     found = np.zeros(count, dtype)
     for name in dtype.names or ():
         kind = dtype[name]
         if kind.kind == "f":
             found[name] = random.uniform(0, 1e5, count)
+        elif name in ("sent", "mixed"):
+            found[name] = random.integers(0, 2, count)
+        elif name == "peer":
+            found[name] = random.integers(0, size, count)
+        elif name == "class":
+            found[name] = random.integers(0, memory.TAG_CLASSES, count)
         elif name in ("dest", "source"):
             found[name] = random.integers(memory.UNKNOWN_RANK, size, count)
         elif name in ("sent_class", "received_class"):
@@ -63,6 +69,7 @@ def view(rank: int, size: int, *, seed: int = 0, host: str = "h0", ended: int = 
         threads=int(random.integers(1, 9)),
         unnamed=int(random.integers(100)),
         cpu=float(random.uniform(0, 9)),
+        messages=calls(random, ended, size, memory.TIMED_MESSAGE),
         ended_by=str(random.choice(["", "SIGKILL", "exit status 1"])),
     )
 

@@ -247,10 +247,11 @@ static PyObject *sizes(PyObject *module, PyObject *nothing)
 {
     (void)module;
     (void)nothing;
-    return Py_BuildValue("{snsnsnsnsnsn}", "HEAD", (Py_ssize_t)offsetof(struct record, lanes), "LANE",
+    return Py_BuildValue("{snsnsnsnsnsnsn}", "HEAD", (Py_ssize_t)offsetof(struct record, lanes), "LANE",
                          (Py_ssize_t)sizeof(struct lane), "CALL", (Py_ssize_t)sizeof(struct recorded_call),
                          "COMM", (Py_ssize_t)sizeof(struct recorded_comm), "REQUEST",
-                         (Py_ssize_t)sizeof(struct recorded_request), "PEER",
+                         (Py_ssize_t)sizeof(struct recorded_request), "MESSAGE",
+                         (Py_ssize_t)sizeof(struct recorded_message), "PEER",
                          (Py_ssize_t)sizeof(struct recorded_peer));
 }
 

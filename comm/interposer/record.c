@@ -25,8 +25,12 @@ struct open_call {
     struct seen seen;
     const struct known_comm *comm;
     struct given_requests given;
+    /* Of the message that it sends. */
+    uint32_t ordinal;
 };
 static struct open_call open_calls[LANES];
+/* Ticks in calls of each lane so far. */
+static uint64_t ticks_inside[LANES];
 static QUICK_THREAD_LOCAL struct lane *lane;
 /* How many calls lie within one another. Those within are the library's or roundelay's, not the program's. */
 static QUICK_THREAD_LOCAL int depth;
@@ -78,15 +82,17 @@ static void begin_call(const struct seen *seen)
                                    .bytes = -1,
                                    .dest = NO_RANK,
                                    .source = NO_RANK,
+                                   .inside = ticks_inside[lane - record->lanes],
                                    .entered = read_ticks()};
     open->call = call;
     open->seen = *seen;
     open->comm = NULL;
     open->given.count = 0;
+    open->given.mixed = false;
     if (seen->requests != NULL)
         begin_requests(record, &open->given, call, seen);
     else if (seen->has_comm && (open->comm = find_comm(seen->comm)) != NULL)
-        begin_operation(record, call, seen, open->comm);
+        open->ordinal = begin_operation(record, call, seen, open->comm);
     if (UNLIKELY(seen->function == FUNCTION_Finalize))
         record->finalizing = 1;
     if (UNLIKELY(seen->frees_comm))
@@ -101,23 +107,43 @@ static void add_made(const struct seen *seen)
         add_comm(*seen->newcomm, seen->form == NONBLOCKING ? seen->comm : *seen->newcomm);
 }
 
+/* The messages that the call itself has sent and received; whether one has come. */
+static bool end_messages(const struct open_call *open, const struct completion *completion)
+{
+    const struct recorded_call *call = open->call;
+    const struct seen *seen = &open->seen;
+    struct recorded_message end = {.ordinal = open->ordinal,
+                                   .started = call->entered,
+                                   .bytes = call->bytes,
+                                   .comm = call->comm,
+                                   .function = call->function};
+    if (seen->sends && seen->form != PERSISTENT) {
+        end.peer = call->dest, end.class = call->sent_class, end.tag = seen->sendtag, end.sent = 1;
+        add_end(completion, &end);
+    }
+    /* What is complete as soon as it is begun receives nothing. */
+    if (!seen->receives || seen->request != NULL || seen->probes || (seen->flag != NULL && !*seen->flag))
+        return false;
+    end.peer = call->source, end.class = call->received_class, end.tag = seen->recvtag, end.sent = 0;
+    end_receive(record, completion, open->comm, end, completion->left - completion->entered, seen->status);
+    return true;
+}
+
 static void end_call(int code)
 {
     struct open_call *open = &open_calls[lane - record->lanes];
     struct recorded_call *call = open->call;
     const struct seen *seen = &open->seen;
     const uint64_t now = read_ticks(), waited = now - call->entered;
+    const struct completion completion = {lane, call->entered, now, open->given.mixed};
     bool advanced = seen->waits != LOOKS;
-    if (seen->requests != NULL) {
-        advanced |= end_requests(record, &open->given, seen, waited, code);
-    } else if (code == MPI_SUCCESS && seen->request != NULL) {
-        enter_request(record, call, seen);
-    } else if (code == MPI_SUCCESS && seen->receives && !seen->probes &&
-               (seen->flag == NULL || *seen->flag)) {
-        end_receive(record, open->comm, call->source, call->received_class, call->bytes, waited,
-                    seen->status);
-        advanced = true;
-    }
+    ticks_inside[lane - record->lanes] += waited;
+    if (seen->requests != NULL)
+        advanced |= end_requests(record, &open->given, seen, &completion, code);
+    else if (code == MPI_SUCCESS && seen->request != NULL && !is_shared(*seen->request))
+        enter_request(record, call, seen, open->ordinal);
+    else if (code == MPI_SUCCESS)
+        advanced |= end_messages(open, &completion);
     if (code == MPI_SUCCESS && seen->newcomm != NULL)
         add_made(seen);
     if (UNLIKELY(seen->function == FUNCTION_Finalize))

@@ -11,11 +11,12 @@
 #include <stdatomic.h>
 
 enum {
-    RECORD_VERSION = 2,
+    RECORD_VERSION = 3,
     LANES = 8,
     RECORDED_CALLS = 1024,
     RECORDED_COMMS = 128,
     RECORDED_REQUESTS = 1024,
+    RECORDED_MESSAGES = 1024,
     /* Messages of a pair of ranks are counted apart by communicator and tag, into these. */
     TAG_CLASSES = 8
 };
@@ -31,6 +32,8 @@ struct recorded_call {
     uint32_t sequence;
     /* In ticks; `left` is 0 while the call is under way. */
     uint64_t entered, left;
+    /* Ticks that its thread had spent in calls before. */
+    uint64_t inside;
     /* Of the block that each rank gives; -1 where ranks give different ones. */
     int64_t bytes;
     uint32_t comm;
@@ -48,6 +51,26 @@ struct recorded_call {
     uint32_t lane;
 };
 
+/* One end of a message, which a call has completed, in the ring of the call's lane. */
+struct recorded_message {
+    uint32_t number;
+    /* Among those of this pair of ranks and class, at this end. */
+    uint32_t ordinal;
+    /* When the message was sent, or its receive posted, and when the call that completed that began and
+     * ended. */
+    uint64_t started, entered, left;
+    /* Where it is received, of the buffer. */
+    int64_t bytes;
+    uint32_t comm;
+    int32_t tag, peer;
+    /* The one that started it. */
+    uint16_t function;
+    uint8_t class, sent;
+    /* Whether the call has waited for something else, too. */
+    uint8_t mixed;
+    uint8_t spare[7];
+};
+
 /* A thread that calls MPI. */
 struct lane {
     /* Calls begun and ended. One is under way where they differ. */
@@ -56,7 +79,11 @@ struct lane {
     _Atomic uint32_t thread;
     /* Calls that were no mere look whether something has come. */
     _Atomic uint32_t advanced;
+    /* Ends of messages that it has completed. */
+    _Atomic uint32_t ends;
+    uint32_t spare;
     struct recorded_call calls[RECORDED_CALLS];
+    struct recorded_message messages[RECORDED_MESSAGES];
 };
 
 /* A communicator. Its members are a set of bits behind the peers. */
@@ -76,12 +103,14 @@ struct request_facts {
     uint32_t comm, sequence;
     int32_t dest, source;
     int32_t tag;
+    /* Of the message that it sends. */
+    uint32_t ordinal;
     uint16_t function;
     uint8_t sent_class, received_class;
     /* Whether it is under way; the lane + 1 that waits for it. */
     uint8_t active, awaited;
     uint8_t receives, collective, persistent;
-    uint8_t spare[3];
+    uint8_t spare[7];
 };
 
 /* A request that the program has not completed yet. */

@@ -70,44 +70,63 @@ static void describe_message(struct recorded_call *call, const struct seen *seen
     }
 }
 
-void count_sent(struct record *record, int32_t dest, uint8_t class, int64_t bytes)
+uint32_t count_sent(struct record *record, int32_t dest, uint8_t class, int64_t bytes)
 {
     if (dest < 0)
-        return;
+        return 0;
     struct recorded_peer *peer = &record->peers[dest];
-    atomic_fetch_add_explicit(&peer->sent[class % TAG_CLASSES], 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&peer->bytes_sent, (uint64_t)(bytes < 0 ? 0 : bytes), memory_order_relaxed);
+    return atomic_fetch_add_explicit(&peer->sent[class % TAG_CLASSES], 1, memory_order_relaxed);
 }
 
-static void count_received(struct record *record, int32_t source, uint8_t class, int64_t bytes,
-                           uint64_t waited)
+void add_end(const struct completion *completion, const struct recorded_message *end)
 {
-    if (source == ANY_RANK || class == ANY_CLASS)
-        atomic_fetch_add_explicit(&record->unnamed, 1, memory_order_relaxed);
-    if (source < 0)
+    if (end->peer < 0)
         return;
-    struct recorded_peer *peer = &record->peers[source];
-    if (class != ANY_CLASS)
-        atomic_fetch_add_explicit(&peer->received[class], 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&peer->bytes_received, (uint64_t)(bytes < 0 ? 0 : bytes), memory_order_relaxed);
+    struct lane *lane = completion->lane;
+    const uint32_t number = lane->ends + 1;
+    struct recorded_message *place = &lane->messages[number % RECORDED_MESSAGES];
+    *place = *end;
+    place->number = number;
+    place->entered = completion->entered;
+    place->left = completion->left;
+    place->mixed = completion->mixed;
+    atomic_store_explicit(&lane->ends, number, memory_order_release);
+}
+
+static void count_received(struct record *record, const struct completion *completion,
+                           struct recorded_message *end, uint64_t waited)
+{
+    if (end->peer == ANY_RANK || end->class == ANY_CLASS)
+        atomic_fetch_add_explicit(&record->unnamed, 1, memory_order_relaxed);
+    if (end->peer < 0)
+        return;
+    struct recorded_peer *peer = &record->peers[end->peer];
+    const uint64_t bytes = (uint64_t)(end->bytes < 0 ? 0 : end->bytes);
+    if (end->class != ANY_CLASS) {
+        end->ordinal = atomic_fetch_add_explicit(&peer->received[end->class], 1, memory_order_relaxed);
+        add_end(completion, end);
+    }
+    atomic_fetch_add_explicit(&peer->bytes_received, bytes, memory_order_relaxed);
     atomic_fetch_add_explicit(&peer->waited, waited, memory_order_relaxed);
     atomic_fetch_add_explicit(&peer->waits, 1, memory_order_relaxed);
 }
 
-void end_receive(struct record *record, const struct known_comm *comm, int32_t source, uint8_t class,
-                 int64_t bytes, uint64_t waited, const MPI_Status *status)
+void end_receive(struct record *record, const struct completion *completion, const struct known_comm *comm,
+                 struct recorded_message end, uint64_t waited, const MPI_Status *status)
 {
-    if (source == NO_RANK)
+    if (end.peer == NO_RANK)
         return;
-    if (status != MPI_STATUS_IGNORE && (source == ANY_RANK || class == ANY_CLASS)) {
-        source = comm == NULL ? UNKNOWN_RANK : world_rank(comm, status->MPI_SOURCE);
-        class = comm == NULL ? 0 : class_of(comm, status->MPI_TAG);
+    if (status != MPI_STATUS_IGNORE && (end.peer == ANY_RANK || end.class == ANY_CLASS)) {
+        end.peer = comm == NULL ? UNKNOWN_RANK : world_rank(comm, status->MPI_SOURCE);
+        end.class = comm == NULL ? 0 : class_of(comm, status->MPI_TAG);
+        end.tag = status->MPI_TAG;
     }
-    count_received(record, source, class, bytes, waited);
+    count_received(record, completion, &end, waited);
 }
 
-void begin_operation(struct record *record, struct recorded_call *call, const struct seen *seen,
-                     const struct known_comm *comm)
+uint32_t begin_operation(struct record *record, struct recorded_call *call, const struct seen *seen,
+                         const struct known_comm *comm)
 {
     call->comm = comm->id;
     if (seen->has_bytes)
@@ -116,6 +135,6 @@ void begin_operation(struct record *record, struct recorded_call *call, const st
         describe_message(call, seen, comm);
     else if (!comm->is_inter)
         describe_collective(call, seen, comm);
-    if (seen->sends && seen->form != PERSISTENT)
-        count_sent(record, call->dest, call->sent_class, call->bytes);
+    const bool sends = seen->sends && seen->form != PERSISTENT;
+    return sends ? count_sent(record, call->dest, call->sent_class, call->bytes) : 0;
 }

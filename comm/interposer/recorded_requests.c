@@ -2,7 +2,6 @@
 
 #include "door.h"
 #include "hash.h"
-#include "recorded_messages.h"
 
 /* A request is near its home, or it has no place. */
 enum { NEAR = 16 };
@@ -63,8 +62,10 @@ void begin_requests(struct record *record, struct given_requests *given, struct 
     call->waits_for_all = seen->waits == WAITS_FOR_ALL;
     call->waits_for_any = seen->waits == WAITS_FOR_ANY;
     for (int i = 0; i < seen->count && given->count < RECORDED_REQUESTS; i++) {
-        struct recorded_request *request =
-            seen->requests[i] == constants.null_request ? NULL : find_request(record, seen->requests[i]);
+        if (seen->requests[i] == constants.null_request || is_shared(seen->requests[i]))
+            continue;
+        struct recorded_request *request = find_request(record, seen->requests[i]);
+        given->mixed |= request == NULL || request->facts.collective;
         if (request == NULL)
             continue;
         given->places[given->count] = i;
@@ -79,13 +80,12 @@ static void start_request(struct record *record, struct request_facts *facts)
     facts->active = 1;
     facts->started = read_ticks();
     if (facts->sent_class != ANY_CLASS)
-        count_sent(record, facts->dest, facts->sent_class, facts->bytes);
+        facts->ordinal = count_sent(record, facts->dest, facts->sent_class, facts->bytes);
 }
 
-void enter_request(struct record *record, const struct recorded_call *call, const struct seen *seen)
+void enter_request(struct record *record, const struct recorded_call *call, const struct seen *seen,
+                   uint32_t ordinal)
 {
-    if (is_shared(*seen->request))
-        return;
     const struct request_facts facts = {.started = call->entered,
                                         .bytes = call->bytes,
                                         .comm = call->comm,
@@ -93,6 +93,7 @@ void enter_request(struct record *record, const struct recorded_call *call, cons
                                         .dest = call->dest,
                                         .source = call->source,
                                         .tag = call->tag,
+                                        .ordinal = ordinal,
                                         .function = call->function,
                                         .sent_class = seen->sends ? call->sent_class : ANY_CLASS,
                                         .received_class = call->received_class,
@@ -153,8 +154,9 @@ static bool is_complete(const struct recorded_request *request, const struct see
 
 /* Those of the requests that are complete now; how many. */
 static int complete_requests(struct record *record, const struct given_requests *given,
-                             const struct seen *seen, uint64_t waited)
+                             const struct seen *seen, const struct completion *completion)
 {
+    const uint64_t waited = seen->waits == LOOKS ? 0 : completion->left - completion->entered;
     int completed = 0;
     for (int i = 0; i < given->count; i++) {
         struct request_facts *facts = &given->requests[i]->facts;
@@ -163,9 +165,20 @@ static int complete_requests(struct record *record, const struct given_requests 
             continue;
         completed++;
         const MPI_Status *status = status_of(seen, given->places[i]);
-        if (facts->receives && !is_cancelled(status))
-            end_receive(record, comm_of(facts), facts->source, facts->received_class, facts->bytes, waited,
-                        status);
+        struct recorded_message end = {.ordinal = facts->ordinal,
+                                       .started = facts->started,
+                                       .bytes = facts->bytes,
+                                       .comm = facts->comm,
+                                       .tag = facts->tag,
+                                       .function = facts->function};
+        if (facts->sent_class != ANY_CLASS) {
+            end.peer = facts->dest, end.class = facts->sent_class, end.sent = 1;
+            add_end(completion, &end);
+        }
+        if (facts->receives && !is_cancelled(status)) {
+            end.peer = facts->source, end.class = facts->received_class, end.sent = 0;
+            end_receive(record, completion, comm_of(facts), end, waited, status);
+        }
         if (facts->persistent)
             facts->active = 0;
         else
@@ -175,7 +188,7 @@ static int complete_requests(struct record *record, const struct given_requests 
 }
 
 bool end_requests(struct record *record, const struct given_requests *given, const struct seen *seen,
-                  uint64_t waited, int code)
+                  const struct completion *completion, int code)
 {
     if (seen->waits == STARTS) {
         for (int i = 0; code == MPI_SUCCESS && i < given->count; i++)
@@ -187,5 +200,5 @@ bool end_requests(struct record *record, const struct given_requests *given, con
             remove_request(given->requests[0]);
         return false;
     }
-    return complete_requests(record, given, seen, seen->waits == LOOKS ? 0 : waited) > 0;
+    return complete_requests(record, given, seen, completion) > 0;
 }

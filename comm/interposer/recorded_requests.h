@@ -2,7 +2,7 @@
 #ifndef ROUNDELAY_RECORDED_REQUESTS_H
 #define ROUNDELAY_RECORDED_REQUESTS_H
 
-#include "record.h"
+#include "recorded_messages.h"
 #include "seen.h"
 
 /* Those that a call was given and that are known, and their places among its arguments. */
@@ -10,6 +10,8 @@ struct given_requests {
     struct recorded_request *requests[RECORDED_REQUESTS];
     int places[RECORDED_REQUESTS];
     int count;
+    /* Whether some are of no message. */
+    bool mixed;
 };
 
 /* Find the requests of a call that may complete them. */
@@ -17,8 +19,9 @@ void begin_requests(struct record *record, struct given_requests *given, struct 
                     const struct seen *seen);
 /* Note what a call has done with its requests; whether any of them is complete now. */
 bool end_requests(struct record *record, const struct given_requests *given, const struct seen *seen,
-                  uint64_t waited, int code);
+                  const struct completion *completion, int code);
 /* Enter the request that a call has made; its handle stands in for nothing else while it is there. */
-void enter_request(struct record *record, const struct recorded_call *call, const struct seen *seen);
+void enter_request(struct record *record, const struct recorded_call *call, const struct seen *seen,
+                   uint32_t ordinal);
 
 #endif

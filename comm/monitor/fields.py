@@ -14,6 +14,7 @@ class CallFields(NamedTuple):
     sequence: int
     entered: float
     left: float
+    inside: float
     bytes: int
     comm: int
     signature: int
@@ -40,6 +41,7 @@ class RequestFields(NamedTuple):
     dest: int
     source: int
     tag: int
+    ordinal: int
     function: int
     sent_class: int
     received_class: int

@@ -10,7 +10,7 @@ from .snapshot import Snapshot
 
 # Calls whose counterparts on other ranks have not been seen yet.
 MOST_PENDING = 16384
-_FIELDS = ("sequence", "comm", "function", "signature", "bytes", "dest", "entered", "left")
+_FIELDS = ("sequence", "comm", "function", "signature", "bytes", "dest", "entered", "left", "inside", "lane")
 
 
 class Gathered(NamedTuple):

@@ -121,12 +121,12 @@ class Master:
     def collect(self) -> list[RankView]:
         """Give what ranks on other nodes do, of those nodes that were heard lately.
 
-        The `calls` of each are all that ended since this was called before.
+        The `calls` and `messages` of each are all that ended since this was called before.
         """
         self.receive()
         found = [view for view in self._views.values() if not self.is_lost(self._node_of[view.rank])]
         for view in found:
-            self._views[view.rank] = replace(view, calls=view.calls[:0])
+            self._views[view.rank] = replace(view, calls=view.calls[:0], messages=view.messages[:0])
         return found
 
     def is_lost(self, node: int) -> bool:
@@ -232,6 +232,10 @@ class Master:
 
 
 def _joined(before: RankView | None, view: RankView) -> RankView:
-    if before is None or not len(before.calls):
+    if before is None or not len(before.calls) + len(before.messages):
         return view
-    return replace(view, calls=np.concatenate([before.calls, view.calls])[-_MOST_CALLS:])
+    calls, messages = (
+        np.concatenate([one, other])[-_MOST_CALLS:]
+        for one, other in ((before.calls, view.calls), (before.messages, view.messages))
+    )
+    return replace(view, calls=calls, messages=messages)

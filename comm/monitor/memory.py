@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import numpy as np
 
-VERSION = 2
+VERSION = 3
 LANES = 8
 CALLS = 1024
 COMMS = 128
 REQUESTS = 1024
+MESSAGES = 1024
 TAG_CLASSES = 8
 
 # In place of a rank: none, any source, and one that the job does not number.
@@ -24,6 +25,7 @@ CALL = np.dtype(
         ("sequence", "u4"),
         ("entered", "u8"),
         ("left", "u8"),
+        ("inside", "u8"),
         ("bytes", "i8"),
         ("comm", "u4"),
         ("signature", "u4"),
@@ -39,8 +41,35 @@ CALL = np.dtype(
         ("lane", "u4"),
     ]
 )
+MESSAGE = np.dtype(
+    [
+        ("number", "u4"),
+        ("ordinal", "u4"),
+        ("started", "u8"),
+        ("entered", "u8"),
+        ("left", "u8"),
+        ("bytes", "i8"),
+        ("comm", "u4"),
+        ("tag", "i4"),
+        ("peer", "i4"),
+        ("function", "u2"),
+        ("class", "u1"),
+        ("sent", "u1"),
+        ("mixed", "u1"),
+        ("spare", "u1", 7),
+    ]
+)
 LANE = np.dtype(
-    [("begun", "u4"), ("ended", "u4"), ("thread", "u4"), ("advanced", "u4"), ("calls", CALL, CALLS)]
+    [
+        ("begun", "u4"),
+        ("ended", "u4"),
+        ("thread", "u4"),
+        ("advanced", "u4"),
+        ("ends", "u4"),
+        ("spare", "u4"),
+        ("calls", CALL, CALLS),
+        ("messages", MESSAGE, MESSAGES),
+    ]
 )
 COMM = np.dtype([("id", "u4"), ("size", "u4"), ("begun", "u4"), ("spare", "u4")])
 REQUEST = np.dtype(
@@ -53,6 +82,7 @@ REQUEST = np.dtype(
         ("dest", "i4"),
         ("source", "i4"),
         ("tag", "i4"),
+        ("ordinal", "u4"),
         ("function", "u2"),
         ("sent_class", "u1"),
         ("received_class", "u1"),
@@ -61,7 +91,7 @@ REQUEST = np.dtype(
         ("receives", "u1"),
         ("collective", "u1"),
         ("persistent", "u1"),
-        ("spare", "u1", 3),
+        ("spare", "u1", 7),
     ]
 )
 PEER = np.dtype(
@@ -97,8 +127,9 @@ def _with_seconds(dtype: np.dtype, *names: str) -> np.dtype:
 
 
 # The same with times in seconds of the node's monotonic clock.
-TIMED_CALL = _with_seconds(CALL, "entered", "left")
+TIMED_CALL = _with_seconds(CALL, "entered", "left", "inside")
 TIMED_REQUEST = _with_seconds(REQUEST, "started")
+TIMED_MESSAGE = _with_seconds(MESSAGE, "started", "entered", "left")
 TIMED_PEER = _with_seconds(PEER, "waited")
 
 

@@ -15,8 +15,8 @@ class Chunk(NamedTuple):
     """Collectives of a communicator that were seen together.
 
     `span` is the time that they and the work before them took, `lateness` how much less than the others each
-    rank has waited, in the sum of all, and `squares` the same squared. Of one that took very long counts no
-    more than a usual step.
+    rank has waited, both in them and in all calls since the one before, in the sum of all, and `squares` the
+    same squared. Of one that took very long counts no more than a usual step.
     """
 
     ops: int
@@ -47,21 +47,32 @@ class Pace:
         self.fresh: Chunk | None = None
         self.added = 0
         self._last: np.ndarray | None = None
+        # Seconds that each rank had spent in calls by then, and its thread.
+        self._spent = self._lanes = np.zeros(0)
         # About the length of a step.
         self._step = 0.0
 
-    def add(self, entered: np.ndarray, left: np.ndarray, function: int) -> None:
+    def add(
+        self, entered: np.ndarray, left: np.ndarray, inside: np.ndarray, lanes: np.ndarray, function: int
+    ) -> None:
         """Add collectives, with the times of all ranks in a row each."""
+        spent = inside + left - entered
         if self._last is not None:
             span = float(np.median(entered[-1] - self._last))
             steps = np.diff(entered[:, 0], prepend=self._last[0])
             self._step = float(np.median(steps)) if self._step == 0.0 else self._step
             self._step += (float(np.median(steps)) - self._step) * min(1.0, len(steps) / 20)
-            lateness = np.clip(lateness_of(left - entered), -self._step, self._step)
+            # A rank that has waited elsewhere since the last collective is late through no fault of its own.
+            anywhere = np.diff(spent, axis=0, prepend=self._spent[None])
+            lanes_before = np.concatenate([self._lanes[None], lanes[:-1]])
+            is_known = (lanes == lanes_before).all(axis=1)[:, None]
+            late = lateness_of(np.where(is_known, anywhere, left - entered))
+            lateness = np.clip(late, -self._step, self._step)
             self.fresh = Chunk(len(entered), span, lateness.sum(axis=0), (lateness**2).sum(axis=0))
             self.chunks.append(self.fresh)
             self.added += 1
         self._last, self.function = entered[-1], function
+        self._spent, self._lanes = spent[-1], lanes[-1]
 
     def latest(self, ops: int, seconds: float) -> list[Chunk]:
         """The fewest chunks with that many collectives over that much time; none if there are too few."""
@@ -128,4 +139,7 @@ class Paces:
                     del self.of[next(iter(self.of))]
                 self.of[comm] = Pace(columns["rank"][rows[0]])
             function = int(columns["function"][rows[-1, 0]])
-            self.of[comm].add(columns["entered"][rows], columns["left"][rows], function)
+            entered, left, inside, lanes = (
+                columns[name][rows] for name in ("entered", "left", "inside", "lane")
+            )
+            self.of[comm].add(entered, left, inside, lanes, function)

@@ -15,8 +15,8 @@ from .snapshot import RankView
 # Calls of these do not wait: that one is under way says nothing of how far a rank is.
 LOOKS = ("Test", "Testall", "Testany", "Testsome", "Iprobe", "Improbe", "Request_get_status")
 
-_NO_RAW_CALLS = np.empty(0, memory.CALL)
 _NO_CALLS = np.empty(0, memory.TIMED_CALL)
+_NO_MESSAGES = np.empty(0, memory.TIMED_MESSAGE)
 _NO_REQUESTS = np.empty(0, memory.REQUEST)
 
 
@@ -70,9 +70,11 @@ class Record:
         # Fields of all lanes, looked up once: each look-up takes longer than reading them.
         names = ("begun", "ended", "advanced", "thread")
         self._begun, self._ended, self._advanced, self._threads = (self._lanes[name] for name in names)
-        self._calls = self._lanes["calls"]
+        self._ends = self._lanes["ends"]
+        self._calls, self._messages = self._lanes["calls"], self._lanes["messages"]
         self._ids, self._handles = self._comms["id"], self._requests["handle"]
         self._read = np.zeros(memory.LANES, np.uint32)
+        self._ends_read = self._read
         self._members: dict[int, np.ndarray] = {}
         self._last: RankView | None = None
         self._last_counters = self._read, self._read
@@ -95,9 +97,10 @@ class Record:
                 time=clock.now,
                 finalizing=int(self._head["finalizing"][0]),
                 calls=_NO_CALLS,
+                messages=_NO_MESSAGES,
             )
             return self._last
-        calls = self._finished(ended)
+        calls = self._new_calls(ended)
         under_way = self._under_way(begun, ended)
         advanced = int(self._advanced.sum())
         advanced += sum(number not in self._looks for number in under_way["function"].tolist())
@@ -112,8 +115,9 @@ class Record:
             time=clock.now,
             finalizing=int(head["finalizing"]),
             advanced=advanced,
-            under_way=_timed(under_way, memory.TIMED_CALL, clock, "entered"),
-            calls=_timed(calls, memory.TIMED_CALL, clock, "entered", "left"),
+            under_way=_timed_calls(under_way, clock, "entered"),
+            calls=_timed_calls(calls, clock, "entered", "left"),
+            messages=_timed(self._new_messages(), memory.TIMED_MESSAGE, clock, "started", "entered", "left"),
             comms=self._used_comms(),
             members=self._members,
             requests=_timed(self._used_requests(), memory.TIMED_REQUEST, clock, "started"),
@@ -137,25 +141,18 @@ class Record:
         same &= (self._begun[lanes] == begun[lanes]) & (self._ended[lanes] != begun[lanes])
         return found if same.all() else found[same]
 
-    def _finished(self, ended: np.ndarray) -> np.ndarray:
+    def _new_calls(self, ended: np.ndarray) -> np.ndarray:
         """Calls that have ended since the last look, the oldest first."""
-        changed = np.flatnonzero(ended != self._read)
-        found = [self._finished_in(lane, int(ended[lane])) for lane in changed.tolist()]
+        found = _new_entries(self._calls, self._read, ended, self._begun)
         self._read = ended
-        if len(found) < 2:
-            return found[0] if found else _NO_RAW_CALLS
-        calls = np.concatenate(found)
-        return calls[np.argsort(calls["left"], kind="stable")]
+        return found
 
-    def _finished_in(self, lane: int, ended: int) -> np.ndarray:
-        # Counters pass 2^32 and begin anew; a difference is right all the same.
-        count = min((ended - int(self._read[lane])) % 2**32, memory.CALLS)
-        numbers = np.arange(ended - count + 1, ended + 1, dtype=np.int64) % 2**32
-        found: np.ndarray = self._calls[lane, numbers % memory.CALLS]
-        # The rank may have written over the oldest meanwhile, and be at one more.
-        behind = (int(self._begun[lane]) - numbers) % 2**32
-        whole = (found["number"] == numbers) & (behind < memory.CALLS - 1)
-        return found if whole.all() else found[whole]
+    def _new_messages(self) -> np.ndarray:
+        """Ends of messages since the last look, the oldest first."""
+        ends = self._ends.copy()
+        found = _new_entries(self._messages, self._ends_read, ends, self._ends)
+        self._ends_read = ends
+        return found
 
     def _used_comms(self) -> np.ndarray:
         """Communicators; their members are known afterwards."""
@@ -181,6 +178,43 @@ class Record:
         peers: np.ndarray = self._peers.view(memory.TIMED_PEER).copy()
         peers["waited"] = self._peers["waited"] * clock.seconds_per_tick
         return peers
+
+
+def _new_entries(rings: np.ndarray, read: np.ndarray, written: np.ndarray, newest: np.ndarray) -> np.ndarray:
+    """Give what the rings of all lanes have gained, by when it ended, as far as they still have it.
+
+    Parameters
+    ----------
+    rings : ndarray, shape (lanes, entries of a ring)
+    read, written : ndarray of uint32
+        Numbers of the last entry that was read before, and of the last one to read now.
+    newest : ndarray of uint32
+        In the record: the last number that the rank has begun to write, at any time.
+    """
+    lanes = np.flatnonzero(written != read).tolist()
+    found = [_new_in(rings[lane], int(read[lane]), int(written[lane]), newest[lane:]) for lane in lanes]
+    if len(found) < 2:
+        return found[0] if found else np.empty(0, rings.dtype)
+    entries = np.concatenate(found)
+    return entries[np.argsort(entries["left"], kind="stable")]
+
+
+def _new_in(ring: np.ndarray, read: int, written: int, newest: np.ndarray) -> np.ndarray:
+    # Counters pass 2^32 and begin anew; a difference is right all the same.
+    count = min((written - read) % 2**32, len(ring))
+    numbers = np.arange(written - count + 1, written + 1, dtype=np.int64) % 2**32
+    found: np.ndarray = ring[numbers % len(ring)]
+    # The rank may have written over the oldest meanwhile, and be at one more.
+    behind = (int(newest[0]) - numbers) % 2**32
+    whole = (found["number"] == numbers) & (behind < len(ring) - 1)
+    return found if whole.all() else found[whole]
+
+
+def _timed_calls(raw: np.ndarray, clock: Clock, *names: str) -> np.ndarray:
+    timed = _timed(raw, memory.TIMED_CALL, clock, *names)
+    if len(raw):
+        timed["inside"] = raw["inside"] * clock.seconds_per_tick
+    return timed
 
 
 def _timed(raw: np.ndarray, dtype: np.dtype, clock: Clock, *names: str) -> np.ndarray:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+
+from .memory import TIMED_MESSAGE
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class RankView:
         negative where that is not known.
     ended_by : str
         "SIGKILL", "exit status 1" or nothing, where that is not known.
+    messages : ndarray of TIMED_MESSAGE
+        Ends of messages that calls have completed since the snapshot before.
     """
 
     rank: int
@@ -73,6 +77,7 @@ class RankView:
     unnamed: int = 0
     cpu: float = -1.0
     ended_by: str = ""
+    messages: np.ndarray = field(default_factory=lambda: np.zeros(0, TIMED_MESSAGE))
 
     def as_ended(self) -> RankView:
         """The same of a rank that has left MPI before it was gone."""

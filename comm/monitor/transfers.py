@@ -1,106 +1,211 @@
-"""How long messages take, by when they were sent and when a receive that waited for them ended."""
+"""How long messages take, and calls wait for them, by both ends of each message.
+
+Ranks of one node have one clock. Between nodes, messages bound how far two clocks are apart: none is
+received before it was sent. So the shortest ones of both directions tell, and only nodes that send to each
+other count.
+"""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-from .conditions import SURELY_EAGERLY_SENT
+from .memory import TAG_CLASSES, TIMED_MESSAGE
 from .snapshot import Snapshot
 from .wording import Functions
 
-# A receive that took less has found its message there, and does not tell when it came.
-SHORTEST_WAIT = 20e-6
+# Longer messages may not set out before their receiver is ready, nor leave their sender.
+SURELY_EAGER = 4096
+# Of one look, so that a look at many ranks costs no more.
+MOST_ENDS = 4096
+# Seconds in a second by which two clocks drift apart, at most.
+DRIFT = 1e-4
 
 
-class _Queue:
-    """Messages of one pair: sends and receives that have not found each other yet, both in order."""
+class Waits(NamedTuple):
+    """Messages, once for each call that waited for them.
 
-    def __init__(self) -> None:
-        self.sent = np.zeros(0)
-        self.received = np.zeros((3, 0))
-        self.last = -np.inf
-        self.taken: list[np.ndarray] = []
+    Attributes
+    ----------
+    source, dest, bytes : ndarray of int
+        Of each message.
+    took : ndarray of float
+        Seconds that it was under way, at most.
+    tells : ndarray of bool
+        Whether this row is the one of its receiver, who has waited for no message that set out later: others
+        may have taken far less.
+    call : ndarray of int
+        Which call it was: rows with the same number are messages that one call has completed together.
+    together : ndarray of float
+        Seconds from when the last of these had set out to the end of the call.
+    waited : ndarray of float
+        How many of these seconds the call itself has lasted. If it had to wait, one of its messages took all
+        of them, at least.
+    shortest : ndarray of float
+        Between nodes, the seconds that a message takes at least, on the average of both directions.
+    surely : ndarray of float
+        Of those that it took, how many do not depend on how the two clocks are set.
+    """
 
-    def send(self, entered: np.ndarray) -> None:
-        """Add sends; one that was under way comes again when it has ended."""
-        entered = entered[entered > self.last]
-        if len(entered):
-            self.last = float(entered[-1])
-            self.sent = np.concatenate([self.sent, entered])
-
-    def receive(self, calls: np.ndarray, offset: float) -> None:
-        """Add receives that have ended."""
-        new = np.stack([calls["entered"] + offset, calls["left"] + offset, calls["bytes"]])
-        self.received = np.concatenate([self.received, new], axis=1)
-
-    def match(self, under_way: int) -> None:
-        """Put sends and receives together; the counts say how many messages have no receive yet."""
-        count = min(len(self.sent), self.received.shape[1])
-        begun, (entered, left, size) = self.sent[:count], self.received[:, :count]
-        self.sent, self.received = self.sent[count:], self.received[:, count:]
-        # A long message does not set out before its receiver is ready.
-        sets_out = (entered <= begun) | (size <= SURELY_EAGERLY_SENT)
-        seconds = (left - begun)[(left - entered > SHORTEST_WAIT) & sets_out]
-        if len(seconds):
-            self.taken.append(seconds)
-        # Calls were lost, or other calls have received some: begin anew with those that are under way.
-        if len(self.sent) > max(under_way, 0) + 1:
-            self.sent = self.sent[len(self.sent) - max(under_way, 0) :]
-        if self.received.shape[1] > 1:
-            self.received = self.received[:, :0]
+    source: np.ndarray
+    dest: np.ndarray
+    bytes: np.ndarray
+    took: np.ndarray
+    tells: np.ndarray
+    call: np.ndarray
+    together: np.ndarray
+    waited: np.ndarray
+    shortest: np.ndarray
+    surely: np.ndarray
 
 
 class Transfers:
-    """Messages of all pairs that were received by blocking calls.
+    """Ends of messages of all ranks, and the calls that completed them.
 
-    Ranks of one node have one clock. Between nodes, the clocks are brought near each other by when they were
-    read, and both directions of a pair are taken together, so that their difference does not count.
+    Parameters
+    ----------
+    size : int
+        Ranks of the job.
+    functions : Functions
     """
 
     def __init__(self, size: int, functions: Functions) -> None:
         self._size = size
-        self._receives = np.array(sorted(functions.receives), dtype=np.int64)
-        self._queues: dict[tuple[int, int], _Queue] = {}
-        self._hosts: dict[int, str] = {}
+        self._synchronous = np.array(sorted(functions.synchronous), dtype=np.int64)
+        self._buffered = np.array(sorted(functions.buffered), dtype=np.int64)
+        self._ranks: list[np.ndarray] = []
+        self._ends: list[np.ndarray] = []
+        # How many of the first of them are from the window before.
+        self._kept = 0
+        self._names: dict[str, int] = {}
+        # Of each rank, the number of its host.
+        self.hosts = np.zeros(size, np.int64)
+        # By how much the clock of one host is ahead of that of another, at most.
+        self._ahead = np.full((1, 1), np.inf)
 
     def add(self, snapshot: Snapshot) -> None:
-        """Take the calls that have ended."""
-        views = snapshot.ranks
-        self._hosts = {rank: view.host for rank, view in views.items()}
-        are_apart = len(set(self._hosts.values())) > 1
-        touched = set()
-        for rank, view in views.items():
-            offset = snapshot.time - view.time if are_apart else 0.0
-            for calls in (view.calls, view.under_way):
-                sends = calls[(calls["sequence"] == 0) & (calls["dest"] >= 0)]
-                for dest in np.unique(sends["dest"]).tolist():
-                    self._queue(rank, dest).send(sends["entered"][sends["dest"] == dest] + offset)
-                    touched.add((rank, dest))
-            calls = view.calls[(view.calls["source"] >= 0) & np.isin(view.calls["function"], self._receives)]
-            for source in np.unique(calls["source"]).tolist():
-                self._queue(source, rank).receive(calls[calls["source"] == source], offset)
-                touched.add((source, rank))
-        for source, dest in touched:
-            if source in views and dest in views and source != dest:
-                sent = int(views[source].peers["sent"][dest].sum(dtype=np.int64))
-                received = int(views[dest].peers["received"][source].sum(dtype=np.int64))
-                self._queues[source, dest].match(sent - received)
+        """Take the messages that calls have completed."""
+        most = max(MOST_ENDS // max(len(snapshot.ranks), 1), 16)
+        for rank, view in snapshot.ranks.items():
+            self.hosts[rank] = self._names.setdefault(view.host, len(self._names))
+            # One that has received messages of an unknown name has its own count of the others.
+            if len(view.messages) and not view.unnamed:
+                self._ends.append(view.messages[-most:])
+                self._ranks.append(np.full(len(self._ends[-1]), rank))
 
-    def _queue(self, source: int, dest: int) -> _Queue:
-        queue = self._queues.get((source, dest))
-        if queue is None:
-            queue = self._queues[source, dest] = _Queue()
-        return queue
+    def take(self, seconds: float) -> Waits:
+        """Give the messages of which both ends were seen since this was called before, so long ago."""
+        ends = np.concatenate([np.zeros(0, TIMED_MESSAGE), *self._ends])
+        ranks = np.concatenate([np.zeros(0, np.int64), *self._ranks])
+        sender, receiver = self._match(ends, ranks)
+        other = np.full(len(ends), -1)
+        other[sender], other[receiver] = receiver, sender
+        # Of the others, the second end may still come, but not later than in the next window.
+        left = np.flatnonzero(other < 0)
+        left = left[left >= self._kept]
+        self._ends, self._ranks, self._kept = [ends[left]], [ranks[left]], len(left)
+        self._bound(ends, ranks, sender, receiver, seconds)
+        return self._waits(ends, ranks, other)
 
-    def take(self) -> tuple[np.ndarray, np.ndarray]:
-        """Give the median seconds of each pair since this was called before, and of how many messages."""
-        seconds, count = np.zeros((self._size, self._size)), np.zeros((self._size, self._size), np.int64)
-        for pair, queue in self._queues.items():
-            if queue.taken:
-                times = np.concatenate(queue.taken)
-                seconds[pair], count[pair] = np.median(times), len(times)
-                queue.taken = []
-        hosts = [self._hosts.get(rank, "") for rank in range(self._size)]
-        apart = np.array([[one != other for other in hosts] for one in hosts])
-        both = np.where((count > 0) & (count.T > 0), (seconds + seconds.T) / 2, 0.0)
-        return np.where(apart, both, seconds), np.where(apart, np.minimum(count, count.T), count)
+    def _match(self, ends: np.ndarray, ranks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Give the places of the two ends of each message."""
+        sent = ends["sent"] == 1
+        source, dest = np.where(sent, ranks, ends["peer"]), np.where(sent, ends["peer"], ranks)
+        pair = (source * self._size + dest) * TAG_CLASSES + ends["class"]
+        key = pair.astype(np.uint64) << np.uint64(32) | ends["ordinal"]
+        sends, receives = np.flatnonzero(sent), np.flatnonzero(~sent)
+        _, one, two = np.intersect1d(key[sends], key[receives], return_indices=True)
+        sender, receiver = sends[one], receives[two]
+        # Those of a class need not be received in the order in which they were sent.
+        same = (ends["tag"][sender] == ends["tag"][receiver]) & (
+            ends["comm"][sender] == ends["comm"][receiver]
+        )
+        return sender[same], receiver[same]
+
+    def _bound(
+        self, ends: np.ndarray, ranks: np.ndarray, sender: np.ndarray, receiver: np.ndarray, seconds: float
+    ) -> None:
+        """Bound by how much clocks are ahead, by these messages and by what was known before."""
+        count = max(len(self._names), 1)
+        before = np.full((count, count), np.inf)
+        known = len(self._ahead)
+        before[:known, :known] = self._ahead + DRIFT * seconds
+        one, two = self.hosts[ranks[sender]], self.hosts[ranks[receiver]]
+        np.minimum.at(before, (one, two), ends["left"][receiver] - ends["started"][sender])
+        self._ahead = before
+
+    def _clocks(self) -> tuple[np.ndarray, np.ndarray]:
+        """Compare the clocks of each two hosts.
+
+        Returns
+        -------
+        seconds : ndarray
+            What to add to a time of one host for that of the other; NaN where it is not known.
+        half : ndarray
+            Half of the time that a message there and one back take, at least.
+        """
+        ahead = self._ahead.copy()
+        np.fill_diagonal(ahead, 0.0)
+        # Over other hosts, too.
+        for between in range(len(ahead)):
+            ahead = np.minimum(ahead, ahead[:, between, None] + ahead[None, between])
+        known = np.isfinite(ahead) & np.isfinite(ahead.T)
+        ahead[~known] = np.nan
+        return (ahead - ahead.T) / 2, (ahead + ahead.T) / 2
+
+    def _waits(self, ends: np.ndarray, ranks: np.ndarray, other: np.ndarray) -> Waits:
+        held = np.isin(ends["function"], self._synchronous) | (ends["bytes"] > SURELY_EAGER)
+        held &= ~np.isin(ends["function"], self._buffered)
+        rows, call = _calls(ends, ranks, held)
+        partner, is_sent, left = other[rows], ends["sent"][rows] == 1, ends["left"][rows]
+        sender = np.where(is_sent, rows, partner)
+        clocks, half = self._clocks()
+        there = ends["started"][partner] + clocks[self.hosts[ranks[partner]], self.hosts[ranks[rows]]]
+        # Of a message that is held, the receiver has to be ready, too.
+        ready = np.where(held[sender], np.maximum(there, ends["started"][rows]), there)
+        # Nothing is known of a call that has waited for something else.
+        ready[(partner < 0) | (ends["mixed"][rows] == 1) | np.isnan(ready)] = np.inf
+        last = np.full(len(rows), -np.inf)
+        np.maximum.at(last, call, ready)
+        together = left - last[call]
+        source, dest = ranks[sender], np.where(is_sent, ends["peer"][rows], ranks[rows])
+        shortest = half[self.hosts[source], self.hosts[dest]]
+        found = Waits(
+            source=source,
+            dest=dest,
+            bytes=ends["bytes"][sender],
+            took=left - ready,
+            tells=~is_sent & (ready == last[call]),
+            call=call,
+            together=together,
+            waited=np.minimum(together, left - ends["entered"][rows]),
+            shortest=shortest,
+            surely=left - ready - shortest,
+        )
+        found = Waits(*(column[np.isfinite(together)] for column in found))
+        exact = self._are_exact(found)[self.hosts[found.source], self.hosts[found.dest]]
+        return found._replace(surely=np.where(exact, found.took, found.surely))
+
+    def _are_exact(self, waits: Waits) -> np.ndarray:
+        """Tell of which hosts the clocks are compared exactly: by messages that both have waited for.
+
+        If one of them is always late, all that it receives has come long before.
+        """
+        pair = self.hosts[waits.source] * len(self._ahead) + self.hosts[waits.dest]
+        counts, waited = (
+            np.bincount(pair[rows], minlength=self._ahead.size).reshape(self._ahead.shape)
+            for rows in (slice(None), waits.tells & (2 * waits.waited > waits.took))
+        )
+        often = (waited > 0) & (4 * waited >= counts)
+        return np.asarray((often & often.T) | np.eye(len(often), dtype=bool))
+
+
+def _calls(ends: np.ndarray, ranks: np.ndarray, held: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Give the ends that a call may have waited for, and the number of the call of each."""
+    # Other sends wait for nothing.
+    rows = np.flatnonzero((ends["sent"] == 0) | held)
+    rows = rows[np.lexsort((ends["left"][rows], ends["entered"][rows], ranks[rows]))]
+    entered, left = ends["entered"][rows], ends["left"][rows]
+    is_new = (np.diff(entered) != 0) | (np.diff(left) != 0) | (np.diff(ranks[rows]) != 0)
+    return rows, np.concatenate([[0], np.cumsum(is_new)])[: len(rows)]

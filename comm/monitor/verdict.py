@@ -16,7 +16,8 @@ class Verdict:
     kind : str
         "dead", "stuck", "deadlock", "mismatch", "slow-rank", "slow-link", "slow-all" or "leak".
     ranks : tuple of int
-        The culprits, in ascending order; of a slow link, its source and its destination.
+        The culprits, in ascending order; of a link that is slow in one direction, its source and its
+        destination.
     sentence : str
         What a user reads first. ``{2}`` stands for where rank 2 is, such as ``solve.py:88``, and is filled in
         when its stack is known.

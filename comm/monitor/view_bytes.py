@@ -19,6 +19,7 @@ from .memory import (
     REQUESTS,
     TAG_CLASSES,
     TIMED_CALL,
+    TIMED_MESSAGE,
     TIMED_PEER,
     TIMED_REQUEST,
     UNKNOWN_RANK,
@@ -35,7 +36,7 @@ _LONGEST_TEXT = 255
 
 _PEER_ROW = np.dtype([("rank", "i4"), ("spare", "u4"), ("peer", TIMED_PEER)])
 # What there may be any number of in a view, in the order of the message.
-_KINDS = (TIMED_CALL, TIMED_CALL, COMM, TIMED_REQUEST, _PEER_ROW, MEMBERS, RUN)
+_KINDS = (TIMED_CALL, TIMED_CALL, TIMED_MESSAGE, COMM, TIMED_REQUEST, _PEER_ROW, MEMBERS, RUN)
 _COUNT = np.dtype("u4")
 _HEAD = np.dtype(
     [
@@ -97,8 +98,9 @@ def _encode(view: RankView) -> _Encoded:
     used = np.flatnonzero(view.peers.view("u1").reshape(len(view.peers), -1).any(axis=1))
     peers = np.zeros(len(used), _PEER_ROW)
     peers["rank"], peers["peer"] = used, view.peers[used]
-    calls = view.calls[-MOST_CALLS:]
-    arrays = (view.under_way, calls, view.comms, view.requests, peers, *members_bytes(view.members))
+    calls, messages = view.calls[-MOST_CALLS:], view.messages[-MOST_CALLS:]
+    rows = (view.under_way, calls, messages, view.comms, view.requests, peers)
+    arrays = (*rows, *members_bytes(view.members))
     own = [getattr(view, name) for name in _TAKEN_OVER]
     state = STATES.index(view.state), view.finalizing
     head = np.array((*own, [*map(len, arrays)], *state, len(host), len(ended_by)), _HEAD)
@@ -135,9 +137,10 @@ def read_views(body: memoryview, ranks: Collection[int], size: int, functions: i
     arrays = [reader.array(kind, total) for kind, total in zip(_KINDS, counts.sum(0).tolist(), strict=True)]
     if reader.left:
         raise Malformed(f"{reader.left} bytes too many")
-    under_way, calls, _, requests, rows, _, _ = arrays
+    under_way, calls, messages, _, requests, rows, _, _ = arrays
     for array in (under_way, calls, requests):
         _check_calls(array, size, functions)
+    _check_messages(messages, size, functions)
     peers = _read_peers(rows, counts[:, _KINDS.index(_PEER_ROW)], size)
     fields = {name: heads[name].tolist() for name in (*_TAKEN_OVER, "finalizing")}
     fields["state"] = [STATES[number] for number in heads["state"].tolist()]
@@ -154,11 +157,12 @@ def read_views(body: memoryview, ranks: Collection[int], size: int, functions: i
 
 
 def _view(fields: Mapping[str, Any], arrays: Sequence[np.ndarray], peers: np.ndarray) -> RankView:
-    under_way, calls, comms, requests, _, members, runs = arrays
+    under_way, calls, messages, comms, requests, _, members, runs = arrays
     return RankView(
         **fields,
         under_way=under_way,
         calls=calls,
+        messages=messages,
         comms=comms,
         members=read_members(members.tobytes(), runs.tobytes(), len(peers)),
         requests=requests,
@@ -202,7 +206,8 @@ def _read_heads(reader: _Reader, ranks: Collection[int], size: int) -> np.ndarra
     _check_finite(heads)
     if (heads["idle"] < 0).any():
         raise Malformed(f"idle for {heads['idle'].tolist()} s")
-    if (heads["counts"] > (LANES, MOST_CALLS, COMMS, REQUESTS, size, COMMS, MOST_BYTES)).any():
+    most = (LANES, MOST_CALLS, MOST_CALLS, COMMS, REQUESTS, size, COMMS, MOST_BYTES)
+    if (heads["counts"] > most).any():
         raise Malformed(f"too many records: {heads['counts'].max(0).tolist()} of one rank")
     return heads
 
@@ -215,6 +220,16 @@ def _check_calls(array: np.ndarray, size: int, functions: int) -> None:
     for name in ("sent_class", "received_class"):
         if ((array[name] >= TAG_CLASSES) & (array[name] != ANY_CLASS)).any():
             raise Malformed(f"{name} {array[name].tolist()}: expected less than {TAG_CLASSES}")
+    if (array["function"] >= functions).any():
+        raise Malformed(f"function {array['function'].max()} of {functions}")
+    _check_finite(array)
+
+
+def _check_messages(array: np.ndarray, size: int, functions: int) -> None:
+    if ((array["peer"] < 0) | (array["peer"] >= size)).any():
+        raise Malformed(f"peer {array['peer'].tolist()} of {size} ranks")
+    if (array["class"] >= TAG_CLASSES).any() or (array["sent"] > 1).any():
+        raise Malformed(f"class {array['class'].tolist()}: expected less than {TAG_CLASSES}")
     if (array["function"] >= functions).any():
         raise Malformed(f"function {array['function'].max()} of {functions}")
     _check_finite(array)

@@ -28,8 +28,8 @@ class Functions:
         self.receives = self._numbers(("Recv", "Probe", "Mprobe", "Sendrecv", "Sendrecv_replace"))
         # Their tag is the one that they send with.
         self.exchanges = self._numbers(("Sendrecv", "Sendrecv_replace", "Isendrecv", "Isendrecv_replace"))
-        self.synchronous = self._numbers(("Issend", "Ssend_init"))
-        self.buffered = self._numbers(("Ibsend", "Bsend_init"))
+        self.synchronous = self._numbers(("Ssend", "Issend", "Ssend_init"))
+        self.buffered = self._numbers(("Bsend", "Ibsend", "Bsend_init"))
         self.synchronising = self._numbers(_SYNCHRONISING)
         self.barriers = self._numbers(("Barrier", "Ibarrier"))
         self.finalize = self._numbers(("Finalize",))

@@ -97,10 +97,7 @@ def _verdicts(findings: Sequence[Finding]) -> str:
 
 
 def _verdict(found: Finding) -> str:
-    if found.kind == "slow-link" and len(found.ranks) == 2:
-        ranks = "from rank {} to rank {}".format(*found.ranks)
-    else:
-        ranks = f"{'rank' if len(found.ranks) == 1 else 'ranks'} {_listed(list(map(str, found.ranks)))}"
+    ranks = f"{'rank' if len(found.ranks) == 1 else 'ranks'} {_listed(list(map(str, found.ranks)))}"
     hosts = f" on {_listed(sorted(set(found.hosts)))}" if found.hosts else ""
     facts = f"{ranks}{hosts}, found {found.time:.1f} s after the start"
     stacks = sorted(found.stacks, key=lambda rank: (rank not in found.ranks, rank))
