@@ -122,8 +122,8 @@ def compare(waits: Waits, hosts: np.ndarray) -> Window:
     return Window(waits, usual, had_to_wait, is_late)
 
 
-def slow_links(window: Window, size: int) -> dict[Link, list[Link]]:
-    """Give the slow links, lower rank first, and those of their directions that are slow.
+def slow_links(window: Window, size: int) -> tuple[dict[Link, list[Link]], set[Link]]:
+    """Give the slow links, lower rank first, with those of their directions that are slow, and possible ones.
 
     A call may have waited for several messages. So a link is slow if it explains the most of the calls that
     waited long, and no other one as many of them.
@@ -144,7 +144,7 @@ def slow_links(window: Window, size: int) -> dict[Link, list[Link]]:
         ways.setdefault(link, []).append((source, dest))
         found = waits.call[(inverse == place) & window.is_late]
         calls.setdefault(link, set()).update(found.tolist())
-    quick, slow = _quick_ways(window, directed, size), dict[Link, list[Link]]()
+    quick, slow, possible = _quick_ways(window, directed, size), dict[Link, list[Link]](), set[Link]()
     while calls:
         explained = max(calls.values(), key=len)
         # Links that explain the same calls.
@@ -154,12 +154,13 @@ def slow_links(window: Window, size: int) -> dict[Link, list[Link]]:
         candidates = rivals if len(rivals) == 1 else left
         if len(candidates) == 1 and len(explained) >= MESSAGES:
             slow |= {link: ways[link] for link in candidates}
+        possible |= candidates or rivals
         calls = {
             link: own
             for link, own in calls.items()
             if link not in rivals and len(own - explained) > len(own) / 2
         }
-    return slow
+    return slow, possible
 
 
 def _quick_ways(window: Window, directed: np.ndarray, size: int) -> set[Link]:
@@ -168,7 +169,7 @@ def _quick_ways(window: Window, directed: np.ndarray, size: int) -> set[Link]:
     groups, took = medians(directed[tells], window.waits.took[tells])
     _, usual = medians(directed[tells], window.usual[tells])
     counts = np.unique(directed[tells], return_counts=True)[1]
-    is_quick = (counts >= MESSAGES) & (took < FACTOR * usual) & np.isfinite(usual)
+    is_quick = (2 * counts >= MESSAGES) & (took < FACTOR * usual) & np.isfinite(usual)
     return {divmod(group, size) for group in groups[is_quick].tolist()}
 
 
@@ -213,10 +214,16 @@ class SlowLinks:
             return []
         self._begun = now
         window = compare(self._transfers.take(seconds), self._transfers.hosts)
-        named = _named(slow_links(window, self._size), window.waits)
-        self._windows = Counter({ranks: self._windows[ranks] + 1 for ranks in named})
+        links, possible = slow_links(window, self._size)
+        named = _named(links, window.waits)
+        # A window in which another link may be it neither counts nor ends what was before.
+        self._windows = Counter(
+            {ranks: self._windows[ranks] + (ranks in named) for ranks in possible | {*named}}
+        )
         self.slow = {ranks for ranks, count in self._windows.items() if count >= IN_A_ROW}
-        fresh = sorted(ranks for ranks in self.slow if now - self._said.get(ranks, -np.inf) >= SECONDS_APART)
+        fresh = sorted(
+            ranks for ranks in self.slow & {*named} if now - self._said.get(ranks, -np.inf) >= SECONDS_APART
+        )
         self._said.update(dict.fromkeys(fresh, now))
         return [self._verdict(ranks, named[ranks], window) for ranks in fresh]
 
