@@ -25,8 +25,6 @@ struct open_call {
     struct seen seen;
     const struct known_comm *comm;
     struct given_requests given;
-    /* Of the message that it sends. */
-    uint32_t ordinal;
 };
 static struct open_call open_calls[LANES];
 /* Ticks in calls of each lane so far. */
@@ -77,7 +75,7 @@ static void begin_call(const struct seen *seen)
     struct recorded_call *call = &lane->calls[number % RECORDED_CALLS];
     struct open_call *open = &open_calls[lane - record->lanes];
     *call = (struct recorded_call){.number = number,
-                                   .lane = (uint32_t)(lane - record->lanes),
+                                   .lane = (uint8_t)(lane - record->lanes),
                                    .function = (uint16_t)seen->function,
                                    .bytes = -1,
                                    .dest = NO_RANK,
@@ -92,7 +90,7 @@ static void begin_call(const struct seen *seen)
     if (seen->requests != NULL)
         begin_requests(record, &open->given, call, seen);
     else if (seen->has_comm && (open->comm = find_comm(seen->comm)) != NULL)
-        open->ordinal = begin_operation(record, call, seen, open->comm);
+        begin_operation(record, call, seen, open->comm);
     if (UNLIKELY(seen->function == FUNCTION_Finalize))
         record->finalizing = 1;
     if (UNLIKELY(seen->frees_comm))
@@ -108,24 +106,14 @@ static void add_made(const struct seen *seen)
 }
 
 /* The messages that the call itself has sent and received; whether one has come. */
-static bool end_messages(const struct open_call *open, const struct completion *completion)
+static bool end_messages(const struct open_call *open, uint64_t waited)
 {
-    const struct recorded_call *call = open->call;
     const struct seen *seen = &open->seen;
-    struct recorded_message end = {.ordinal = open->ordinal,
-                                   .started = call->entered,
-                                   .bytes = call->bytes,
-                                   .comm = call->comm,
-                                   .function = call->function};
-    if (seen->sends && seen->form != PERSISTENT) {
-        end.peer = call->dest, end.class = call->sent_class, end.tag = seen->sendtag, end.sent = 1;
-        add_end(completion, &end);
-    }
+    open->call->has_sent = seen->sends && seen->form != PERSISTENT && open->call->dest >= 0;
     /* What is complete as soon as it is begun receives nothing. */
     if (!seen->receives || seen->request != NULL || seen->probes || (seen->flag != NULL && !*seen->flag))
         return false;
-    end.peer = call->source, end.class = call->received_class, end.tag = seen->recvtag, end.sent = 0;
-    end_receive(record, completion, open->comm, end, completion->left - completion->entered, seen->status);
+    receive(record, open->call, open->comm, waited, seen->status);
     return true;
 }
 
@@ -141,9 +129,9 @@ static void end_call(int code)
     if (seen->requests != NULL)
         advanced |= end_requests(record, &open->given, seen, &completion, code);
     else if (code == MPI_SUCCESS && seen->request != NULL && !is_shared(*seen->request))
-        enter_request(record, call, seen, open->ordinal);
+        enter_request(record, call, seen);
     else if (code == MPI_SUCCESS)
-        advanced |= end_messages(open, &completion);
+        advanced |= end_messages(open, waited);
     if (code == MPI_SUCCESS && seen->newcomm != NULL)
         add_made(seen);
     if (UNLIKELY(seen->function == FUNCTION_Finalize))

@@ -48,10 +48,15 @@ struct recorded_call {
     uint8_t sent_class, received_class;
     /* Requests that it completes, all or any of them. */
     uint8_t waits_for_all, waits_for_any;
-    uint32_t lane;
+    uint8_t lane;
+    /* Whether it has itself sent and received a message, which has this number among those of the pair of
+     * ranks and class, at this end. */
+    uint8_t has_sent, has_received, spare[5];
+    uint32_t sent_ordinal, received_ordinal;
+    int32_t received_tag;
 };
 
-/* One end of a message, which a call has completed, in the ring of the call's lane. */
+/* One end of a message that a request was for, in the ring of the lane whose call has completed it. */
 struct recorded_message {
     uint32_t number;
     /* Among those of this pair of ranks and class, at this end. */
@@ -79,7 +84,7 @@ struct lane {
     _Atomic uint32_t thread;
     /* Calls that were no mere look whether something has come. */
     _Atomic uint32_t advanced;
-    /* Ends of messages that it has completed. */
+    /* Ends of messages whose requests it has completed. */
     _Atomic uint32_t ends;
     uint32_t spare;
     struct recorded_call calls[RECORDED_CALLS];

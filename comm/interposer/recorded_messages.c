@@ -66,6 +66,7 @@ static void describe_message(struct recorded_call *call, const struct seen *seen
         call->source = peer_of(comm, seen->source);
         if (!seen->sends)
             call->tag = seen->recvtag;
+        call->received_tag = seen->recvtag;
         call->received_class = class_of(comm, seen->recvtag);
     }
 }
@@ -94,22 +95,33 @@ void add_end(const struct completion *completion, const struct recorded_message 
     atomic_store_explicit(&lane->ends, number, memory_order_release);
 }
 
-static void count_received(struct record *record, const struct completion *completion,
-                           struct recorded_message *end, uint64_t waited)
+/* The message's number among those that are counted together. */
+static uint32_t count_received(struct record *record, int32_t source, uint8_t class, int64_t bytes,
+                               uint64_t waited)
 {
-    if (end->peer == ANY_RANK || end->class == ANY_CLASS)
+    uint32_t ordinal = 0;
+    if (source == ANY_RANK || class == ANY_CLASS)
         atomic_fetch_add_explicit(&record->unnamed, 1, memory_order_relaxed);
-    if (end->peer < 0)
-        return;
-    struct recorded_peer *peer = &record->peers[end->peer];
-    const uint64_t bytes = (uint64_t)(end->bytes < 0 ? 0 : end->bytes);
-    if (end->class != ANY_CLASS) {
-        end->ordinal = atomic_fetch_add_explicit(&peer->received[end->class], 1, memory_order_relaxed);
-        add_end(completion, end);
-    }
-    atomic_fetch_add_explicit(&peer->bytes_received, bytes, memory_order_relaxed);
+    if (source < 0)
+        return ordinal;
+    struct recorded_peer *peer = &record->peers[source];
+    if (class != ANY_CLASS)
+        ordinal = atomic_fetch_add_explicit(&peer->received[class], 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&peer->bytes_received, (uint64_t)(bytes < 0 ? 0 : bytes), memory_order_relaxed);
     atomic_fetch_add_explicit(&peer->waited, waited, memory_order_relaxed);
     atomic_fetch_add_explicit(&peer->waits, 1, memory_order_relaxed);
+    return ordinal;
+}
+
+/* Take over from MPI's status where a message is from, if the program has not said it. */
+static void name_origin(const struct known_comm *comm, const MPI_Status *status, int32_t *source,
+                        int32_t *tag, uint8_t *class)
+{
+    if (status == MPI_STATUS_IGNORE || (*source != ANY_RANK && *class != ANY_CLASS))
+        return;
+    *source = comm == NULL ? UNKNOWN_RANK : world_rank(comm, status->MPI_SOURCE);
+    *class = comm == NULL ? 0 : class_of(comm, status->MPI_TAG);
+    *tag = status->MPI_TAG;
 }
 
 void end_receive(struct record *record, const struct completion *completion, const struct known_comm *comm,
@@ -117,16 +129,24 @@ void end_receive(struct record *record, const struct completion *completion, con
 {
     if (end.peer == NO_RANK)
         return;
-    if (status != MPI_STATUS_IGNORE && (end.peer == ANY_RANK || end.class == ANY_CLASS)) {
-        end.peer = comm == NULL ? UNKNOWN_RANK : world_rank(comm, status->MPI_SOURCE);
-        end.class = comm == NULL ? 0 : class_of(comm, status->MPI_TAG);
-        end.tag = status->MPI_TAG;
-    }
-    count_received(record, completion, &end, waited);
+    name_origin(comm, status, &end.peer, &end.tag, &end.class);
+    end.ordinal = count_received(record, end.peer, end.class, end.bytes, waited);
+    if (end.class != ANY_CLASS)
+        add_end(completion, &end);
 }
 
-uint32_t begin_operation(struct record *record, struct recorded_call *call, const struct seen *seen,
-                         const struct known_comm *comm)
+void receive(struct record *record, struct recorded_call *call, const struct known_comm *comm,
+             uint64_t waited, const MPI_Status *status)
+{
+    if (call->source == NO_RANK)
+        return;
+    name_origin(comm, status, &call->source, &call->received_tag, &call->received_class);
+    call->received_ordinal = count_received(record, call->source, call->received_class, call->bytes, waited);
+    call->has_received = call->source >= 0 && call->received_class != ANY_CLASS;
+}
+
+void begin_operation(struct record *record, struct recorded_call *call, const struct seen *seen,
+                     const struct known_comm *comm)
 {
     call->comm = comm->id;
     if (seen->has_bytes)
@@ -135,6 +155,6 @@ uint32_t begin_operation(struct record *record, struct recorded_call *call, cons
         describe_message(call, seen, comm);
     else if (!comm->is_inter)
         describe_collective(call, seen, comm);
-    const bool sends = seen->sends && seen->form != PERSISTENT;
-    return sends ? count_sent(record, call->dest, call->sent_class, call->bytes) : 0;
+    if (seen->sends && seen->form != PERSISTENT)
+        call->sent_ordinal = count_sent(record, call->dest, call->sent_class, call->bytes);
 }

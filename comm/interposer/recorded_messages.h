@@ -6,9 +6,9 @@
 #include "recorded_comms.h"
 #include "seen.h"
 
-/* Describe a call on a communicator that begins, and count what it sends: the number of that message. */
-uint32_t begin_operation(struct record *record, struct recorded_call *call, const struct seen *seen,
-                         const struct known_comm *comm);
+/* Describe a call on a communicator that begins, and count what it sends. */
+void begin_operation(struct record *record, struct recorded_call *call, const struct seen *seen,
+                     const struct known_comm *comm);
 /* The message's number among those that are counted together. */
 uint32_t count_sent(struct record *record, int32_t dest, uint8_t class, int64_t bytes);
 
@@ -21,8 +21,11 @@ struct completion {
 };
 
 void add_end(const struct completion *completion, const struct recorded_message *end);
-/* A message that has arrived; MPI's status says from where, if the program did not. */
+/* The same of a message that has arrived; MPI's status says from where, if the program did not. */
 void end_receive(struct record *record, const struct completion *completion, const struct known_comm *comm,
                  struct recorded_message end, uint64_t waited, const MPI_Status *status);
+/* A message that a call itself has received. */
+void receive(struct record *record, struct recorded_call *call, const struct known_comm *comm,
+             uint64_t waited, const MPI_Status *status);
 
 #endif

@@ -83,8 +83,7 @@ static void start_request(struct record *record, struct request_facts *facts)
         facts->ordinal = count_sent(record, facts->dest, facts->sent_class, facts->bytes);
 }
 
-void enter_request(struct record *record, const struct recorded_call *call, const struct seen *seen,
-                   uint32_t ordinal)
+void enter_request(struct record *record, const struct recorded_call *call, const struct seen *seen)
 {
     const struct request_facts facts = {.started = call->entered,
                                         .bytes = call->bytes,
@@ -93,7 +92,7 @@ void enter_request(struct record *record, const struct recorded_call *call, cons
                                         .dest = call->dest,
                                         .source = call->source,
                                         .tag = call->tag,
-                                        .ordinal = ordinal,
+                                        .ordinal = call->sent_ordinal,
                                         .function = call->function,
                                         .sent_class = seen->sends ? call->sent_class : ANY_CLASS,
                                         .received_class = call->received_class,

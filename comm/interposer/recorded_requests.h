@@ -21,7 +21,6 @@ void begin_requests(struct record *record, struct given_requests *given, struct 
 bool end_requests(struct record *record, const struct given_requests *given, const struct seen *seen,
                   const struct completion *completion, int code);
 /* Enter the request that a call has made; its handle stands in for nothing else while it is there. */
-void enter_request(struct record *record, const struct recorded_call *call, const struct seen *seen,
-                   uint32_t ordinal);
+void enter_request(struct record *record, const struct recorded_call *call, const struct seen *seen);
 
 #endif

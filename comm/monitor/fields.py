@@ -28,6 +28,12 @@ class CallFields(NamedTuple):
     waits_for_all: int
     waits_for_any: int
     lane: int
+    has_sent: int
+    has_received: int
+    spare: object
+    sent_ordinal: int
+    received_ordinal: int
+    received_tag: int
 
 
 class RequestFields(NamedTuple):

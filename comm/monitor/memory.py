@@ -38,7 +38,13 @@ CALL = np.dtype(
         ("received_class", "u1"),
         ("waits_for_all", "u1"),
         ("waits_for_any", "u1"),
-        ("lane", "u4"),
+        ("lane", "u1"),
+        ("has_sent", "u1"),
+        ("has_received", "u1"),
+        ("spare", "u1", 5),
+        ("sent_ordinal", "u4"),
+        ("received_ordinal", "u4"),
+        ("received_tag", "i4"),
     ]
 )
 MESSAGE = np.dtype(

@@ -101,6 +101,7 @@ class Record:
             )
             return self._last
         calls = self._new_calls(ended)
+        messages = self._new_messages(calls)
         under_way = self._under_way(begun, ended)
         advanced = int(self._advanced.sum())
         advanced += sum(number not in self._looks for number in under_way["function"].tolist())
@@ -117,7 +118,7 @@ class Record:
             advanced=advanced,
             under_way=_timed_calls(under_way, clock, "entered"),
             calls=_timed_calls(calls, clock, "entered", "left"),
-            messages=_timed(self._new_messages(), memory.TIMED_MESSAGE, clock, "started", "entered", "left"),
+            messages=_timed(messages, memory.TIMED_MESSAGE, clock, "started", "entered", "left"),
             comms=self._used_comms(),
             members=self._members,
             requests=_timed(self._used_requests(), memory.TIMED_REQUEST, clock, "started"),
@@ -147,12 +148,22 @@ class Record:
         self._read = ended
         return found
 
-    def _new_messages(self) -> np.ndarray:
-        """Ends of messages since the last look, the oldest first."""
+    def _new_messages(self, calls: np.ndarray) -> np.ndarray:
+        """Ends of messages since the last look, the oldest first: those of calls, and those of requests."""
         ends = self._ends.copy()
         found = _new_entries(self._messages, self._ends_read, ends, self._ends)
         self._ends_read = ends
-        return found
+        sent, received = calls[calls["has_sent"] == 1], calls[calls["has_received"] == 1]
+        if not len(sent) + len(received):
+            return found
+        found = np.concatenate(
+            [
+                _ends_of(sent, "dest", "sent_ordinal", "sent_class", "tag", 1),
+                _ends_of(received, "source", "received_ordinal", "received_class", "received_tag", 0),
+                found,
+            ]
+        )
+        return found[np.argsort(found["left"], kind="stable")]
 
     def _used_comms(self) -> np.ndarray:
         """Communicators; their members are known afterwards."""
@@ -208,6 +219,19 @@ def _new_in(ring: np.ndarray, read: int, written: int, newest: np.ndarray) -> np
     behind = (int(newest[0]) - numbers) % 2**32
     whole = (found["number"] == numbers) & (behind < len(ring) - 1)
     return found if whole.all() else found[whole]
+
+
+def _ends_of(calls: np.ndarray, peer: str, ordinal: str, kind: str, tag: str, sent: int) -> np.ndarray:
+    """Ends of the messages that calls themselves have sent or received, in fields with these names."""
+    ends = np.zeros(len(calls), memory.MESSAGE)
+    ends["started"] = calls["entered"]
+    for name in ("entered", "left", "bytes", "comm", "function"):
+        ends[name] = calls[name]
+    ends["peer"], ends["ordinal"], ends["class"], ends["tag"] = (
+        calls[name] for name in (peer, ordinal, kind, tag)
+    )
+    ends["sent"] = sent
+    return ends
 
 
 def _timed_calls(raw: np.ndarray, clock: Clock, *names: str) -> np.ndarray:
