@@ -85,7 +85,7 @@ static bool find_guarded(const struct dl_phdr_info *info)
         const uintptr_t begin = (info->dlpi_addr + header->p_vaddr) & ~(page - 1);
         const uintptr_t end = (info->dlpi_addr + header->p_vaddr + header->p_memsz) & ~(page - 1);
         int k = 0;
-        while (k < file_count && guarded[k].begin != begin)
+        while (k < MOST_FILES && k < file_count && guarded[k].begin != begin)
             k++;
         if (k == MOST_FILES)
             return false;
