@@ -31,17 +31,16 @@ comm = MPI.COMM_WORLD
 time.sleep(float(sys.argv[1]))
 comm.Barrier()
 """
-HALOS = """
+SHIFTS = """
 import sys, time
 import numpy as np
 from mpi4py import MPI
 comm = MPI.COMM_WORLD
-out, into, total = np.ones(100), np.empty((2, 100)), np.zeros(1)
-end = comm.bcast(time.monotonic() + 14)
+out, into = np.ones(100), np.empty(100)
+end = comm.bcast(time.monotonic() + 16)
 while comm.allreduce(time.monotonic(), MPI.MAX) < end:
-    peers = [(comm.rank + by) % comm.size for by in (1, -1)]
-    requests = [comm.Irecv(row, peer, 1) for row, peer in zip(into, peers)]
-    MPI.Request.Waitall(requests + [comm.Isend(out, peer, 1) for peer in peers])
+    for by in (1, -1):
+        comm.Sendrecv(out, (comm.rank + by) % comm.size, 1, into, (comm.rank - by) % comm.size, 1)
 """
 
 
@@ -97,8 +96,8 @@ def test_nothing_is_said_of_a_job_that_ends_well(lab, tmp_path):
 
 
 def test_a_slow_link_between_hosts_is_named(lab, tmp_path):
-    program, path = tmp_path / "halos.py", tmp_path / "found.json"
-    program.write_text(HALOS)
+    program, path = tmp_path / "shifts.py", tmp_path / "found.json"
+    program.write_text(SHIFTS)
     process = lab.start(command(program, path), ranks=3)
     time.sleep(4.0)
     lab.slow_link(0, 2, 8)
