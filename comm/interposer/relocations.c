@@ -2,6 +2,7 @@
 #include "relocations.h"
 
 #include <elf.h>
+#include <limits.h>
 #include <link.h>
 #include <stdint.h>
 #include <string.h>
@@ -31,6 +32,8 @@ struct search {
     const char *file;
     const struct redirection *redirections;
     size_t count;
+    /* With which letters their names begin: a file has thousands of others. */
+    bool initials[UCHAR_MAX + 1];
     int changed;
 };
 
@@ -56,7 +59,7 @@ static void redirect_table(struct search *search, ElfW(Addr) base, const ElfW(Re
         if (kind != FUNCTION_SLOT && kind != DATA_SLOT && kind != POINTER)
             continue;
         const char *name = strings + symbols[ELF64_R_SYM(table[i].r_info)].st_name;
-        if (strchr("MPw", name[0]) == NULL)
+        if (!search->initials[(unsigned char)name[0]])
             continue;
         const struct redirection *found = find(search, name);
         void **slot = (void **)(base + table[i].r_offset);
@@ -165,7 +168,9 @@ static int look(struct dl_phdr_info *info, size_t size, void *data)
 
 int redirect(const char *file, const struct redirection *redirections, size_t count)
 {
-    struct search search = {file, redirections, count, -1};
+    struct search search = {.file = file, .redirections = redirections, .count = count, .changed = -1};
+    for (size_t i = 0; i < count; i++)
+        search.initials[(unsigned char)redirections[i].name[0]] = true;
     dl_iterate_phdr(look, &search);
     return search.changed;
 }
