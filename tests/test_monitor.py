@@ -306,11 +306,13 @@ def test_a_job_that_somebody_ends(program):
         job.wait()
         found = read_report(file)
         assert {rank["state"] for rank in found["job"]["ranks"]} == {"dead"}
-        assert found["verdicts"] == []
+        # Where mpiexec has collected a rank before the watcher has seen how it ended, it could have died.
+        assert [each for each in found["verdicts"] if each["evidence"]["ended_by"]] == []
         # Open MPI's mpiexec carries no more output by then.
         lines = [line for line in said.read_text().splitlines() if line.startswith("roundelay:")]
         assert len(lines) <= 1
-        assert all("all ranks were ended by SIGTERM, rank " in line for line in lines)
+        wanted = r"all ranks were ended by SIGTERM, rank \d first|rank \d on \S+ is dead, outside MPI$"
+        assert all(re.search(wanted, line) for line in lines)
 
 
 # Ranks that hang

@@ -19,7 +19,9 @@ PROGRAM = """
 import sys, time
 from pathlib import Path
 from mpi4py import MPI
-print("begin", flush=True)
+# In one piece, or the lines of both ranks may be mixed.
+sys.stdout.write("begin\\n")
+sys.stdout.flush()
 while MPI.COMM_WORLD.rank == 1 and not Path(sys.argv[1]).exists():
     time.sleep(0.02)
 MPI.COMM_WORLD.Barrier()
