@@ -11,8 +11,8 @@ from benchmarks.drawing import MISSING, Results, Tables, row_with, table, values
 def faults_table(runs: list[Results]) -> str:
     """How many of the repeats were named within the limit, and how soon, over all numbers of ranks."""
     rows = {f"`{case}`": _found(case) for case in values_of(runs, "case")}
-    ranks = " and ".join(map(str, values_of(runs, "ranks")))
-    return table(f"named in time; median and longest; on {ranks} ranks", rows, runs)
+    ranks = ", ".join(map(str, values_of(runs, "ranks")))
+    return table(f"named in time; median and longest ({ranks} ranks)", rows, runs)
 
 
 def _found(case: str) -> Callable[[Results], str]:
