@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .comm.monitor import handover
+from .comm.monitor.wording import dropped
 from .terminal import ends_at_terminal
 
 _SECONDS_TO_ANSWER = 3.0
@@ -137,7 +138,7 @@ def _picture(state: dict[str, Any]) -> Group:
 
 
 def _dropped(counts: dict[str, int]) -> list[Text]:
-    outsiders = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+    outsiders = dropped(counts)
     return [Text(f"connections and messages dropped: {outsiders}", style="yellow")] if outsiders else []
 
 

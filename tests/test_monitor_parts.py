@@ -1,5 +1,6 @@
 """The parts of the monitor: records, states of processes, stacks."""
 
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +17,9 @@ from roundelay.comm.monitor.process_table import ProcessTable
 from roundelay.comm.monitor.processes import Process
 from roundelay.comm.monitor.reading import OtherVersion, Record
 from roundelay.comm.monitor.stacks import CallSites
+from tests.test_examples import LIMIT_S, run
+
+pytestmark = pytest.mark.timeout_s(LIMIT_S + 20)
 
 
 def test_structures_are_those_of_the_record():
@@ -76,6 +80,76 @@ def test_calls_are_read_once_and_in_order():
     assert numbers[-1] == 5000
     assert memory.CALLS - 2 <= len(numbers) <= memory.CALLS
     os.close(file)
+
+
+ENDS = """
+import json, os, time
+import numpy as np
+from roundelay import MPI
+from roundelay.comm.interposer import interposer
+from roundelay.comm.monitor.clock import Clock
+from roundelay.comm.monitor.reading import Record
+comm = MPI.COMM_WORLD
+other, size = 1 - comm.rank, comm.size
+file = os.memfd_create("record")
+interposer().start_record(file, comm.rank, size)
+clock = Clock(interposer().ticks, (interposer().ticks(), time.monotonic_ns()))
+record = Record(file, tuple(interposer().functions()))
+out, into = np.ones(8), np.empty((3, 8))
+comm.Sendrecv(out, other, 1, into[0], other, 1)
+if comm.rank == 0:
+    time.sleep(0.2)
+    comm.Send(out, 1, 2)
+    for _ in range(2):
+        comm.Isend(out, 1, 3).Wait()
+else:
+    requests = [comm.Irecv(into[0], 0, 2), comm.Irecv(into[1], MPI.ANY_SOURCE, MPI.ANY_TAG)]
+    MPI.Request.Waitall([*requests, comm.Irecv(into[2], 0, 3)])
+receive = comm.Recv_init(into[0], other, 4)
+for _ in range(2):
+    receive.Start()
+    request = comm.Ibarrier()
+    comm.Send(out, other, 4)
+    MPI.Request.Waitall([receive, request])
+receive.Free()
+messages = record.view("here", "running", 0.0, 0.0, clock).messages
+rows = [[int(row[name]) for name in ("sent", "peer", "tag", "ordinal", "mixed")] for row in messages]
+seconds = [float(row["left"] - row["entered"]) for row in messages]
+waits = [float(row["left"] - row["started"]) for row in messages]
+for each in range(size):
+    comm.Barrier()
+    if comm.rank == each:
+        print(json.dumps([rows, seconds, waits]), flush=True)
+    time.sleep(0.2)
+"""
+
+
+def test_both_ends_of_messages_are_recorded():
+    status, output, errors = run("-c", ENDS, ranks=2)
+    assert status == 0, output + errors
+    (first, _, _), (second, seconds, waits) = map(json.loads, output.splitlines())
+    persistent = [
+        [[1, peer, 4, 0, 0], [0, peer, 4, 0, 1], [1, peer, 4, 1, 0], [0, peer, 4, 1, 1]] for peer in (1, 0)
+    ]
+    assert first == [
+        [1, 1, 1, 0, 0],
+        [0, 1, 1, 0, 0],
+        [1, 1, 2, 0, 0],
+        [1, 1, 3, 0, 0],
+        [1, 1, 3, 1, 0],
+        *persistent[0],
+    ]
+    assert second == [
+        [1, 0, 1, 0, 0],
+        [0, 0, 1, 0, 0],
+        [0, 0, 2, 0, 0],
+        [0, 0, 3, 0, 0],
+        [0, 0, 3, 1, 0],
+        *persistent[1],
+    ]
+    # All that one call has completed has its times.
+    assert seconds[2] == seconds[3] == seconds[4]
+    assert 0.15 < seconds[2] <= min(waits[2:5])
 
 
 def test_states_of_processes():

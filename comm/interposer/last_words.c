@@ -21,11 +21,11 @@ static int stack_signal, watcher = -1;
 /* A child has nothing to say. */
 static pid_t process;
 
-static int milliseconds(void)
+static int64_t milliseconds(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int)(now.tv_sec % 1000000 * 1000 + now.tv_nsec / 1000000);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
 static void let_watcher_look(void)
@@ -33,11 +33,12 @@ static void let_watcher_look(void)
     static const char message[] = "{\"kind\": \"ending\"}", seen[] = "{\"kind\": \"seen\"}";
     if (send(watcher, message, sizeof message - 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
         return;
-    const int begin = milliseconds();
-    for (int left = MILLISECONDS_TO_LOOK; left > 0; left = begin + MILLISECONDS_TO_LOOK - milliseconds()) {
+    const int64_t end = milliseconds() + MILLISECONDS_TO_LOOK;
+    for (int64_t left = MILLISECONDS_TO_LOOK; left > 0; left = end - milliseconds()) {
         char answer[sizeof seen] = "";
         struct pollfd connection = {.fd = watcher, .events = POLLIN};
-        if (poll(&connection, 1, left) <= 0 || recv(watcher, answer, sizeof answer - 1, MSG_DONTWAIT) <= 0)
+        if (poll(&connection, 1, (int)left) <= 0 ||
+            recv(watcher, answer, sizeof answer - 1, MSG_DONTWAIT) <= 0)
             return;
         /* What it had to say before is not heard any more. */
         if (strcmp(answer, seen) == 0)

@@ -33,8 +33,8 @@ class Waits(NamedTuple):
     took : ndarray of float
         Seconds that it was under way, at most.
     tells : ndarray of bool
-        Whether this row is the one of its receiver, who has waited for no message that set out later: others
-        may have taken far less.
+        Whether this row is the receiver's, and no message that it waited for set out later. Only then is
+        `took` close to the time of the message; others may have taken far less.
     call : ndarray of int
         Which call it was: rows with the same number are messages that one call has completed together.
     together : ndarray of float

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from .memory import ANY_RANK
 from .reading import LOOKS
@@ -11,6 +11,11 @@ _SYNCHRONISING = {
     "Barrier", "Allreduce", "Allgather", "Allgatherv", "Alltoall", "Alltoallv", "Alltoallw",
     "Reduce_scatter", "Reduce_scatter_block",
 }  # fmt: skip
+
+
+def dropped(counts: Mapping[str, int]) -> str:
+    """Say what the watcher has refused, by the reason; empty if nothing was."""
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
 
 
 class Functions:

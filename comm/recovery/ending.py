@@ -21,7 +21,7 @@ from ...datatypes.plain import MPI
 
 # Whether Open MPI leaves out the fence; its setting `async_mpi_finalize`.
 _LEAVES_OUT_FENCE = "ompi_async_mpi_finalize"
-# Who has not come by then may never come, such as a rank that is stopped.
+# A rank that has not come by then may never come: it may be stopped.
 _SECONDS_TO_MEET = 60.0
 _SECONDS_BETWEEN_LOOKS = 1e-3
 # It must live for as long as MPI may write to it.

@@ -204,6 +204,7 @@ class Protected:
         """
         self._generations.abandon()
         plain = MPI.Intracomm(comm)
+        # Refuses processes of another world before anything is sent.
         world_ranks(plain)
         told = tell_all(plain, (self._serial, self._generations.holding()))
         self._serial = max(serial for serial, _ in told)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ..wording import dropped
 from .heat_map import figure, heat_map
 from .report_file import Call, Finding, RankState, Report
 from .trace_events import trace_of
@@ -78,9 +79,9 @@ def _facts(report: Report) -> str:
     hosts = sorted({each.host for each in report.ranks})
     where = f"on {_listed(hosts)}" if hosts else ""
     written = f"The report was written {report.seconds:.1f} s later, when {state}."
-    outsiders = ", ".join(f"{count} {reason}" for reason, count in sorted(report.dropped.items()))
-    dropped = f" Connections and messages that the watcher dropped: {outsiders}." if outsiders else ""
-    return escape(f"Started {_date(report.started)} {where}. {written}{dropped}")
+    outsiders = dropped(report.dropped)
+    refused = f" Connections and messages that the watcher dropped: {outsiders}." if outsiders else ""
+    return escape(f"Started {_date(report.started)} {where}. {written}{refused}")
 
 
 def _date(text: str) -> str:
