@@ -27,6 +27,8 @@ MPI_DEFAULTS = {
     "OMPI_MCA_hwloc_base_binding_policy": "none",
     # A rank that waits leaves its core to the one that it waits for.
     "OMPI_MCA_mpi_yield_when_idle": "1",
+    # As it looks for a fabric each job sleeps for a second.
+    "OMPI_MCA_btl": "^ofi",
 }
 # A rank hands these down, and a nested mpiexec would take itself for a part of that rank's job.
 JOB_PREFIXES = ("PMI_", "PMIX_", "PMI2_", "OMPI_COMM_", "PRTE_JOB", "HYDI_", "MPI_LOCAL")

@@ -237,7 +237,7 @@ def run(*arguments, ranks=3, limit=LIMIT_S, options=(), under=()):
     with subprocess.Popen(
         [launch.find_mpiexec(), *options, "-n", str(ranks), *command],
         cwd=launch.ROOT,
-        env={**launch.environment(), "OMPI_MCA_btl": "^tcp"},
+        env=launch.environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -57,8 +57,7 @@ def test_processes_of_another_world(tmp_path, asked):
             """
         )
     )
-    # Open MPI's jobs reach each other by TCP only.
-    run_well(*BOTH_WAYS[0], program, ranks=2, OMPI_MCA_btl="self,sm,tcp", **asked)
+    run_well(*BOTH_WAYS[0], program, ranks=2, **asked)
 
 
 def test_a_name_that_only_one_rank_has():

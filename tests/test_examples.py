@@ -27,8 +27,7 @@ def run(*command, ranks=None, cwd=launch.ROOT, text="", **environment):
     with subprocess.Popen(
         line if ranks is None else launch.mpiexec(ranks, line),
         cwd=cwd,
-        # Open MPI takes a second to look for a network, which these tests have no use for.
-        env={**launch.environment(), "OMPI_MCA_btl": "^tcp", **environment},
+        env={**launch.environment(), **environment},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -28,8 +28,7 @@ def run_tests(tmp_path):
         result = subprocess.run(
             [sys.executable, "-m", "tests", *arguments, str(path)],
             cwd=launch.ROOT,
-            # Open MPI takes a second to look for a network, which these tests have no use for.
-            env={**launch.environment(), "OMPI_MCA_btl": "^tcp"},
+            env=launch.environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

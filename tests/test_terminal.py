@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout_s(120)
 
 def environment(**more):
     kept = {name: value for name, value in launch.environment().items() if name not in ("NO_COLOR", "TERM")}
-    return {**kept, "TERM": "xterm", "OMPI_MCA_btl": "^tcp", **more}
+    return {**kept, "TERM": "xterm", **more}
 
 
 def on_terminal(command, **more):
