@@ -19,7 +19,8 @@ from roundelay.comm.monitor.judge import Judge
 from tests.random_jobs import wrong_verdicts
 from tests.simulated_job import Job
 from tests.simulated_ranks import ANY, FUNCTIONS, WORLD
-from tests.timed_jobs import all_pairs, collective_snapshots, collective_times, halos, ring
+from tests.test_slow_links import HOW, PATTERNS, rate_of_slow_links
+from tests.timed_jobs import collective_snapshots, collective_times, judged, work_of
 
 ANY_SOURCE = -2
 # Seeded repeats of a case whose rate is tested; the command has more.
@@ -506,19 +507,6 @@ def test_a_rank_that_had_no_turn_is_waited_for():
     assert look >= 30
 
 
-def work_of(generator, steps, size, step, noise=0.15):
-    """Unequal work: it strays by so much, and one step in a hundred of a rank takes far longer."""
-    work = step * generator.lognormal(0, noise, (steps, size))
-    rare = generator.random((steps, size)) < 0.01
-    return work + rare * generator.exponential(3 * step, (steps, size))
-
-
-def judged(snapshots, size):
-    """Verdicts on snapshots, each with the moment when it came."""
-    judge = Judge(size, FUNCTIONS)
-    return [(snapshot.time, verdict) for snapshot in snapshots for verdict in judge.look(snapshot)]
-
-
 def slow_rank_case(seed, factor, step=None):
     """Let one rank be slow from the middle on: who, since which moment and step, all verdicts, the times."""
     generator = np.random.default_rng(seed)
@@ -599,90 +587,6 @@ def test_a_slow_job():
     when, verdict = only(judged(collective_snapshots(entered, left), 4))
     assert (verdict.kind, verdict.ranks) == ("slow-all", (0, 1, 2, 3))
     assert 0 < when - entered[1500].min() < 15
-
-
-# Messages completed one by one, or all of a step together, on one node or on a node each: there, and where
-# one call waits for several, a link is known to be slow only if it is in both directions.
-PATTERNS = [ring, all_pairs, halos]
-HOW = {
-    "": {},
-    "together": {"together": True},
-    "nodes": {"nodes": True},
-    "both": {"together": True, "nodes": True},
-}
-
-
-def slow_link_case(seed, pattern, factor, late=1.0, how="", one_way=False, skew=0.0):
-    """Let messages of one link take longer after a while; give the link, and verdicts with their times."""
-    generator = np.random.default_rng(seed)
-    size = int(generator.choice([3, 4, 8]))
-    exchange = pattern(size, **HOW[how])
-    links = [pair for pairs in exchange.pattern for pair in pairs]
-    link = links[int(generator.integers(len(links)))]
-    slow = {link} if how == "" or one_way else {link, link[::-1]}
-    base, work = float(generator.choice([1e-3, 4e-3])), float(generator.choice([2e-3, 15e-3]))
-    onset, shortest = float(generator.uniform(0, 4)), work + base * len(exchange.pattern)
-    steps = int((onset + 10) / shortest)
-
-    def transfer(source, dest, time):
-        is_slow = (source, dest) in slow and time >= onset
-        return base * generator.lognormal(0, 0.2) * (factor if is_slow else 1.0)
-
-    work = work_of(generator, steps, size, work)
-    work[:, link[0]] *= late
-    work[:, generator.integers(size)] += skew * base
-    found = judged(exchange.snapshots(work, transfer), size)
-    return link if how == "" else tuple(sorted(link)), [(when - onset, verdict) for when, verdict in found]
-
-
-def is_named(verdict, link):
-    """Whether a verdict names a link; one that is slow in both directions may be named for either."""
-    return verdict.ranks == link or (link == tuple(sorted(link)) and verdict.ranks == link[::-1])
-
-
-def rate_of_slow_links(pattern, count, how=""):
-    """How often the right link is named in time, and sentences that say anything else."""
-    cases = [slow_link_case(seed, pattern, 3.0, how=how) for seed in range(count)]
-    named = [any(is_named(each, link) and 0 <= when <= 10 for when, each in found) for link, found in cases]
-    others = [each.sentence for link, found in cases for _, each in found if not is_named(each, link)]
-    return np.mean(named), others
-
-
-@pytest.mark.timeout_s(300)
-@pytest.mark.parametrize("how", HOW)
-@pytest.mark.parametrize("pattern", PATTERNS)
-def test_slow_link(pattern, how):
-    named, others = rate_of_slow_links(pattern, CASES, how)
-    assert others == []
-    assert named >= 0.99
-
-
-@pytest.mark.timeout_s(300)
-@pytest.mark.parametrize("how", HOW)
-@pytest.mark.parametrize("late", [1.0, 2.0])
-@pytest.mark.parametrize("pattern", PATTERNS)
-def test_late_ranks_are_no_slow_links(pattern, late, how):
-    for seed in range(3):
-        assert slow_link_case(seed, pattern, 1.0, late, how)[1] == []
-
-
-@pytest.mark.parametrize("how", ["together", "both"])
-@pytest.mark.parametrize("pattern", PATTERNS)
-def test_a_slow_link_beside_a_rank_that_is_late(pattern, how):
-    """Its messages are sent last, and the calls that receive them wait for the link all the same."""
-    for seed in range(3):
-        link, found = slow_link_case(seed, pattern, 3.0, how=how, skew=2.0)
-        assert found
-        assert all(is_named(verdict, link) for _, verdict in found)
-
-
-@pytest.mark.parametrize("how", ["together", "both"])
-@pytest.mark.parametrize("pattern", PATTERNS)
-def test_of_links_that_may_be_slow_none_is_named_in_place_of_another(pattern, how):
-    """A call that waits for two messages does not tell which of them is late, if none is in the other way."""
-    for seed in range(3):
-        link, found = slow_link_case(seed, pattern, 3.0, how=how, one_way=True)
-        assert all(is_named(verdict, link) for _, verdict in found)
 
 
 @pytest.mark.parametrize("first", range(0, 200, 50))

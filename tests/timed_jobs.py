@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
 
+from roundelay.comm.monitor.judge import Judge
 from roundelay.comm.monitor.memory import COMM, NO_RANK, TIMED_CALL, TIMED_MESSAGE, TIMED_PEER, TIMED_REQUEST
 from roundelay.comm.monitor.snapshot import RankView, Snapshot
+from roundelay.comm.monitor.verdict import Verdict
 from tests.simulated_ranks import FUNCTIONS, NUMBER, WORLD
 
 # Looks a second.
@@ -172,3 +174,18 @@ def halos(size: int, **how: bool) -> Exchange:
         pairs = [(rank, (rank + shift) % size) for rank in range(size)]
         rounds.append(list(dict.fromkeys(pairs + [(dest, source) for source, dest in pairs])))
     return Exchange(size, rounds, **how)
+
+
+def work_of(
+    generator: np.random.Generator, steps: int, size: int, step: float, noise: float = 0.15
+) -> np.ndarray:
+    """Unequal work: it strays by so much, and one step in a hundred of a rank takes far longer."""
+    work = step * generator.lognormal(0, noise, (steps, size))
+    rare = generator.random((steps, size)) < 0.01
+    return np.asarray(work + rare * generator.exponential(3 * step, (steps, size)))
+
+
+def judged(snapshots: Iterable[Snapshot], size: int) -> list[tuple[float, Verdict]]:
+    """Verdicts on snapshots, each with the moment when it came."""
+    judge = Judge(size, FUNCTIONS)
+    return [(snapshot.time, verdict) for snapshot in snapshots for verdict in judge.look(snapshot)]

@@ -32,6 +32,8 @@ SHORTEST_WAIT = 1e-4
 SECONDS_APART = 600.0
 # Part of calls that two links explain alike.
 ALIKE = 0.85
+# Of such links, the one whose times have at most this part of the spread of any other's.
+STEADY = 0.5
 # Sizes that are compared: within a factor of four.
 CLASSES = 32
 
@@ -126,7 +128,7 @@ def slow_links(window: Window, size: int) -> tuple[dict[Link, list[Link]], set[L
     """Give the slow links, lower rank first, with those of their directions that are slow, and possible ones.
 
     A call may have waited for several messages. So a link is slow if it explains the most of the calls that
-    waited long, and no other one as many of them.
+    waited long, and no other one as many of them, or with times as steady.
     """
     waits = window.waits
     directed = waits.source * size + waits.dest
@@ -151,7 +153,7 @@ def slow_links(window: Window, size: int) -> tuple[dict[Link, list[Link]], set[L
         rivals = {link for link, own in calls.items() if len(own & explained) >= ALIKE * len(explained)}
         # Where there are several, it is one that is not known to be quick in the other direction.
         left = {link for link in rivals if not any(way[::-1] in quick for way in ways[link])}
-        candidates = rivals if len(rivals) == 1 else left
+        candidates = rivals if len(rivals) == 1 else _steadiest(window, directed, left or rivals, ways, size)
         if len(candidates) == 1 and len(explained) >= MESSAGES:
             slow |= {link: ways[link] for link in candidates}
         possible |= candidates or rivals
@@ -171,6 +173,23 @@ def _quick_ways(window: Window, directed: np.ndarray, size: int) -> set[Link]:
     counts = np.unique(directed[tells], return_counts=True)[1]
     is_quick = (2 * counts >= MESSAGES) & (took < FACTOR * usual) & np.isfinite(usual)
     return {divmod(group, size) for group in groups[is_quick].tolist()}
+
+
+def _steadiest(
+    window: Window, directed: np.ndarray, links: set[Link], ways: dict[Link, list[Link]], size: int
+) -> set[Link]:
+    """Give the link whose late messages took the steadiest time; all of them where none stands out.
+
+    A call lasts until the message has come that it waits for. If that is not the link's own, the time of the
+    link's seems to vary as the ranks do when they send.
+    """
+    spread = {}
+    for link in links:
+        directions = [source * size + dest for source, dest in ways[link]]
+        took = [window.waits.took[window.is_late & (directed == each)] for each in directions]
+        spread[link] = min(float(np.subtract(*np.quantile(each, (0.9, 0.1)))) for each in took)
+    steady = {link for link in links if all(spread[link] <= STEADY * spread[each] for each in links - {link})}
+    return steady or links
 
 
 def _named(links: dict[Link, list[Link]], waits: Waits) -> dict[tuple[int, ...], list[Link]]:
