@@ -14,7 +14,7 @@ from ...datatypes.layout import overlaps
 from ...datatypes.movers import has_mover, mover_address
 from ...datatypes.plain import MPI
 from ...datatypes.program import Program
-from ..choice import is_easy, is_misread
+from ..choice import is_easy_to_pack, is_easy_to_send, is_misread
 from ..densetype import dense_type
 from ..described import array_datatype
 from ..device import as_cupy, gpu_buffer, is_on_gpu, stage_gpu
@@ -24,7 +24,7 @@ from ..refusals import bounds_error, overlap_error
 _Question = TypeVar("_Question", bound=Callable[..., Any])
 
 # As layouts.h has them.
-_CONTIGUOUS, _ONE_RUN, _EASY, _MISREAD, _PREDEFINED = 1, 2, 4, 8, 16
+_CONTIGUOUS, _ONE_RUN, _EASY_TO_SEND, _EASY_TO_PACK, _MISREAD, _PREDEFINED = 1, 2, 4, 8, 16, 32
 _ATTRIBUTE = "interposer"
 # By their bytes.
 _INTEGERS = {1: "b", 2: "h", 4: "i", 8: "q"}
@@ -64,7 +64,8 @@ class Answers:
         if known.layout is None or not self._has_kernel:
             return None
         flags = _CONTIGUOUS * known.contiguous + _ONE_RUN * known.is_run(1)
-        flags += _EASY * is_easy(known.layout)
+        flags += _EASY_TO_SEND * is_easy_to_send(known.layout)
+        flags += _EASY_TO_PACK * is_easy_to_pack(known.layout)
         flags += _PREDEFINED * datatype.is_predefined
         dense = dense_type(known)
         return known.size, known.extent, flags, 0 if dense is None else dense.handle
@@ -87,7 +88,7 @@ class Answers:
         layout = strided_layout(shape, strides, itemsize, order="K")
         element = MPI._typedict.get(code)
         handle = 0 if element is None or element.Get_size() != itemsize else element.handle
-        flags = _EASY * is_easy(layout) + _MISREAD * is_misread(strides, itemsize, code)
+        flags = _EASY_TO_SEND * is_easy_to_send(layout) + _MISREAD * is_misread(strides, itemsize, code)
         return Program(layout).words, overlaps(layout), flags, handle
 
     @_uninterrupted

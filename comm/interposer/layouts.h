@@ -21,7 +21,7 @@ struct program {
     int64_t words[];
 };
 
-enum { CONTIGUOUS = 1, ONE_RUN = 2, EASY = 4, MISREAD = 8, PREDEFINED = 16 };
+enum { CONTIGUOUS = 1, ONE_RUN = 2, EASY_TO_SEND = 4, EASY_TO_PACK = 8, MISREAD = 16, PREDEFINED = 32 };
 
 /* A datatype, as far as a call needs to know it. */
 struct known {

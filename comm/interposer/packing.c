@@ -12,7 +12,7 @@ static const struct program *program_for(MPI_Datatype datatype, int64_t count, i
     if (passes(datatype) || count <= 0 || position < 0 || !know(datatype, &known) || is_run(&known, count))
         return NULL;
     const int64_t nbytes = count * known.size;
-    if (is_left(&packing_limits, nbytes, known.flags & EASY) || position + nbytes > size)
+    if (is_left(&packing_limits, nbytes, known.flags & EASY_TO_PACK) || position + nbytes > size)
         return NULL;
     return borrow_program(datatype, count, receives);
 }

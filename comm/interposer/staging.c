@@ -108,7 +108,7 @@ static int64_t stage_whole(struct operation *operation, int flags, struct stride
     const bool covers = array != NULL && *buffer == strided->begin && *type == array->element &&
                         count * blocks * array->itemsize == array->nbytes;
     if (covers && flags & DESCRIBES && !(flags & PACKED) && !(array->flags & MISREAD) &&
-        is_left(&message_limits, array->nbytes, array->flags & EASY) && describe(array, type))
+        is_left(&message_limits, array->nbytes, array->flags & EASY_TO_SEND) && describe(array, type))
         return 1;
     stage_strided(operation, covers ? flags : partly(flags), strided, buffer);
     return count;
@@ -166,7 +166,7 @@ bool stays(const void *buffer, int64_t count, MPI_Datatype type)
 {
     struct known known;
     return passes(type) || is_small(bytes_of(count, type)) || lies_together(buffer, count, type, 0, &known) ||
-           is_left(&message_limits, count * known.size, known.flags & EASY);
+           is_left(&message_limits, count * known.size, known.flags & EASY_TO_SEND);
 }
 
 int64_t stage_blocks(struct operation *operation, int flags, void **buffer, int64_t count, MPI_Datatype *type,
@@ -223,7 +223,7 @@ static bool stage_places(struct operation *operation, int flags, void **buffer, 
         const int64_t own = place[i].count * place[i].known.size;
         nbytes += own;
         largest = own > largest ? own : largest;
-        easy = easy && (place[i].known.flags & EASY);
+        easy = easy && (place[i].known.flags & EASY_TO_SEND);
         dense = dense && is_run(&place[i].known, place[i].count);
     }
     /* With one rank, Open MPI 5.0's Alltoallw takes displacements for extents and writes elsewhere. */
