@@ -169,6 +169,31 @@ else:
     assert second["waited"][0] > 0 == second["waited"][1]
 
 
+@pytest.mark.parametrize("end", ["request.Free()", "request.Wait(status)"])
+def test_a_message_that_was_cancelled_is_no_leak(tmp_path, end):
+    """Where the library cannot cancel it, it is received."""
+    text = f"""
+from mpi4py import MPI
+status = MPI.Status()
+request = MPI.COMM_SELF.Issend(bytearray(100), 0)
+request.Cancel()
+if request.Get_status(status) and status.Is_cancelled():
+    {end}
+else:
+    MPI.COMM_SELF.Recv(bytearray(100), 0)
+    request.Wait()
+sent, received = bytearray(10), bytearray(10)
+MPI.COMM_SELF.Isend(sent, 0).Free()
+MPI.COMM_SELF.Recv(received, 0)
+"""
+    file = tmp_path / "report.json"
+    status, output, errors = run(*WATCHED, "--report", file, "-c", text, ranks=1)
+    assert status == 0, output + errors
+    found = read_report(file)
+    assert found["verdicts"] == []
+    assert found["history"]["ranks"]["0"]["bytes_sent"] in ([10], [110])
+
+
 @pytest.mark.parametrize("way", ["variable", "function", "late"])
 def test_other_ways_to_ask(tmp_path, way):
     begin = {

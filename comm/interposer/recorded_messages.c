@@ -80,6 +80,15 @@ uint32_t count_sent(struct record *record, int32_t dest, uint8_t class, int64_t 
     return atomic_fetch_add_explicit(&peer->sent[class % TAG_CLASSES], 1, memory_order_relaxed);
 }
 
+void take_back(struct record *record, int32_t dest, uint8_t class, int64_t bytes)
+{
+    if (dest < 0)
+        return;
+    struct recorded_peer *peer = &record->peers[dest];
+    atomic_fetch_sub_explicit(&peer->bytes_sent, (uint64_t)(bytes < 0 ? 0 : bytes), memory_order_relaxed);
+    atomic_fetch_sub_explicit(&peer->sent[class % TAG_CLASSES], 1, memory_order_relaxed);
+}
+
 void add_end(const struct completion *completion, const struct recorded_message *end)
 {
     if (end->peer < 0)

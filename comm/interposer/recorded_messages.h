@@ -11,6 +11,8 @@ void begin_operation(struct record *record, struct recorded_call *call, const st
                      const struct known_comm *comm);
 /* The message's number among those that are counted together. */
 uint32_t count_sent(struct record *record, int32_t dest, uint8_t class, int64_t bytes);
+/* A message that was cancelled does not count. */
+void take_back(struct record *record, int32_t dest, uint8_t class, int64_t bytes);
 
 /* The call that completes messages, as their ends have it. */
 struct completion {

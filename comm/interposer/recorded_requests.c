@@ -56,6 +56,28 @@ static void remove_request(struct recorded_request *request)
     atomic_store_explicit(&request->handle, 0, memory_order_release);
 }
 
+/* Only of requests: MPICH leaves what a status says of that as it was where a matched probe finds a message.
+ */
+static bool is_cancelled(const MPI_Status *status)
+{
+    int cancelled = 0;
+    if (status != MPI_STATUS_IGNORE)
+        next.Test_cancelled(status, &cancelled);
+    return cancelled;
+}
+
+/* A request that the program frees may have been cancelled, which nobody could ask about later. */
+static void begin_free(struct record *record, MPI_Request handle, const struct request_facts *facts)
+{
+    int complete = 0;
+    MPI_Status status;
+    if (!facts->active || facts->sent_class == ANY_CLASS ||
+        next.Request_get_status(handle, &complete, &status) != MPI_SUCCESS)
+        return;
+    if (complete && is_cancelled(&status))
+        take_back(record, facts->dest, facts->sent_class, facts->bytes);
+}
+
 void begin_requests(struct record *record, struct given_requests *given, struct recorded_call *call,
                     const struct seen *seen)
 {
@@ -72,6 +94,8 @@ void begin_requests(struct record *record, struct given_requests *given, struct 
         given->requests[given->count++] = request;
         if (call->waits_for_all | call->waits_for_any)
             request->facts.awaited = (uint8_t)(call->lane + 1);
+        if (seen->waits == FREES)
+            begin_free(record, seen->requests[i], &request->facts);
     }
 }
 
@@ -122,16 +146,6 @@ static const MPI_Status *status_of(const struct seen *seen, int i)
     return place < 0 ? MPI_STATUS_IGNORE : &seen->status[place];
 }
 
-/* Only of requests: MPICH leaves what a status says of that as it was where a matched probe finds a message.
- */
-static bool is_cancelled(const MPI_Status *status)
-{
-    int cancelled = 0;
-    if (status != MPI_STATUS_IGNORE)
-        next.Test_cancelled(status, &cancelled);
-    return cancelled;
-}
-
 /* The communicator of a request that receives; NULL, without the search, where all of the message was said.
  */
 static const struct known_comm *comm_of(const struct request_facts *facts)
@@ -164,17 +178,20 @@ static int complete_requests(struct record *record, const struct given_requests 
             continue;
         completed++;
         const MPI_Status *status = status_of(seen, given->places[i]);
+        const bool came = !is_cancelled(status);
         struct recorded_message end = {.ordinal = facts->ordinal,
                                        .started = facts->started,
                                        .bytes = facts->bytes,
                                        .comm = facts->comm,
                                        .tag = facts->tag,
                                        .function = facts->function};
-        if (facts->sent_class != ANY_CLASS) {
+        if (facts->sent_class != ANY_CLASS && !came)
+            take_back(record, facts->dest, facts->sent_class, facts->bytes);
+        if (facts->sent_class != ANY_CLASS && came) {
             end.peer = facts->dest, end.class = facts->sent_class, end.sent = 1;
             add_end(completion, &end);
         }
-        if (facts->receives && !is_cancelled(status)) {
+        if (facts->receives && came) {
             end.peer = facts->source, end.class = facts->received_class, end.sent = 0;
             end_receive(record, completion, comm_of(facts), end, waited, status);
         }
