@@ -169,6 +169,34 @@ else:
     assert second["waited"][0] > 0 == second["waited"][1]
 
 
+def test_threads_make_communicators_in_any_order(tmp_path):
+    """Each of one of its own, for other collectives than the other thread."""
+    text = """
+import random, threading, time
+from mpi4py import MPI
+def work(parent, share, seed):
+    draw = random.Random(seed + 2 * MPI.COMM_WORLD.rank)
+    for _ in range(20):
+        time.sleep(draw.uniform(0, 0.01))
+        child = parent.Split(0, parent.rank)
+        grandchild = child.Dup()
+        share(grandchild)
+        grandchild.Free()
+        child.Free()
+parents = [MPI.COMM_WORLD.Dup() for _ in range(2)]
+kinds = [lambda comm: comm.Barrier(), lambda comm: comm.Bcast(bytearray(8))]
+threads = [threading.Thread(target=work, args=each) for each in zip(parents, kinds, (0, 1))]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+    file = tmp_path / "report.json"
+    status, output, errors = run(*WATCHED, "--report", file, "-c", text, ranks=2)
+    assert status == 0, output + errors
+    assert read_report(file)["verdicts"] == []
+
+
 @pytest.mark.parametrize("end", ["request.Free()", "request.Wait(status)"])
 def test_a_message_that_was_cancelled_is_no_leak(tmp_path, end):
     """Where the library cannot cancel it, it is received."""

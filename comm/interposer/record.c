@@ -102,7 +102,7 @@ static void begin_call(const struct seen *seen)
 static void add_made(const struct seen *seen)
 {
     if (*seen->newcomm != constants.null_comm)
-        add_comm(*seen->newcomm, seen->form == NONBLOCKING ? seen->comm : *seen->newcomm);
+        add_comm(*seen->newcomm, seen->form == NONBLOCKING ? seen->comm : *seen->newcomm, seen->comm);
 }
 
 /* The messages that the call itself has sent and received; whether one has come. */

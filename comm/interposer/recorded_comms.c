@@ -19,10 +19,8 @@ static int known_count;
 enum { RECENT = 16 };
 static struct known_comm *_Atomic recent[RECENT];
 static struct record *record;
-/* How many communicators each group has had. All its ranks make them in the same order. */
-static struct {
-    uint32_t group, made;
-} groups[KNOWN];
+/* Those whose parent is not known. */
+static struct children strays;
 
 __attribute__((constructor)) static void hold_lock_in_forks(void)
 {
@@ -80,23 +78,32 @@ static uint32_t mix(uint32_t hash, uint32_t number)
     return (hash ^ number) * 16777619u;
 }
 
-static uint32_t count_in_group(uint32_t group)
+/* Count another one of a group; 0 where there are too many groups. */
+static uint32_t count_child(struct children *children, uint32_t group)
 {
-    int i = home_of(group);
-    for (int tries = 0; groups[i].made > 0 && groups[i].group != group; i = (i + 1) % KNOWN)
-        if (++tries == KNOWN)
-            return 0;
-    groups[i].group = group;
-    return ++groups[i].made;
+    for (int i = 0; i < children->groups; i++)
+        if (children->each[i].group == group)
+            return ++children->each[i].made;
+    if (children->groups == KNOWN)
+        return 0;
+    const size_t bytes = ((size_t)children->groups + 1) * sizeof *children->each;
+    struct children_of_group *each = realloc(children->each, bytes);
+    if (each == NULL)
+        return 0;
+    each[children->groups++] = (struct children_of_group){group, 1};
+    children->each = each;
+    return 1;
 }
 
-/* The id depends on who is in the communicator and on how many the same ranks had before. */
-static uint32_t id_of(const struct known_comm *comm)
+/* The id depends on what the communicator was made of, on who is in it, and on how many of these the same
+ * ranks had before: threads may make others, of others, in any order. */
+static uint32_t id_of(const struct known_comm *comm, struct known_comm *parent)
 {
-    uint32_t group = 2166136261u;
+    const bool is_stray = parent == NULL || parent->is_inter;
+    uint32_t group = is_stray ? 2166136261u : mix(2166136261u, parent->id);
     for (int i = 0; i < comm->size; i++)
         group = mix(group, (uint32_t)world_rank(comm, i));
-    const uint32_t id = mix(group, count_in_group(group));
+    const uint32_t id = mix(group, count_child(is_stray ? &strays : &parent->children, group));
     return id == 0 ? 1 : id;
 }
 
@@ -119,6 +126,19 @@ static struct recorded_comm *take_place(const struct known_comm *comm)
     return place;
 }
 
+static void drop(struct children *children)
+{
+    free(children->each);
+    *children = (struct children){0};
+}
+
+static void discard(struct known_comm *comm)
+{
+    drop(&comm->children);
+    free(comm->ranks);
+    free(comm);
+}
+
 static void clear(int slot)
 {
     struct known_comm *comm = known[slot];
@@ -128,8 +148,7 @@ static void clear(int slot)
         recent[comm->id % RECENT] = NULL;
     known[slot] = NULL;
     known_count--;
-    free(comm->ranks);
-    free(comm);
+    discard(comm);
     /* Those behind it may have a home before it. */
     for (int i = slot, j = (i + 1) % KNOWN; known[j] != NULL; j = (j + 1) % KNOWN) {
         const int home = home_of((uint64_t)(uintptr_t)known[j]->handle);
@@ -141,8 +160,8 @@ static void clear(int slot)
     }
 }
 
-/* Enter a communicator; what MPI says of `asked` holds for it. */
-static struct known_comm *enter_comm(MPI_Comm handle, MPI_Comm asked)
+/* Enter a communicator; what MPI says of `asked` holds for it. Its parent is NULL where that is not known. */
+static struct known_comm *enter_comm(MPI_Comm handle, MPI_Comm asked, struct known_comm *parent)
 {
     struct known_comm *comm = known_count < KNOWN / 2 ? calloc(1, sizeof *comm) : NULL;
     if (comm == NULL) {
@@ -157,7 +176,7 @@ static struct known_comm *enter_comm(MPI_Comm handle, MPI_Comm asked)
         comm->is_inter = comm->ranks == NULL;
     }
     if (!comm->is_inter) {
-        comm->id = id_of(comm);
+        comm->id = id_of(comm, parent);
         comm->place = comm->size > 1 ? take_place(comm) : NULL;
     }
     known_count++;
@@ -173,7 +192,7 @@ struct known_comm *find_comm(MPI_Comm handle)
     pthread_mutex_lock(&lock);
     found = known[slot_of(handle)];
     if (found == NULL)
-        found = enter_comm(handle, handle);
+        found = enter_comm(handle, handle, NULL);
     pthread_mutex_unlock(&lock);
     return found;
 }
@@ -194,13 +213,14 @@ struct known_comm *comm_with_id(uint32_t id)
     return found;
 }
 
-void add_comm(MPI_Comm handle, MPI_Comm asked)
+void add_comm(MPI_Comm handle, MPI_Comm asked, MPI_Comm parent)
 {
+    find_comm(parent);
     pthread_mutex_lock(&lock);
     const int slot = slot_of(handle);
     if (known[slot] != NULL)
         clear(slot);
-    enter_comm(handle, asked);
+    enter_comm(handle, asked, known[slot_of(parent)]);
     pthread_mutex_unlock(&lock);
 }
 
@@ -216,7 +236,7 @@ void remove_comm(MPI_Comm handle)
 void open_comms(struct record *opened)
 {
     record = opened;
-    memset(groups, 0, sizeof groups);
+    drop(&strays);
     find_comm(constants.world);
 }
 
@@ -227,8 +247,7 @@ void close_comms(void)
         struct known_comm *comm = known[i];
         known[i] = NULL;
         if (comm != NULL)
-            free(comm->ranks);
-        free(comm);
+            discard(comm);
     }
     for (int i = 0; i < RECENT; i++)
         recent[i] = NULL;

@@ -4,6 +4,14 @@
 
 #include "record.h"
 
+/* How many communicators each group has made of one. All ranks of the group make these in the same order. */
+struct children {
+    struct children_of_group {
+        uint32_t group, made;
+    } *each;
+    int groups;
+};
+
 struct known_comm {
     MPI_Comm handle;
     uint32_t id;
@@ -14,6 +22,7 @@ struct known_comm {
     int size;
     /* Ranks of MPI_COMM_WORLD by ranks of this communicator; NULL where both are the same. */
     int32_t *ranks;
+    struct children children;
     bool is_inter;
 };
 
@@ -24,9 +33,9 @@ void close_comms(void);
 struct known_comm *find_comm(MPI_Comm handle);
 /* NULL for one that is known no more. */
 struct known_comm *comm_with_id(uint32_t id);
-/* One that has just been made; its handle may have been another's. MPI is asked about `asked`, which has the
- * same group: one that is still being made cannot be asked itself. */
-void add_comm(MPI_Comm handle, MPI_Comm asked);
+/* One that has just been made of `parent`; its handle may have been another's. MPI is asked about `asked`,
+ * which has the same group: one that is still being made cannot be asked itself. */
+void add_comm(MPI_Comm handle, MPI_Comm asked, MPI_Comm parent);
 /* One that is about to be freed. */
 void remove_comm(MPI_Comm handle);
 
