@@ -16,6 +16,8 @@ _BUSY = 0.05
 _TICK = 1.0 / os.sysconf("SC_CLK_TCK")
 # A flag of processes.
 _EXITING = 0x4
+# A process with much memory to give back may take longer, and how it has ended is not said then.
+_SECONDS_TO_EXIT = 0.05
 # `struct pidfd_info` with PIDFD_INFO_EXIT, since Linux 6.15: the status of a process that is gone.
 _GET_INFO = 3 << 30 | 64 << 16 | 0xFF << 8 | 11
 _WITH_EXIT = 1 << 3
@@ -163,6 +165,10 @@ class Process:
         """It is gone: learn what can be known of that."""
         self.is_gone, self._quiet_since, self._state = True, now, "dead"
         self.learn_end()
+        # It may still be on its way out.
+        while not self.ended_by and self._fields() and time.monotonic() < now + _SECONDS_TO_EXIT:
+            time.sleep(_SECONDS_TO_EXIT / 50)
+            self.learn_end()
 
     def learn_end(self) -> None:
         """Ask how it has ended: it can be known before its parent has asked, and with a new Linux after."""
