@@ -415,6 +415,26 @@ def test_a_wrong_count(program):
     assert verdict["sentence"].count("at faults.py:") == 2
 
 
+def test_a_count_that_fails_before_all_have_come(tmp_path):
+    """The mismatch is known when the last rank comes, and the failure follows from it."""
+    text = """
+import time
+import numpy as np
+from mpi4py import MPI
+comm = MPI.COMM_WORLD
+comm.Barrier()
+if comm.rank == 2:
+    time.sleep(0.15)
+comm.Bcast(np.ones(100 if comm.rank == 1 else 1000), 0)
+comm.Barrier()
+"""
+    file = tmp_path / "report.json"
+    status, output, errors = run(*WATCHED, "--report", file, "-c", text, ranks=3)
+    assert status != 0, output + errors
+    first = read_report(file)["verdicts"][0]
+    assert (first["kind"], first["ranks"]) == ("mismatch", [1])
+
+
 def test_a_deadlock(program):
     status, found, _, _ = watch(program, "deadlock", "--on-hang", "abort")
     assert status != 0

@@ -10,7 +10,19 @@ from .snapshot import Snapshot
 
 # Calls whose counterparts on other ranks have not been seen yet.
 MOST_PENDING = 16384
-_FIELDS = ("sequence", "comm", "function", "signature", "bytes", "dest", "entered", "left", "inside", "lane")
+_FIELDS = (
+    "sequence",
+    "comm",
+    "function",
+    "signature",
+    "bytes",
+    "dest",
+    "entered",
+    "left",
+    "inside",
+    "lane",
+    "error",
+)
 
 
 class Gathered(NamedTuple):
@@ -41,11 +53,14 @@ class Gatherer:
         Ids of communicators that each rank has used.
     sizes : dict of int to int
         Of communicators.
+    has_failed_early : bool
+        Whether a collective has failed on some rank, and not all have come to it.
     """
 
     def __init__(self) -> None:
         self.known: dict[int, set[int]] = {}
         self.sizes: dict[int, int] = {}
+        self.has_failed_early = False
         self._pending: dict[str, np.ndarray] | None = None
 
     def add(self, snapshot: Snapshot) -> Gathered | None:
@@ -80,6 +95,8 @@ class Gatherer:
         sizes = np.array([self.sizes.get(comm, 0) for comm in comms.tolist()])[inverse]
         ended = np.minimum.reduceat(columns["left"], begins) > 0
         complete = ended & (counts == sizes)
+        has_failed = np.maximum.reduceat(columns["error"], begins) > 0
+        self.has_failed_early = bool((has_failed & (counts < sizes)).any())
         self._keep(columns, np.repeat(complete, counts))
         return Gathered(columns, begins, counts, complete)
 

@@ -75,8 +75,8 @@ class Judge:
 
     @property
     def is_undecided(self) -> bool:
-        """Whether ranks disagree, and it is not clear yet which of them are to blame."""
-        return bool(self._mismatches.undecided)
+        """Whether ranks disagree, or seem to, and it is not clear yet which of them are to blame."""
+        return bool(self._mismatches.undecided) or self._gatherer.has_failed_early
 
     def _deaths(self, snapshot: Snapshot) -> list[Verdict]:
         """Ranks that are gone and had not left MPI, those that went first at the front."""

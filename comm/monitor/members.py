@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -143,8 +144,9 @@ def stacks_of(members: Iterable[Member]) -> dict[int, str]:
             found[member.rank] = f"no stack: it is {state}, and answers no signal"
         else:
             asked += [member] if member.process.send(member.stack_signal) else []
+    end = time.monotonic() + SECONDS_TO_ANSWER
     for member in asked:
-        stack = read_stack(member.pipe) or member.last_stack
+        stack = read_stack(member.pipe, end) or member.last_stack
         found[member.rank] = stack or f"no stack: no answer within {SECONDS_TO_ANSWER:g} s"
     return found
 

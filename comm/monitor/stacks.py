@@ -14,8 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from threading import current_thread, main_thread
 
-# Ranks that hang or compute answer within milliseconds, those that share a core a little later.
-SECONDS_TO_ANSWER = 0.3
+# Ranks that hang or compute answer within milliseconds, those that share a core with many others far later.
+SECONDS_TO_ANSWER = 0.7
 _FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+|\?\?\?) in (?P<function>.*)$')
 
 
@@ -74,12 +74,13 @@ def unasked_stack(pipe: int) -> str:
     return found.decode(errors="replace").rstrip()
 
 
-def read_stack(pipe: int, seconds: float = SECONDS_TO_ANSWER) -> str:
-    """Read what a rank writes that has got the signal; nothing if it does not answer in time."""
-    found, end = b"", time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
+def read_stack(pipe: int, end: float) -> str:
+    """Read what a rank writes that has got the signal; nothing if it has not begun by `end`."""
+    found = b""
+    while True:
         # Once it has begun, it goes on without a pause.
-        if not select.select([pipe], [], [], min(left, 0.03) if found else left)[0]:
+        left = 0.03 if found else max(end - time.monotonic(), 0.0)
+        if not select.select([pipe], [], [], left)[0]:
             break
         try:
             part = os.read(pipe, 65536)
