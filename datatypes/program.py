@@ -55,6 +55,10 @@ class Loop:
     packed: int
 
 
+# In place of a loop over instances, where there is one.
+_ONCE = Loop(1, 0, 0)
+
+
 class Program:
     """The copy loops of a layout.
 
@@ -86,7 +90,17 @@ class Program:
         tile = max(1, _TILE_BYTES // max(1, abs(stride))) if len(rows) > 1 else _ALL
         low, high = layout.bounds()
         near = int(high - low <= _NEAR_BYTES)
-        header = [len(rows), layout.extent, self.nbytes, copies, stride, pattern, tile, near]
+        self._fill([len(rows), layout.extent, self.nbytes, copies, stride, pattern, tile, near], rows)
+
+    @classmethod
+    def of_rows(cls, rows: list[Offsets], nbytes: int) -> Program:
+        """Make a program for one instance from its rows."""
+        program = cls.__new__(cls)
+        program.nbytes = nbytes
+        program._fill([len(rows), 0, nbytes, 1, 0, nbytes, _ALL, 0], rows)
+        return program
+
+    def _fill(self, header: list[int], rows: list[Offsets]) -> None:
         self.words = np.concatenate([np.array(header, np.int64), *rows])
         self.address = int(self.words.ctypes.data)
 
@@ -94,8 +108,7 @@ class Program:
 def _rows(node: Node, memory: int, packed: int, loops: list[Loop], instance: Loop) -> Iterator[Offsets]:
     match node:
         case Dense(length) if length:
-            for where_m, where_p, nest in _nests(loops, length, memory, packed):
-                yield _row(STRIDED, where_m, where_p, length, nest, instance)
+            yield from strided_rows(loops, length, memory, packed, instance)
         case Stream(count, stride, child):
             yield from _rows(child, memory, packed, [*loops, Loop(count, stride, size(child))], instance)
         case Runs():
@@ -106,6 +119,19 @@ def _rows(node: Node, memory: int, packed: int, loops: list[Loop], instance: Loo
                 packed += size(child)
 
 
+def strided_rows(
+    loops: list[Loop], length: int, memory: int, packed: int, instance: Loop = _ONCE
+) -> Iterator[Offsets]:
+    """Rows for runs of `length` bytes in some loops, in an order that suits the cache."""
+    for where_m, where_p, nest in _nests(loops, length, memory, packed):
+        yield _row(STRIDED, where_m, where_p, length, nest, instance)
+
+
+def listed_row(memory: Offsets, packed: Offsets, lengths: Offsets, loops: list[Loop]) -> Offsets:
+    """One row for runs of which both places are listed."""
+    return _row(LISTED_UNEQUAL, 0, 0, 0, loops, _ONCE, np.stack([memory, packed, lengths]))
+
+
 def _nests(loops: list[Loop], length: int, memory: int, packed: int) -> Iterator[tuple[int, int, list[Loop]]]:
     """Order the loops for the cache; a transposed pair is cut into stripes, and a rest beside them."""
     nest = sorted(loops, key=lambda loop: abs(loop.memory), reverse=True)
@@ -113,7 +139,7 @@ def _nests(loops: list[Loop], length: int, memory: int, packed: int) -> Iterator
         yield memory, packed, nest
         return
     inner = nest[-1]
-    dense_side = min(nest, key=lambda loop: loop.packed)
+    dense_side = min(nest, key=lambda loop: abs(loop.packed))
     stripe = max(2, _STRIPE_BYTES // length)
     if dense_side is inner or inner.count <= stripe or length >= _STRIPE_BYTES:
         yield memory, packed, nest
