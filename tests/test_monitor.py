@@ -148,6 +148,14 @@ def test_a_normal_end(program):
         assert all(row[7] == 32 for row in calls)
 
 
+def test_no_warning_at_the_end():
+    """Python's of what is still open."""
+    text = "from mpi4py import MPI; MPI.COMM_WORLD.Barrier()"
+    command = ["-W", "always::ResourceWarning", *WATCHED, "-c", text]
+    status, output, errors = run(*command, ranks=2)
+    assert (status, output, errors) == (0, "", "")
+
+
 def test_what_a_rank_has_exchanged(tmp_path):
     text = """
 from mpi4py import MPI

@@ -6,6 +6,7 @@ its record and the pipe for its Python stacks, and has nothing to do with it fro
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import os
 import socket
@@ -277,6 +278,8 @@ def _attach(name: str) -> str:
         if memory >= 0:
             os.close(memory)
     _state.connection = connection
+    # The system closes it when the process is gone, which the watcher sees; Python would warn of that.
+    atexit.register(connection.detach)
     _listen_to_notices()
     return ""
 
