@@ -107,9 +107,11 @@ class Watcher:
             self.findings.options = self.options
             member.notice_signal = int(message.get("notice", member.notice_signal))
         elif message.get("kind") == "failing":
+            # It may have failed because ranks disagree.
+            self._look_before_the_end()
             member.failure, member.failure_stack = str(message.get("what")), str(message.get("stack", ""))
             self.findings.is_wanted |= message.get("is_wanted") is True
-            self._look_before_the_end()
+            self.look()
             self._answer(member, "saving")
             self.save_commits()
             self._answer(member, "seen")
