@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -37,6 +38,31 @@ def make_record(version=memory.VERSION, ranks=3):
     os.truncate(file, memory.size_of(ranks))
     os.pwrite(file, head.tobytes(), 0)
     return file
+
+
+def test_a_thread_that_sleeps_is_interrupted():
+    """Not another one in its place, which happens when it is still to handle another signal."""
+    text = """
+import signal, threading, time
+signal.signal(signal.SIGUSR1, lambda *_: None)
+signal.signal(signal.SIGUSR2, lambda *_: print("awake", flush=True))
+for _ in range(4):
+    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+print("ready", flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, text=True) as child:
+        try:
+            process = Process(child.pid, ProcessTable())
+            assert child.stdout.readline() == "ready\n"
+            for _ in range(50):
+                time.sleep(0.005)
+                assert process.interrupt(signal.SIGUSR1)
+                assert process.interrupt(signal.SIGUSR2)
+                assert select.select([child.stdout], [], [], 10)[0]
+                assert child.stdout.readline() == "awake\n"
+        finally:
+            child.kill()
 
 
 def test_a_record_of_another_version():

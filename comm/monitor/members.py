@@ -102,7 +102,7 @@ class Member:
         except OSError:
             # It has not read those before, and this one is in the report.
             return
-        self.process.send(self.notice_signal)
+        self.process.interrupt(self.notice_signal)
 
     def let_go(self) -> None:
         """Let its launcher know that it has ended."""
@@ -143,7 +143,7 @@ def stacks_of(members: Iterable[Member]) -> dict[int, str]:
         elif state in ("stopped", "traced"):
             found[member.rank] = f"no stack: it is {state}, and answers no signal"
         else:
-            asked += [member] if member.process.send(member.stack_signal) else []
+            asked += [member] if member.process.interrupt(member.stack_signal) else []
     end = time.monotonic() + SECONDS_TO_ANSWER
     for member in asked:
         stack = read_stack(member.pipe, end) or member.last_stack

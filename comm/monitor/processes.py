@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import signal
@@ -18,6 +19,9 @@ _TICK = 1.0 / os.sysconf("SC_CLK_TCK")
 _EXITING = 0x4
 # A process with much memory to give back may take longer, and how it has ended is not said then.
 _SECONDS_TO_EXIT = 0.05
+# PIDFD_SIGNAL_THREAD, since Linux 6.9; before, the C library's function where it has one.
+_TO_THREAD = 1
+_tgkill = getattr(ctypes.CDLL(None), "tgkill", None)
 # `struct pidfd_info` with PIDFD_INFO_EXIT, since Linux 6.15: the status of a process that is gone.
 _GET_INFO = 3 << 30 | 64 << 16 | 0xFF << 8 | 11
 _WITH_EXIT = 1 << 3
@@ -76,6 +80,21 @@ class Process:
                 os.kill(self.number, number)
         except OSError:
             return False
+        return True
+
+    def interrupt(self, number: int) -> bool:
+        """Send its main thread a signal; tell whether it was there.
+
+        Of one that is sent to a process, Linux may choose another thread, and the main one sleeps on.
+        """
+        if self.is_gone or self.is_exiting():
+            return False
+        try:
+            signal.pidfd_send_signal(self.file, number, None, _TO_THREAD)
+        except OSError:
+            if _tgkill is None:
+                return self.send(number)
+            return bool(_tgkill(self.number, self.number, number) == 0)
         return True
 
     def is_exiting(self) -> bool:
