@@ -328,10 +328,10 @@ def test_all_ranks_killed(program):
 
 
 @contextmanager
-def begun(program, ranks):
-    """A job of which one rank sleeps; give mpiexec, the report, and what has been said, in a file."""
+def begun(program, ranks, mode="sleep"):
+    """A job of which one rank hangs; give mpiexec, the report, and what has been said, in a file."""
     file, said = program.parent / "report.json", program.parent / "said.txt"
-    command = [sys.executable, *WATCHED, "--report", str(file), str(program), "sleep"]
+    command = [sys.executable, *WATCHED, "--report", str(file), str(program), mode]
     with said.open("wb") as errors:
         job = subprocess.Popen(
             launch.mpiexec(ranks, command),
@@ -374,6 +374,17 @@ def test_a_job_that_somebody_ends(program):
         assert len(lines) <= 1
         wanted = r"all ranks were ended by SIGTERM, rank \d first|rank \d on \S+ is dead, outside MPI$"
         assert all(re.search(wanted, line) for line in lines)
+
+
+def test_a_job_with_a_stopped_rank_that_somebody_ends(program):
+    """It ends by another signal than the others."""
+    with begun(program, ranks=3, mode="stop") as (job, file, _):
+        time.sleep(2.5)
+        job.terminate()
+        job.wait()
+        found = read_report(file)
+    # Nobody has died on his own.
+    assert [(each["kind"], each["ranks"]) for each in found["verdicts"]] == [("stuck", [1])]
 
 
 # Ranks that hang

@@ -44,6 +44,8 @@ class Aftermath:
     def __init__(self) -> None:
         self._held: list[tuple[float, Verdict]] = []
         self._dead: set[int] = set()
+        # A stopped rank takes no signal but SIGKILL, by which mpiexec ends it in the end.
+        self._stopped: set[int] = set()
         self._wished: Verdict | None = None
         self._mismatched_at = float("-inf")
         self.wish = ""
@@ -59,6 +61,7 @@ class Aftermath:
             Whether all ranks are gone.
         """
         said, now = [], snapshot.time
+        self._stopped |= {rank for rank, view in snapshot.ranks.items() if view.state == "stopped"}
         for verdict in sorted(verdicts, key=_is_plain_death):
             if verdict.kind != "dead":
                 if not (is_over and self._dead):
@@ -86,7 +89,8 @@ class Aftermath:
         """Tell a job that somebody has ended from one that mpiexec ended because of the first death."""
         self._held.clear()
         end = first.evidence["ended_by"]
-        if not {view.ended_by for view in snapshot.ranks.values()} <= {end, ""}:
+        ends = {view.ended_by for rank, view in snapshot.ranks.items() if rank not in self._stopped}
+        if not ends <= {end, ""}:
             return [first]
         self.wish = f"all ranks were ended by {end}, rank {first.ranks[0]} first"
         return []
