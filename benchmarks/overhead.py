@@ -177,7 +177,7 @@ def start_recording() -> None:
     """Begin a record that nobody reads, and pause it."""
     module = interposer()
     file = os.memfd_create("record")
-    module.start_record(file, RANK, WORLD.size)
+    module.start_record(file, RANK, WORLD.size, WORLD.handle)
     os.close(file)
     module.go_on_recording(False)
 

@@ -252,6 +252,52 @@ assert roundelay.monitor(report=sys.argv[1])
     assert found["history"]["ranks"]["0"]["timeline"][0][2] == "Barrier"
 
 
+def test_communicators_older_than_the_record_may_be_used_in_any_order(tmp_path):
+    """And so may those that are made of them."""
+    text = """
+import sys, time
+from roundelay import MPI, monitor
+world = MPI.COMM_WORLD
+old = [world.Dup() for _ in range(2)]
+assert monitor(report=sys.argv[1])
+for make in (lambda comm: comm, lambda comm: comm.Dup()):
+    first, second = map(make, old)
+    if world.rank:
+        first, second = second, first
+    order = (1, 2) if world.rank == 0 else (2, 1)
+    other = 1 - world.rank
+    requests = [first.Isend(bytearray(8), other, order[0]), second.Isend(bytearray(8), other, order[1])]
+    for comm, tag in ((first, order[0]), (second, order[1])):
+        comm.Recv(bytearray(8), other, tag)
+    MPI.Request.Waitall(requests)
+    begin = {1: lambda comm: comm.Ibarrier(), 2: lambda comm: comm.Ibcast(bytearray(16), 0)}
+    requests = [begin[order[0]](first), begin[order[1]](second)]
+    time.sleep(0.5)
+    MPI.Request.Waitall(requests)
+"""
+    file = tmp_path / "report.json"
+    status, output, errors = run("-c", text, file, ranks=2)
+    assert status == 0, output + errors
+    assert read_report(file)["verdicts"] == []
+
+
+def test_the_communicator_that_is_watched_is_judged_though_it_is_older(tmp_path):
+    text = """
+import sys, time
+from roundelay import MPI, monitor
+comm = MPI.COMM_WORLD.Dup()
+assert monitor(comm, report=sys.argv[1])
+if comm.rank:
+    # The watcher begins only now.
+    time.sleep(4)
+comm.Barrier()
+"""
+    file = tmp_path / "report.json"
+    status, output, errors = run("-c", text, file, ranks=2)
+    assert status == 0, output + errors
+    assert [(each["kind"], each["ranks"]) for each in read_report(file)["verdicts"]] == [("stuck", [1])]
+
+
 def test_a_job_that_ends_before_its_watcher_has_begun(tmp_path):
     file = tmp_path / "report.json"
     text = "from roundelay import MPI, monitor; import sys; monitor(report=sys.argv[1])"

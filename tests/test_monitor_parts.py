@@ -118,7 +118,7 @@ from roundelay.comm.monitor.reading import Record
 comm = MPI.COMM_WORLD
 other, size = 1 - comm.rank, comm.size
 file = os.memfd_create("record")
-interposer().start_record(file, comm.rank, size)
+interposer().start_record(file, comm.rank, size, comm.handle)
 clock = Clock(interposer().ticks, (interposer().ticks(), time.monotonic_ns()))
 record = Record(file, tuple(interposer().functions()))
 out, into = np.ones(8), np.empty((3, 8))

@@ -183,15 +183,17 @@ static PyObject *counts(PyObject *module, PyObject *nothing)
                          count_choices());
 }
 
-PyDoc_STRVAR(record_text, "start_record(file, rank, ranks)\n--\n\n"
-                          "Record calls in a file, which is made as long as that takes.");
+PyDoc_STRVAR(record_text, "start_record(file, rank, ranks, comm)\n--\n\n"
+                          "Record calls in a file, which is made as long as that takes, on all ranks of a "
+                          "communicator, of which this is the handle.");
 static PyObject *start(PyObject *module, PyObject *arguments)
 {
     (void)module;
     int file, rank, ranks;
-    if (!PyArg_ParseTuple(arguments, "iii", &file, &rank, &ranks))
+    unsigned long long comm;
+    if (!PyArg_ParseTuple(arguments, "iiiK", &file, &rank, &ranks, &comm))
         return NULL;
-    errno = start_record(file, rank, ranks);
+    errno = start_record(file, rank, ranks, (MPI_Comm)(intptr_t)comm);
     return errno == 0 ? Py_NewRef(Py_None) : PyErr_SetFromErrno(PyExc_OSError);
 }
 

@@ -173,7 +173,7 @@ bool is_inside_call(void)
     return depth > 0;
 }
 
-int start_record(int file, int rank, int ranks)
+int start_record(int file, int rank, int ranks, MPI_Comm watched)
 {
     if (record != NULL)
         return EALREADY;
@@ -191,7 +191,7 @@ int start_record(int file, int rank, int ranks)
     clock_gettime(CLOCK_MONOTONIC, &now);
     record->ticks = read_ticks();
     record->nanoseconds = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-    open_comms(record);
+    open_comms(record, watched);
     record->version = RECORD_VERSION;
     observer = &recorder;
     return 0;

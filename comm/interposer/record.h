@@ -153,8 +153,8 @@ struct record {
 };
 
 /* Begin to write to a file, which is made as long as that takes; 0, or the number of an error. A process has
- * one record. */
-int start_record(int file, int rank, int ranks);
+ * one record. All ranks of the communicator that is watched begin theirs now. */
+int start_record(int file, int rank, int ranks, MPI_Comm watched);
 /* Stop for a while, or go on. */
 void go_on_recording(bool on);
 

@@ -19,8 +19,8 @@ static int known_count;
 enum { RECENT = 16 };
 static struct known_comm *_Atomic recent[RECENT];
 static struct record *record;
-/* Those whose parent is not known. */
-static struct children strays;
+/* Those that were made of intercommunicators. */
+static struct children merged;
 
 __attribute__((constructor)) static void hold_lock_in_forks(void)
 {
@@ -96,14 +96,15 @@ static uint32_t count_child(struct children *children, uint32_t group)
 }
 
 /* The id depends on what the communicator was made of, on who is in it, and on how many of these the same
- * ranks had before: threads may make others, of others, in any order. */
+ * ranks had before: threads may make others, of others, in any order. Strays of the same ranks share one. */
 static uint32_t id_of(const struct known_comm *comm, struct known_comm *parent)
 {
-    const bool is_stray = parent == NULL || parent->is_inter;
-    uint32_t group = is_stray ? 2166136261u : mix(2166136261u, parent->id);
+    const bool has_name = parent != NULL && !parent->is_inter && !comm->is_stray;
+    uint32_t id = has_name ? mix(2166136261u, parent->id) : 2166136261u;
     for (int i = 0; i < comm->size; i++)
-        group = mix(group, (uint32_t)world_rank(comm, i));
-    const uint32_t id = mix(group, count_child(is_stray ? &strays : &parent->children, group));
+        id = mix(id, (uint32_t)world_rank(comm, i));
+    if (!comm->is_stray)
+        id = mix(id, count_child(has_name ? &parent->children : &merged, id));
     return id == 0 ? 1 : id;
 }
 
@@ -176,8 +177,9 @@ static struct known_comm *enter_comm(MPI_Comm handle, MPI_Comm asked, struct kno
         comm->is_inter = comm->ranks == NULL;
     }
     if (!comm->is_inter) {
+        comm->is_stray = asked != constants.world && (parent == NULL || parent->is_stray);
         comm->id = id_of(comm, parent);
-        comm->place = comm->size > 1 ? take_place(comm) : NULL;
+        comm->place = comm->size > 1 && !comm->is_stray ? take_place(comm) : NULL;
     }
     known_count++;
     known[slot_of(handle)] = comm;
@@ -233,11 +235,13 @@ void remove_comm(MPI_Comm handle)
     pthread_mutex_unlock(&lock);
 }
 
-void open_comms(struct record *opened)
+void open_comms(struct record *opened, MPI_Comm watched)
 {
     record = opened;
-    drop(&strays);
+    drop(&merged);
     find_comm(constants.world);
+    if (watched != constants.world)
+        add_comm(watched, watched, constants.world);
 }
 
 void close_comms(void)

@@ -15,8 +15,8 @@ struct children {
 struct known_comm {
     MPI_Comm handle;
     uint32_t id;
-    /* Where it stands in the record; NULL where there was no room, and for what has no collectives of a
-     * group.
+    /* Where it stands in the record; NULL where there was no room, for strays, and for what has no
+     * collectives of a group.
      */
     struct recorded_comm *place;
     int size;
@@ -24,10 +24,13 @@ struct known_comm {
     int32_t *ranks;
     struct children children;
     bool is_inter;
+    /* Made before the record began, or unseen, or of one that was: each rank meets these in an order of its
+     * own, so that it is not known which of them on one rank is which on another. */
+    bool is_stray;
 };
 
-/* Begin with no communicators but MPI_COMM_WORLD. */
-void open_comms(struct record *record);
+/* Begin with no communicators but MPI_COMM_WORLD, and the one whose ranks all begin now. */
+void open_comms(struct record *record, MPI_Comm watched);
 void close_comms(void);
 /* A communicator, which is looked up in MPI when it is first seen. */
 struct known_comm *find_comm(MPI_Comm handle);

@@ -67,7 +67,8 @@ class Messages:
             return int(counts.sum()) > 0
         # Receives that were posted before take theirs first, if it is sure that they take this one.
         earlier = 0
-        if post.tag >= 0:
+        # Communicators without members known here may have an id together with others.
+        if post.tag >= 0 and post.comm in self._views[rank].members:
             earlier = sum(
                 each[:3] == (source, post.comm, post.tag) and each.started < post.started
                 for each in self.posts(rank)

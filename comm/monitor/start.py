@@ -210,7 +210,7 @@ def _begin(comm: MPI.Intracomm | None) -> bool:
         if not name:
             name, reason = node.bcast(_start_now() if node.rank == 0 else None)
         if not reason:
-            reason = _attach(name)
+            reason = _attach(name, plain)
         reasons = node.gather((plain.rank, reason))
         if reasons:
             _say_who_is_not(reasons)
@@ -242,7 +242,7 @@ def _start_now() -> tuple[str, str]:
     return _state.prepared[0], ""
 
 
-def _attach(name: str) -> str:
+def _attach(name: str, watched: MPI.Intracomm) -> str:
     """Begin to record, and hand the record to the watcher; why not, if that fails."""
     from ..interposer import interposer, why_not
 
@@ -260,7 +260,7 @@ def _attach(name: str) -> str:
         memory = os.memfd_create("roundelay-record", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         rank, ranks = _place()
         stacks = _state.stacks = StackPipe()
-        module.start_record(memory, rank, ranks)
+        module.start_record(memory, rank, ranks, watched.handle)
         # What is still to be said between the ranks of this node is not the program's.
         module.go_on_recording(False)
         # The watcher could not read what shrinks beneath it.
