@@ -1,6 +1,7 @@
 """Jobs that lose ranks, in processes of their own, and the parts of recovery one by one."""
 
 import json
+import re
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -269,6 +270,32 @@ job.comm.Barrier()
     status, lines = run_with_ulfm(3, "-m", *way, program(tmp_path, PROLOGUE + text))
     assert status not in (0, None), lines
     assert any("only here" in line for line in lines)
+
+
+@only_open_mpi
+def test_survivors_are_still_watched(tmp_path):
+    """How their communicator is made is not intercepted."""
+    text = """
+import time
+
+job = roundelay.resilient(world)
+try:
+    for step in range(40):
+        job.comm.Allreduce(np.ones(1), np.empty(1))
+        time.sleep(0.01)
+        if step == 10 and world.rank == 2:
+            die()
+except MPI.Exception:
+    job.recover()
+if world.rank == 1:
+    time.sleep(60)
+job.comm.Allreduce(np.ones(1), np.empty(1))
+"""
+    job = ["-m", "roundelay", "run", "--monitor", "--on-hang", "abort", program(tmp_path, PROLOGUE + text)]
+    _, lines = run_with_ulfm(4, *job)
+    assert any(
+        re.search(r"2 of 3 ranks wait in Allreduce .* rank 1 is at program\.py", line) for line in lines
+    )
 
 
 @only_open_mpi

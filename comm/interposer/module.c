@@ -7,6 +7,7 @@
 #include "lost.h"
 #include "methods.h"
 #include "record.h"
+#include "recorded_comms.h"
 #include "relocations.h"
 #include "requests.h"
 #include "staging.h"
@@ -183,6 +184,19 @@ static PyObject *counts(PyObject *module, PyObject *nothing)
                          count_choices());
 }
 
+PyDoc_STRVAR(name_comm_text, "name_comm(comm)\n--\n\n"
+                             "Record the collectives of a communicator that all its ranks have made in a way "
+                             "that is not intercepted.");
+static PyObject *name_made(PyObject *module, PyObject *argument)
+{
+    (void)module;
+    const unsigned long long comm = PyLong_AsUnsignedLongLong(argument);
+    if (PyErr_Occurred() != NULL)
+        return NULL;
+    name_comm((MPI_Comm)(intptr_t)comm);
+    Py_RETURN_NONE;
+}
+
 PyDoc_STRVAR(record_text, "start_record(file, rank, ranks, comm)\n--\n\n"
                           "Record calls in a file, which is made as long as that takes, on all ranks of a "
                           "communicator, of which this is the handle.");
@@ -278,6 +292,7 @@ static PyMethodDef functions[] = {
     {"raise_later", raise_later, METH_O, NULL},
     {"engage", engage, METH_O, NULL},
     {"forget_choices", forget_choices_of, METH_O, choices_text},
+    {"name_comm", name_made, METH_O, name_comm_text},
     {"start_record", start, METH_VARARGS, record_text},
     {"go_on_recording", go_on, METH_O, NULL},
     {"prepare_last_words", last_words, METH_VARARGS, last_words_text},

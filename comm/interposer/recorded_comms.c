@@ -226,6 +226,12 @@ void add_comm(MPI_Comm handle, MPI_Comm asked, MPI_Comm parent)
     pthread_mutex_unlock(&lock);
 }
 
+void name_comm(MPI_Comm handle)
+{
+    if (record != NULL)
+        add_comm(handle, handle, constants.world);
+}
+
 void remove_comm(MPI_Comm handle)
 {
     pthread_mutex_lock(&lock);

@@ -39,6 +39,8 @@ struct known_comm *comm_with_id(uint32_t id);
 /* One that has just been made of `parent`; its handle may have been another's. MPI is asked about `asked`,
  * which has the same group: one that is still being made cannot be asked itself. */
 void add_comm(MPI_Comm handle, MPI_Comm asked, MPI_Comm parent);
+/* One that all its ranks have made in a way that is not seen here, if there is a record. */
+void name_comm(MPI_Comm handle);
 /* One that is about to be freed. */
 void remove_comm(MPI_Comm handle);
 

@@ -242,7 +242,7 @@ def _start_now() -> tuple[str, str]:
     return _state.prepared[0], ""
 
 
-def _attach(name: str, watched: MPI.Intracomm) -> str:
+def _attach(name: str, watched: MPI.Comm) -> str:
     """Begin to record, and hand the record to the watcher; why not, if that fails."""
     from ..interposer import interposer, why_not
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ...datatypes.plain import MPI
 from ..communicators import promote
+from ..interposer import interposer
 from .derived import remember
 from .presence import Presence
 from .telling import tell_all
@@ -69,6 +70,13 @@ class Survivors:
         return self._tags
 
 
+def _record(comm: MPI.Intracomm) -> None:
+    """Let the fault monitor know it: how it is made is not intercepted."""
+    module = interposer()
+    if module is not None:
+        module.name_comm(comm.handle)
+
+
 def survivors_of(comm: MPI.Comm) -> Survivors | None:
     """Those whose communicator this is."""
     found: Any = comm.Get_attr(_keyval())
@@ -102,6 +110,7 @@ def gather_survivors(old: MPI.Comm, told: Any, presence: Presence) -> tuple[Surv
             with presence.waiting(lambda: True):
                 has_heard = messages.Agree(int(bool(everyone)))
             if has_heard:
+                _record(new)
                 return Survivors(new, messages, presence), everyone
         except MPI.Exception:
             pass
