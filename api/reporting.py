@@ -12,6 +12,7 @@ import click
 from .comm.monitor.page.document import page
 from .comm.monitor.page.report_file import NotAReport, Report, read_report
 from .comm.monitor.page.trace_events import trace_of
+from .comm.monitor.wording import counted
 
 
 def write_report(path: Path, output: Path | None, trace: Path | None) -> None:
@@ -29,7 +30,11 @@ def write_report(path: Path, output: Path | None, trace: Path | None) -> None:
     if trace is None or output is not None:
         target = output or path.with_suffix(".html")
         _write(target, page(report))
-        click.echo(f"{target}: {len(report.findings)} verdicts, {report.size} ranks")
+        click.echo(f"{target}: {_summary(report)}")
+
+
+def _summary(report: Report) -> str:
+    return f"{counted(len(report.findings), 'verdict')}, {counted(report.size, 'rank')}"
 
 
 def _read(path: Path) -> Report:

@@ -75,8 +75,9 @@ def run_program(
 
 def _watch(report: Path | None, on_hang: str) -> None:
     """Start the watcher before there is MPI: some networks do not bear new processes afterwards."""
+    from .comm.monitor.saying import say
     from .comm.monitor.spawning import local_rank
-    from .comm.monitor.start import Options, prepare, say
+    from .comm.monitor.start import Options, prepare
 
     if is_disabled():
         if local_rank() in ("", "0"):

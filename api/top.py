@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .comm.monitor import handover
-from .comm.monitor.wording import dropped
+from .comm.monitor.wording import counted, dropped
 from .terminal import ends_at_terminal
 
 _SECONDS_TO_ANSWER = 3.0
@@ -32,11 +32,11 @@ def show_job(process: int | None, once: bool) -> None:
     """
     states = _states_of(_find(process))
     if once or not ends_at_terminal():
-        Console(width=None if ends_at_terminal() else 160).print(_picture(next(states)))
+        Console(width=None if ends_at_terminal() else 160).print(picture(next(states)))
         return
     with Live(auto_refresh=False) as live, suppress(KeyboardInterrupt):
         for state in states:
-            live.update(_picture(state), refresh=True)
+            live.update(picture(state), refresh=True)
         click.echo("the job has ended", err=True)
 
 
@@ -114,7 +114,8 @@ def _parent(process: int) -> int:
         return 0
 
 
-def _picture(state: dict[str, Any]) -> Group:
+def picture(state: dict[str, Any]) -> Group:
+    """A table of the ranks, and the latest verdicts."""
     job = state["job"]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("rank", "host", "process", "state", "in MPI", "does", "for"):
@@ -132,7 +133,7 @@ def _picture(state: dict[str, Any]) -> Group:
             f"{doing['seconds']:.1f} s" if doing else "",
             style=style,
         )
-    head = Text(f"{' '.join(job['argv'])}: {job['size']} ranks, {job['seconds']:.0f} s")
+    head = Text(f"{' '.join(job['argv'])}: {counted(job['size'], 'rank')}, {job['seconds']:.0f} s")
     said = [Text(f"{each['time']:.1f} s  {each['sentence']}", style="red") for each in state["verdicts"]]
     return Group(head, table, *said[-_MOST_VERDICTS:], *_dropped(job["dropped"]))
 

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import pickle
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from importlib.util import find_spec
 
 import pytest
 
+import roundelay
 from benchmarks.plots import MARKED, fill_in
 from tests import launch
 
@@ -85,6 +87,20 @@ def test_links_lead_somewhere(page):
     targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
     files = [target for target in targets if not target.startswith(("http:", "https:"))]
     assert [file for file in files if not (page.parent / file).exists()] == []
+
+
+def test_each_part_in_bold_is_a_paragraph_of_its_own():
+    text = (launch.ROOT / "README.md").read_text()
+    assert re.findall(r"\S\n(\*\*[^*\n]+\.\*\*)", text) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["DamagedCheckpoint", "DataLost", "HangError", "RecoveryUnavailable", "RemoteFailure"]
+)
+def test_tracebacks_name_exceptions_as_programs_do(name):
+    error = getattr(roundelay, name)
+    assert f"{error.__module__}.{error.__qualname__}" == f"roundelay.{name}"
+    assert pickle.loads(pickle.dumps(error)) is error
 
 
 def test_every_picture_is_shown():

@@ -2,22 +2,32 @@
 
 import json
 import os
+import pickle
+import re
 import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import click.core
 import numpy as np
 import pytest
 
-from roundelay.comm.monitor import memory
+import roundelay
+from roundelay.comm.monitor import memory, report, saying
 from roundelay.comm.monitor.clock import Clock
+from roundelay.comm.monitor.findings import Findings
 from roundelay.comm.monitor.process_table import ProcessTable
 from roundelay.comm.monitor.processes import Process
 from roundelay.comm.monitor.reading import OtherVersion, Record
 from roundelay.comm.monitor.stacks import CallSites
+from roundelay.comm.monitor.start import Options
+from roundelay.comm.monitor.verdict import Verdict
 from tests.test_examples import LIMIT_S, run
 
 pytestmark = pytest.mark.timeout_s(LIMIT_S + 20)
@@ -247,3 +257,77 @@ Current thread 0x00007f0000000002 (most recent call first):
     assert CallSites().find(stack) == "solve.py:88"
     assert CallSites().find("Current thread 0x1 (most recent call first):\n  <no Python frame>") == ""
     assert CallSites().find("no stack: it is dead") == ""
+    ended = f'''Current thread 0x1 (most recent call first):
+  File "{click.core.__file__}", line 911 in exit
+  File "{roundelay.__path__[0]}/__main__.py", line 7 in main
+  File "<frozen runpy>", line 88 in _run_code
+'''
+    assert CallSites().find(ended) == ""
+
+
+@pytest.fixture
+def pipe(monkeypatch):
+    """Standard error, and what reads it."""
+    read_end, write_end = os.pipe()
+    with os.fdopen(read_end, "rb", buffering=0) as reader, os.fdopen(write_end, "w") as writer:
+        monkeypatch.setattr(saying, "sys", SimpleNamespace(stderr=writer))
+        yield reader
+
+
+def seconds_to_carry():
+    """How long the watcher waits when it has said something."""
+    begin = time.monotonic()
+    saying.say("rank 1 is dead")
+    saying.wait_until_carried()
+    return time.monotonic() - begin
+
+
+def test_the_watcher_waits_until_what_it_said_is_read(pipe, monkeypatch):
+    monkeypatch.setattr(saying, "_SECONDS_TO_CARRY", 10.0)
+    said = []
+    reader = threading.Timer(0.2, lambda: said.append(pipe.read(100)))
+    reader.start()
+    assert 0.1 < seconds_to_carry() < 5
+    reader.join()
+    assert said == [b"roundelay: rank 1 is dead\n"]
+
+
+def test_the_watcher_waits_no_longer_for_one_who_does_not_read(pipe):
+    assert 0.5 < seconds_to_carry() < 5
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_nothing_is_waited_for_where_there_is_no_pipe(tmp_path, monkeypatch, is_open):
+    with (tmp_path / "errors").open("w") as file:
+        monkeypatch.setattr(saying, "sys", SimpleNamespace(stderr=file if is_open else None))
+        assert seconds_to_carry() < 0.5
+    assert (tmp_path / "errors").read_text() == "roundelay: rank 1 is dead\n" * is_open
+
+
+def test_a_place_that_is_not_known_is_left_out():
+    """Of a rank that has gone on, or has ended."""
+    nodes: Any = SimpleNamespace(stacks_of=lambda ranks: {})
+    sentence = "Barrier on rank 0 at {0}, and Bcast on rank 1, now at {1}, and Reduce on rank 2, now at {2}"
+    stacks = {
+        0: "no stack: it is dead",
+        1: "no stack: it is in MPI_Finalize",
+        2: '  File "a.py", line 3 in b',
+    }
+    verdict = Verdict("mismatch", (0, 1, 2), sentence, 0.0, {}, None, stacks=stacks)
+    found = Findings(Options(), {}, nodes, lambda: None).complete(verdict)
+    assert (
+        found.sentence
+        == "Barrier on rank 0 at an unknown line, and Bcast on rank 1, and Reduce on rank 2, now at a.py:3"
+    )
+
+
+def test_a_report_that_cannot_be_written_is_named_as_the_user_did(tmp_path):
+    path = str(tmp_path / "nowhere" / "report.json")
+    with pytest.raises(FileNotFoundError, match=f"No such file or directory: '{re.escape(path)}'$"):
+        report.write(path, {})
+
+
+def test_an_error_of_a_job_that_hangs_is_pickled():
+    error = pickle.loads(pickle.dumps(roundelay.HangError(Verdict("stuck", (1,), "it hangs", 1.0, {}, None))))
+    assert type(error) is roundelay.HangError
+    assert (str(error), error.verdict.ranks) == ("it hangs", (1,))

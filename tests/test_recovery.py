@@ -656,7 +656,7 @@ def test_what_cannot_be_protected():
         roundelay.Protected(MPI.COMM_SELF, {"text": "abc"}, copies=0)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="array 0: expected elements without Python objects"):
         roundelay.Protected(MPI.COMM_SELF, [np.array([None])], copies=0)
-    with pytest.raises(ValueError, match="copies=1 on 1 ranks"):
+    with pytest.raises(ValueError, match="copies=1 on 1 rank: expected 0, one rank for each copy"):
         roundelay.Protected(MPI.COMM_SELF, [np.zeros(1)])
     protected = roundelay.Protected(MPI.COMM_SELF, [np.zeros(1)], copies=0)
     with pytest.raises(roundelay.DataLost, match="nothing was committed"):

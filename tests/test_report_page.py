@@ -144,6 +144,25 @@ def test_verdicts_come_first(tmp_path):
     assert any("rank 2 waited" in text for text in texts)
 
 
+def test_what_a_rank_did_when_it_died(tmp_path):
+    found = reports.report(4)
+    for rank in found["job"]["ranks"]:
+        rank["state"], rank["ended_by"] = "dead", "SIGTERM"
+    texts = Page(page(read(found, tmp_path))).texts
+    # The others were outside MPI.
+    assert texts.count("was in Allreduce #20") == 2
+    assert "outside MPI" not in texts
+
+
+def test_collectives_are_no_waiting_for_messages(tmp_path):
+    found = reports.report(4)
+    assert any("collectives are not counted" in text for text in Page(page(read(found, tmp_path))).texts)
+    for rank in found["history"]["ranks"].values():
+        rank["waited"] = [0.0] * 4
+    wanted = "No rank has waited for a message of another. Collectives are not counted here."
+    assert wanted in Page(page(read(found, tmp_path))).texts
+
+
 def test_a_report_without_verdicts(tmp_path):
     found = reports.report(4)
     found["verdicts"] = []
@@ -238,6 +257,14 @@ def test_the_command_writes_a_page(tmp_path):
     assert result.output == f"{tmp_path / 'found.html'}: 2 verdicts, 4 ranks\n"
     assert run(path, "--output", tmp_path / "other.html").exit_code == 0
     assert (tmp_path / "other.html").read_bytes() == (tmp_path / "found.html").read_bytes()
+
+
+def test_one_verdict_on_one_rank(tmp_path):
+    found = reports.report(1)
+    del found["verdicts"][1:]
+    result = run(reports.save(found, tmp_path / "found.json"))
+    assert result.output.endswith(": 1 verdict, 1 rank\n")
+    assert " on 1 rank</title>" in (tmp_path / "found.html").read_text()
 
 
 def test_the_command_writes_a_trace(tmp_path):

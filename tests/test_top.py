@@ -8,7 +8,9 @@ import time
 from contextlib import contextmanager
 
 import pytest
+from rich.console import Console
 
+from roundelay.top import picture
 from tests import launch
 from tests.test_examples import LIMIT_S, run
 
@@ -53,6 +55,17 @@ def job(folder):
 def top(*arguments):
     status, output, errors = run("-m", "roundelay", "top", *arguments)
     return status, output, errors.removeprefix("Error: ")
+
+
+def test_a_job_of_one_rank():
+    state = {
+        "verdicts": [],
+        "job": {"argv": ["solve.py"], "size": 1, "seconds": 3.0, "ranks": [], "dropped": {}},
+    }
+    console = Console(width=80)
+    with console.capture() as shown:
+        console.print(picture(state))
+    assert shown.get().startswith("solve.py: 1 rank, 3 s")
 
 
 def test_a_job_that_runs(tmp_path):

@@ -422,7 +422,16 @@ def test_a_message_that_does_not_arrive():
         ),
         ({2: ("Bcast", WORLD, 16, 0)}, (2,), "and Bcast of 16 bytes from root 0 on rank 2, now at {2}"),
         ({1: ("Bcast", WORLD, 8, 1)}, (1,), "and Bcast of 8 bytes from root 1 on rank 1, now at {1}"),
-        ({1: ("Bcast", WORLD, 8, 0, 7)}, (1,), "with another operation on rank 1"),
+        (
+            {1: ("Bcast", WORLD, 8, 0, 7)},
+            (1,),
+            "Bcast of 8 bytes from root 0 with another operation on rank 1, now at {1}",
+        ),
+        (
+            {0: ("Bcast", WORLD, 8, 1), 1: ("Bcast", WORLD, 8, 1, 7)},
+            (0, 1),
+            "root 1 on rank 0, now at {0}, and Bcast of 8 bytes from root 1 with another operation on rank 1",
+        ),
         ({0: ("Barrier",), 1: ("Barrier",)}, (0, 1, 2, 3), "Barrier on ranks 0 and 1 at {0}, and Bcast"),
     ],
 )
@@ -439,6 +448,10 @@ def test_mismatch(calls, culprits, words):
     assert (verdict.kind, verdict.ranks) == ("mismatch", culprits)
     assert verdict.sentence.startswith("mismatch: collective 12 of a communicator of 4 ranks is ")
     assert words in verdict.sentence
+    calls = verdict.evidence["calls"]
+    assert not {calls[str(rank)] for rank in culprits} & {
+        calls[str(rank)] for rank in set(range(4)) - set(culprits)
+    }
     assert found[0][0] < 1
 
 

@@ -11,8 +11,9 @@ from . import handover
 
 # Of the text of an exception.
 _MOST_TEXT = 300
-# The stacks of those that wait take 0.3 s at most.
-_SECONDS_TO_LOOK = 1.0
+# The watcher needs a second for a mismatch and the stacks, may have to begin first, and may wait for a core.
+# If it is gone, that is known at once.
+_SECONDS_TO_LOOK = 10.0
 # The file system has to take all commits of this node.
 _SECONDS_TO_SAVE = 600.0
 

@@ -11,8 +11,9 @@ from typing import Any
 from . import members, report
 from .members import Member
 from .nodes import Nodes
+from .saying import say, wait_until_carried
 from .stacks import CallSites
-from .start import Options, say
+from .start import Options
 from .verdict import Verdict
 
 # The job goes no further by itself.
@@ -21,6 +22,8 @@ SECONDS_TO_RAISE = 5.0
 SECONDS_TO_TERMINATE = 2.0
 # Ranks that are asked for their stacks because they are to blame.
 _MOST_SUSPECTS = 8
+# Where a rank is, in a sentence; where it is now says little, and is left out if it is not known.
+_PLACE = re.compile(r"(?P<now>, now at )?\{(?P<rank>\d+)\}")
 
 
 class Findings:
@@ -75,9 +78,7 @@ class Findings:
         elsewhere = self._nodes.stacks_of(sorted(wanted - known.keys() - self._ranks.keys()))
         stacks = {**known, **elsewhere, **members.stacks_of(asked)}
         places = {rank: self._sites.find(stack) for rank, stack in stacks.items()}
-        sentence = re.sub(
-            r"\{(\d+)\}", lambda found: places.get(int(found[1])) or "an unknown line", verdict.sentence
-        )
+        sentence = _PLACE.sub(lambda found: _placed(found, places), verdict.sentence)
         evidence = dict(verdict.evidence)
         if any(places.values()):
             evidence["places"] = {str(rank): place for rank, place in places.items() if place}
@@ -126,6 +127,7 @@ class Findings:
     def terminate(self, now: float) -> None:
         """End the ranks, and let mpiexec end those of other nodes."""
         say("ending the job, which hangs")
+        wait_until_carried()
         self._terminated_at = now
         self._nodes.terminate()
         # They cannot save them themselves: those that wait in MPI run no Python.
@@ -146,3 +148,10 @@ class Findings:
     def _still_waits(self, rank: int, advanced: int) -> bool:
         member = self._ranks[rank]
         return not member.process.is_gone and member.last is not None and member.last.advanced == advanced
+
+
+def _placed(found: re.Match[str], places: Mapping[int, str]) -> str:
+    now, place = found["now"] or "", places.get(int(found["rank"]))
+    if place:
+        return now + place
+    return "" if now else "an unknown line"

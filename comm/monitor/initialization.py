@@ -8,7 +8,7 @@ from functools import wraps
 from typing import Any
 
 from ...datatypes.plain import MPI
-from . import start
+from . import saying, start
 from .spawning import local_rank
 
 
@@ -38,4 +38,4 @@ def _followed(initialize: Callable[..., Any]) -> Callable[..., Any]:
 
 def _say_if_in_vain() -> None:
     if not start.is_begun() and local_rank() in ("", "0"):
-        start.say("this was not monitored: the program has not called MPI.Init or MPI.Init_thread of mpi4py")
+        saying.say("this was not monitored: the program has not called MPI.Init or MPI.Init_thread of mpi4py")

@@ -16,6 +16,8 @@ from .wording import Functions, listed, places
 _APART = 50
 # For ranks that are about to enter a collective about which those inside disagree.
 SECONDS_TO_DECIDE = 0.3
+# The record has a hash of the operation, not its name.
+_OPERATIONS = ("", " with another operation", " with yet another operation")
 
 
 def _differ(values: np.ndarray, begins: np.ndarray) -> np.ndarray:
@@ -84,17 +86,20 @@ class Mismatches:
     def _verdict(
         self, rows: dict[str, np.ndarray], groups: list[tuple[str, list[int]]], size: int
     ) -> Verdict:
-        texts = Counter(text for text, _ in groups)
+        alike: Counter[str] = Counter()
+        calls: dict[str, str] = {}
         inside = set(rows["rank"][rows["left"] == 0].tolist())
         parts: list[str] = []
         for text, ranks in groups:
             # The same in all that a record has words for: it is the operation that differs.
-            other = " with another operation" if texts[text] > 1 and parts else ""
+            call = text + _OPERATIONS[min(alike[text], len(_OPERATIONS) - 1)]
+            alike[text] += 1
+            calls |= {str(rank): call for rank in ranks}
             whom = f"rank{'s' if len(ranks) > 1 else ''} {listed(ranks)}"
             # One that is still in the call says where it was made.
             site = next((rank for rank in ranks if rank in inside), ranks[0])
             at = " at" if site in inside else ", now at"
-            parts.append(f"{text}{other} on {whom}{at} {places([site])}")
+            parts.append(f"{call} on {whom}{at} {places([site])}")
         culprits = sorted(rank for _, ranks in (groups if _is_tied(groups) else groups[1:]) for rank in ranks)
         members = f"{size} ranks" if size else "which some rank has freed"
         sequence, comm = int(rows["sequence"][0]), int(rows["comm"][0])
@@ -102,7 +107,7 @@ class Mismatches:
         evidence: dict[str, Any] = {
             "communicator": comm,
             "sequence": sequence,
-            "calls": {str(rank): text for text, ranks in groups for rank in ranks},
+            "calls": calls,
         }
         witness = next((ranks[0] for _, ranks in groups if ranks[0] not in culprits), None)
         return Verdict("mismatch", tuple(culprits), head + ", and ".join(parts), 0.0, evidence, witness)

@@ -23,9 +23,16 @@ class HangError(RuntimeError):
         Which rank is to blame, and how that is known.
     """
 
+    # Its public home, which tracebacks name.
+    __module__ = "roundelay"
+
     def __init__(self, verdict: Verdict) -> None:
         super().__init__(verdict.sentence)
         self.verdict = verdict
+
+    def __reduce__(self) -> tuple[type[HangError], tuple[Verdict]]:
+        """Pickle the verdict, of which the sentence alone makes no other."""
+        return type(self), (self.verdict,)
 
 
 class Notices:

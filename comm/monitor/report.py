@@ -164,9 +164,12 @@ def write(path: str, report: Mapping[str, Any]) -> None:
             json.dump({"roundelay": FORMAT, **report}, file, default=_plain)
             file.write("\n")
         Path(partial).replace(path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             Path(partial).unlink()
+        if isinstance(error, OSError):
+            # The user has given this name, and never heard of the other.
+            raise OSError(error.errno, error.strerror, path) from error
         raise
 
 

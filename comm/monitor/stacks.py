@@ -101,21 +101,24 @@ class CallSites:
     """Finds where a program is, in a stack that has frames of roundelay, mpi4py and Python itself."""
 
     def __init__(self) -> None:
-        self._packages = tuple(_folder_of(each) for each in ("roundelay", "mpi4py"))
+        # A program is at no line any more when only what runs it is left: roundelay's command, by click.
+        self._packages = tuple(_folder_of(each) for each in ("roundelay", "mpi4py", "click"))
         paths = sysconfig.get_paths()
         self._library = tuple({paths["stdlib"] + os.sep, paths["platstdlib"] + os.sep})
 
     def find(self, stack: str) -> str:
         """The innermost frame of the program's own, as ``solve.py:88``; nothing if there is none."""
-        frames = [match for line in _thread_of(stack) if (match := _FRAME.match(line))]
+        found = [match for line in _thread_of(stack) if (match := _FRAME.match(line))]
+        frames = [frame for frame in found if not self._is_beneath(frame["file"])]
         own = [frame for frame in frames if self._is_own(frame["file"])]
         for frame in (own or frames)[:1]:
             return f"{Path(frame['file']).name}:{frame['line']}"
         return ""
 
+    def _is_beneath(self, file: str) -> bool:
+        return file.startswith(("<frozen", *self._packages)) or "mpi4py/MPI" in file
+
     def _is_own(self, file: str) -> bool:
-        if file.startswith(("<frozen", *self._packages)) or "mpi4py/MPI" in file:
-            return False
         installed = "/site-packages/" in file or "/dist-packages/" in file
         return installed or not file.startswith(self._library)
 

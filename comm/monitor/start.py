@@ -22,6 +22,7 @@ from ..recovery.kept import Whereabouts
 from . import commits, failing, handover
 from .gathering import introduce
 from .notices import Notices
+from .saying import say
 from .spawning import NotMonitored, local_rank, start_watcher
 from .stacks import StackPipe
 from .verdict import Verdict
@@ -71,12 +72,6 @@ class _State:
 
 
 _state = _State(Options())
-
-
-def say(sentence: str) -> None:
-    """Tell the user, who may have closed standard error."""
-    with suppress(OSError, ValueError, AttributeError):
-        print(f"roundelay: {sentence}", file=sys.stderr, flush=True)
 
 
 def prepare(options: Options) -> None:

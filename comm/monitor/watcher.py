@@ -23,8 +23,9 @@ from .judge import Judge
 from .members import Member
 from .mismatch import SECONDS_TO_DECIDE
 from .nodes import Nodes
+from .saying import say, wait_until_carried
 from .snapshot import Snapshot
-from .start import Options, say
+from .start import Options
 from .verdict import Verdict
 
 PERIOD = 0.2
@@ -114,9 +115,11 @@ class Watcher:
             self.look()
             self._answer(member, "saving")
             self.save_commits()
+            wait_until_carried()
             self._answer(member, "seen")
         elif message.get("kind") == "ending":
             self._look_before_the_end()
+            wait_until_carried()
             self._answer(member, "seen")
         elif message.get("kind") == "commits":
             try:

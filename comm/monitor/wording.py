@@ -72,6 +72,11 @@ def named(ranks: Sequence[int]) -> str:
     return f"rank{'s' if len(ranks) != 1 else ''} {listed(ranks)}"
 
 
+def counted(number: int, what: str) -> str:
+    """Count things: "1 rank", "2 ranks"."""
+    return f"{number} {what}{'s' if number != 1 else ''}"
+
+
 def places(ranks: Sequence[int]) -> str:
     """Where ranks are, to be filled in."""
     return listed(f"{{{rank}}}" for rank in ranks)

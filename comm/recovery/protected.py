@@ -81,9 +81,9 @@ class Protected:
         folder: str | PathLike[str] | None = None,
     ) -> None:
         if not 0 <= copies < comm.size:
-            raise ValueError(
-                f"copies={copies} on {comm.size} ranks: expected 0 to {comm.size - 1}, one rank for each copy"
-            )
+            most = comm.size - 1
+            expected = f"{most + 1} ranks: expected 0 to {most}" if most else "1 rank: expected 0"
+            raise ValueError(f"copies={copies} on {expected}, one rank for each copy")
         self.comm = comm
         self.copies, self._share, self._folder = copies, share, folder
         self._job = f"{time.time_ns():020d}-{secrets.token_hex(4)}"

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..wording import dropped
+from ..wording import counted, dropped
 from .heat_map import figure, heat_map
 from .report_file import Call, Finding, RankState, Report
 from .trace_events import trace_of
@@ -62,7 +62,7 @@ def page(report: Report) -> str:
     name = " ".join(report.argv) or "a job"
     return _PAGE.substitute(
         policy=policy,
-        title=f"{escape(_shortened(name))} on {report.size} ranks",
+        title=f"{escape(_shortened(name))} on {counted(report.size, 'rank')}",
         style=style,
         facts=_facts(report),
         verdicts=_verdicts(report.findings),
@@ -153,14 +153,13 @@ def _ranks(ranks: Sequence[RankState], findings: Sequence[Finding]) -> str:
 
 
 def _doing(rank: RankState) -> str:
-    if rank.state in ("ended", "dead", "unreachable"):
-        return ""
-    return rank.doing or "outside MPI"
+    is_gone = rank.state in ("ended", "dead", "unreachable")
+    return rank.doing or ("" if is_gone else "outside MPI")
 
 
 def _waiting(report: Report) -> str:
     if not report.waited.any():
-        return "<p>No rank has waited for a message of another.</p>"
+        return "<p>No rank has waited for a message of another. Collectives are not counted here.</p>"
     mean = np.divide(
         report.waited, report.messages, out=np.zeros_like(report.waited), where=report.messages > 0
     )
@@ -179,8 +178,9 @@ def _waiting(report: Report) -> str:
         if report.waited[i, j] > 0
     )
     return (
-        "<p>Time in calls that received from another rank. One hot cell is a slow link, a hot column a rank"
-        f' that sends late, a hot row one that receives slowly.</p><div class="waiting">{maps}'
+        "<p>Time in calls that received from another rank; collectives are not counted. One hot cell is a"
+        " slow link, a hot column a rank that sends late, a hot row one that receives"
+        f' slowly.</p><div class="waiting">{maps}'
         f"<div><h3>The longest</h3><ol>{items}</ol></div></div>"
     )
 

@@ -199,7 +199,10 @@ def _rank_state(found: Any, size: int) -> RankState:
     if doing is not None:
         sequence = _get(doing, "sequence", int)
         number = f" #{sequence}" if sequence else ""
-        words = f"{_get(doing, 'function', str)}{number} since {_number(doing, 'seconds'):.1f} s"
+        call, seconds = f"{_get(doing, 'function', str)}{number}", _number(doing, "seconds")
+        # Of a rank that is gone, nobody has counted for how long.
+        is_gone = found.get("state") == "dead"
+        words = f"was in {call}" if is_gone else f"{call} since {seconds:.1f} s"
     return RankState(
         rank=_rank(_get(found, "rank", int), size),
         host=_get(found, "host", str),
