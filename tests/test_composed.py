@@ -56,7 +56,8 @@ def test_views_of_arrays(seed):
     count = draw.choice([24, 60, 96, 210, 720])
 
     def view():
-        left, shape = count, []
+        left = count
+        shape: list[int] = []
         while left > 1 and len(shape) < 4:
             shape.append(draw.choice([each for each in range(1, left + 1) if left % each == 0]))
             left //= shape[-1]

@@ -64,6 +64,7 @@ time.sleep(60)
     with subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, text=True) as child:
         try:
             process = Process(child.pid, ProcessTable())
+            assert child.stdout is not None
             assert child.stdout.readline() == "ready\n"
             for _ in range(50):
                 time.sleep(0.005)

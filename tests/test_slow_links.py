@@ -31,15 +31,15 @@ def slow_link_case(seed, pattern, factor, late=1.0, how="", one_way=False, skew=
     links = [pair for pairs in exchange.pattern for pair in pairs]
     link = links[int(generator.integers(len(links)))]
     slow = {link} if how == "" or one_way else {link, link[::-1]}
-    base, work = float(generator.choice([1e-3, 4e-3])), float(generator.choice([2e-3, 15e-3]))
-    onset, shortest = float(generator.uniform(0, 4)), work + base * len(exchange.pattern)
+    base, step = float(generator.choice([1e-3, 4e-3])), float(generator.choice([2e-3, 15e-3]))
+    onset, shortest = float(generator.uniform(0, 4)), step + base * len(exchange.pattern)
     steps = int((onset + 10) / shortest)
 
     def transfer(source, dest, time):
         is_slow = (source, dest) in slow and time >= onset
         return base * generator.lognormal(0, 0.2) * (factor if is_slow else 1.0)
 
-    work = work_of(generator, steps, size, work)
+    work = work_of(generator, steps, size, step)
     work[:, link[0]] *= late
     work[:, generator.integers(size)] += skew * base
     found = judged(exchange.snapshots(work, transfer), size)
