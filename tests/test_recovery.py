@@ -432,6 +432,51 @@ def test_a_watcher_saves_what_a_job_that_dies_has_committed(tmp_path, how, seeds
         assert f"{4 * 1000 * restored.step + 6}" in lines
 
 
+BUSY_WATCHER = """
+import subprocess, time
+from pathlib import Path
+from roundelay.comm.monitor import start
+
+folder, how = sys.argv[1:]
+name = start._state.connection.getpeername()[1:]
+found = ((each.parent.name, each.read_bytes()) for each in Path("/proc").glob("[0-9]*/cmdline"))
+watcher = next(int(number) for number, line in found if name in line and b"monitor.watcher" in line)
+protected = roundelay.Protected(world, [np.full(200_000, world.rank)], folder=folder)
+# It has heard all of them, and nothing else is to be heard.
+time.sleep(0.5)
+world.Barrier()
+if world.rank == 1:
+    os.kill(watcher, signal.SIGSTOP)
+    # It hears this rank first when it goes on.
+    roundelay.monitor()
+world.Barrier()
+for step in range(3):
+    protected.commit(step)
+protected.wait()
+if world.rank == 1:
+    subprocess.Popen(["/bin/sh", "-c", f"sleep 0.3; kill -CONT {watcher}"], start_new_session=True)
+    if how == "abort":
+        world.Abort(3)
+    raise ArithmeticError("only here")
+world.Barrier()
+"""
+
+
+@pytest.mark.parametrize("how", ["raise", pytest.param("abort", marks=only_mpich)])
+def test_all_commits_are_on_disk_when_mpiexec_returns(tmp_path, how):
+    """Also those that the watcher has not heard of yet when it hears that a rank ends the job."""
+    folder, output, lines = tmp_path / "saved", tmp_path / "output", []
+    job = [sys.executable, "-m", "roundelay", "run", "--monitor"]
+    job += [str(program(tmp_path, PROLOGUE + BUSY_WATCHER)), str(folder), how]
+    shell = 'output=$1 folder=$2; shift 2; "$@" > "$output" 2>&1; ls "$folder"'
+    command = ["/bin/sh", "-c", shell, "sh", str(output), str(folder), *launch.mpiexec(3, job)]
+    assert launch.run(command, LIMIT_S, line=lines.append) == 0
+    assert sum(line.endswith(".npz") for line in lines) == 6, lines
+    assert sum(line.endswith(".json") for line in lines) == 3, lines
+    said = [line for line in output.read_text().splitlines() if "the last commits of" in line]
+    assert said == [f"roundelay: the last commits of 3 ranks are saved in {folder}, of step 2"]
+
+
 def test_a_job_that_ends_well_saves_nothing(tmp_path):
     text = """
 protected = roundelay.Protected(world, [np.zeros(3)], folder=sys.argv[1])
@@ -499,6 +544,13 @@ def test_what_is_damaged_is_refused_by_name(tmp_path, harm, ending):
             load(tmp_path)
 
 
+def test_a_folder_without_commits_is_told_from_none(tmp_path):
+    with pytest.raises(FileNotFoundError, match="the folder has no list of commits"):
+        load(tmp_path)
+    with pytest.raises(FileNotFoundError, match="there is no such folder"):
+        load(tmp_path / "none")
+
+
 def test_the_rank_that_is_missing_is_named(tmp_path):
     committed([np.arange(3)]).save(tmp_path)
     (listed,) = files(tmp_path, ".json")
@@ -519,6 +571,10 @@ def test_the_last_two_commits_are_kept_on_disk(tmp_path):
     assert len(files(tmp_path, ".npz")) == 2
     assert not files(tmp_path, ".part")
     assert load(tmp_path).step == 3
+    newest = max(files(tmp_path, ".npz"))
+    newest.write_bytes(b"torn")
+    with pytest.raises(roundelay.DamagedCheckpoint, match="can be loaded by step=2"):
+        load(tmp_path)
     older = roundelay.Protected.load(tmp_path, MPI.COMM_SELF, step=2)
     assert [piece[0].tolist() for piece in older.pieces.values()] == [[2, 2]]
     with pytest.raises(roundelay.DamagedCheckpoint, match="no commit of step 0"):

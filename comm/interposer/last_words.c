@@ -6,6 +6,7 @@
 #include "relocations.h"
 
 #include <dlfcn.h>
+#include <errno.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -15,7 +16,7 @@
 #include <unistd.h>
 
 /* As long as an exception waits for the watcher (failing.py). */
-enum { MILLISECONDS_TO_LOOK = 10000 };
+enum { MILLISECONDS_TO_LOOK = 10000, MILLISECONDS_TO_SAVE = 600000 };
 
 static int stack_signal, watcher = -1;
 /* A child has nothing to say. */
@@ -30,19 +31,25 @@ static int64_t milliseconds(void)
 
 static void let_watcher_look(void)
 {
-    static const char message[] = "{\"kind\": \"ending\"}", seen[] = "{\"kind\": \"seen\"}";
+    static const char message[] = "{\"kind\": \"ending\"}", seen[] = "{\"kind\": \"seen\"}",
+                      saving[] = "{\"kind\": \"saving\"}";
     if (send(watcher, message, sizeof message - 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
         return;
-    const int64_t end = milliseconds() + MILLISECONDS_TO_LOOK;
+    int64_t end = milliseconds() + MILLISECONDS_TO_LOOK;
     for (int64_t left = MILLISECONDS_TO_LOOK; left > 0; left = end - milliseconds()) {
-        char answer[sizeof seen] = "";
+        char answer[sizeof saving] = "";
         struct pollfd connection = {.fd = watcher, .events = POLLIN};
-        if (poll(&connection, 1, (int)left) <= 0 ||
-            recv(watcher, answer, sizeof answer - 1, MSG_DONTWAIT) <= 0)
+        const int ready = poll(&connection, 1, (int)left);
+        /* By the end of a child, or by the watcher's wish for a stack. */
+        if (ready < 0 && errno == EINTR)
+            continue;
+        if (ready <= 0 || recv(watcher, answer, sizeof answer - 1, MSG_DONTWAIT) <= 0)
             return;
         /* What it had to say before is not heard any more. */
         if (strcmp(answer, seen) == 0)
             return;
+        if (strcmp(answer, saving) == 0)
+            end = milliseconds() + MILLISECONDS_TO_SAVE;
     }
 }
 

@@ -67,12 +67,12 @@ class Clients:
             isinstance(each, Newcomer) or not each.process.is_gone for each in self._by_connection.values()
         )
 
-    def welcome_all(self) -> None:
-        """Let in all that have come, whatever else there is to hear."""
+    def hear_all(self) -> None:
+        """Let in all that have come, and hear all that they have said until now."""
         self._take_all()
-        for file, client in list(self._by_connection.items()):
-            if isinstance(client, Newcomer):
-                self._serve(file)
+        for file in list(self._by_connection):
+            # Ends are left to `wait`, which sees them in the order in which they happened.
+            self._serve_all(file, until_end=False)
 
     def wait(self, seconds: float) -> list[Member]:
         """Serve connections for so long, or until a rank ends; give those that have, in that order."""
@@ -139,12 +139,12 @@ class Clients:
                 self._by_process[process.file] = newcomer
                 self._poll.register(process.file, select.EPOLLIN)
 
-    def _serve_all(self, file: int) -> None:
-        while self._serve(file):
+    def _serve_all(self, file: int, until_end: bool = True) -> None:
+        while self._serve(file, until_end):
             pass
 
-    def _serve(self, file: int) -> bool:
-        """Receive a message; tell whether there was one."""
+    def _serve(self, file: int, until_end: bool) -> bool:
+        """Receive a message, or the end if that is wanted; tell whether there was a message."""
         client = self._by_connection.get(file)
         if client is None:
             return False
@@ -156,7 +156,8 @@ class Clients:
         except (OSError, ValueError):
             message = None
         if message is None:
-            self._lose(file)
+            if until_end:
+                self._lose(file)
             return False
         if isinstance(client, Member):
             try:

@@ -64,6 +64,9 @@ class Notices:
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
         raised: HangError | None = None
         while (message := self._next()) is not None:
+            if "verdict" not in message:
+                # For a rank that ends the job, which this one does not.
+                continue
             verdict = verdict_of(message["verdict"])
             if message.get("kind") == "raise":
                 raised = HangError(verdict)

@@ -158,6 +158,9 @@ def _change() -> bool:
 def tell_failure(failure: BaseException) -> None:
     """Tell the watcher, if there is one, that this rank is about to end the job."""
     if _state.connection is not None:
+        if _state.notices is not None:
+            # A signal must not take away the answer.
+            _state.notices.connection = None
         failing.tell_failure(_state.connection, failure)
 
 

@@ -47,6 +47,8 @@ class Watcher:
         self.findings = Findings(options, self.ranks, self.nodes, self.save_commits)
         self.aftermath = Aftermath()
         self.history = report.History()
+        # Those that wait for this before they end the job, and what they have said.
+        self._leaving: list[tuple[Member, dict[str, Any]]] = []
         self.clients = Clients(listener, self._welcome, self._hear)
         self.clock: Clock | None = None
         self.judge: Judge | None = None
@@ -62,15 +64,28 @@ class Watcher:
 
     def save_commits(self) -> None:
         """Save the commits that the ranks of this node have handed over, and say so."""
+        # A rank may have handed its commits over a moment before another one ended the job.
+        self.clients.hear_all()
+        self._tell_all("saving")
         for sentence in commits.save(self.ranks.values()):
             self.complain(sentence)
+        wait_until_carried()
+        self._tell_all("seen")
+
+    def _tell_all(self, kind: str) -> None:
+        """Have all ranks wait that want to end the job while commits are saved, or let them go on."""
+        if any(member.commits for member in self.ranks.values()):
+            for member in self.ranks.values():
+                self._answer(member, kind)
 
     def run(self) -> None:
         """Watch until nobody is left, and write the report."""
         due = time.monotonic()
         # The watcher that judges all nodes stays until the last of them has left.
         while self.clients.are_there() or self.nodes.are_there():
-            deaths = self.clients.wait(due - time.monotonic())
+            deaths = self.clients.wait(0.0 if self._leaving else due - time.monotonic())
+            if self._leaving:
+                self._see_off()
             for member in deaths:
                 # One after the other: who died first is to blame for the others.
                 member.process.end(time.monotonic())
@@ -107,20 +122,9 @@ class Watcher:
             self.options = Options.checked(message.get("report"), str(message.get("on_hang", "report")))
             self.findings.options = self.options
             member.notice_signal = int(message.get("notice", member.notice_signal))
-        elif message.get("kind") == "failing":
-            # It may have failed because ranks disagree.
-            self._look_before_the_end()
-            member.failure, member.failure_stack = str(message.get("what")), str(message.get("stack", ""))
-            self.findings.is_wanted |= message.get("is_wanted") is True
-            self.look()
-            self._answer(member, "saving")
-            self.save_commits()
-            wait_until_carried()
-            self._answer(member, "seen")
-        elif message.get("kind") == "ending":
-            self._look_before_the_end()
-            wait_until_carried()
-            self._answer(member, "seen")
+        elif message.get("kind") in ("failing", "ending"):
+            # Others have to be heard before it ends them.
+            self._leaving.append((member, message))
         elif message.get("kind") == "commits":
             try:
                 member.commits[str(message["folder"])] = commits.take(files)
@@ -131,6 +135,25 @@ class Watcher:
         elif message.get("kind") == "nodes":
             self.nodes.open(message.get("invitations", []), member.size, len(member.functions))
 
+    def _see_off(self) -> None:
+        """Some ranks are about to end the job, and wait for what can only be done before."""
+        # Early in a job the others may not have been heard yet.
+        self.clients.hear_all()
+        # The look takes some time as well.
+        self._tell_all("saving")
+        leaving, self._leaving = self._leaving, []
+        for member, message in leaving:
+            # It may have failed because ranks disagree.
+            self._look_before_the_end()
+            if message["kind"] == "failing":
+                member.failure, member.failure_stack = str(message.get("what")), str(message.get("stack", ""))
+                self.findings.is_wanted |= message.get("is_wanted") is True
+                self.look()
+        # MPICH's mpiexec does not wait for what this process does after an abort.
+        self.save_commits()
+        for member, _ in leaving:
+            self._answer(member, "seen")
+
     @staticmethod
     def _answer(member: Member, kind: str) -> None:
         """Tell a rank that waits for it before it ends the job how far this is."""
@@ -140,8 +163,6 @@ class Watcher:
     def _look_before_the_end(self) -> None:
         """Look at the other ranks while there are any: one that ends the job waits for that."""
         end = time.monotonic() + SECONDS_TO_DECIDE
-        # Early in a job they may not have been heard yet.
-        self.clients.welcome_all()
         self.look()
         # Others may be about to enter the call in which this one has failed.
         while self.judge is not None and self.judge.is_undecided and time.monotonic() < end:

@@ -71,6 +71,8 @@ def save(folder: str | os.PathLike[str], writer: int, parts: list[Part]) -> None
             entries[name] = entry
         else:
             torn.add(name)
+    if entries == before and not torn:
+        return
     content = {"format": _FORMAT, "entries": list(entries.values())}
     text = json.dumps({**content, "checksum": _digest(content)}, indent=1).encode()
     _replace(listed, lambda file: file.write(text))
@@ -167,6 +169,8 @@ def load(
     mine = [owner for owner, holder in holders.items() if holder == plain.rank]
     pieces = _caught(lambda: {owner: _read(path, commit["files"][owner]) for owner in mine})
     problem = pieces if isinstance(pieces, Exception) else None
+    if isinstance(problem, DamagedCheckpoint) and commit["before"] is not None:
+        problem = DamagedCheckpoint(f"{problem}; the commit before can be loaded by step={commit['before']}")
     _raise_first(plain.allgather(problem))
     return commit["step"], pieces, holders
 
@@ -190,7 +194,8 @@ def _choose(folder: Path, step: int | None) -> dict[str, Any]:
     """The newest commit of which there is a file of each rank, or the one of a step."""
     lists = sorted(folder.glob(f"*{_LIST}"))
     if not lists:
-        raise FileNotFoundError(f"{folder}: no commits were saved here")
+        what = "the folder has no list of commits" if folder.is_dir() else "there is no such folder"
+        raise FileNotFoundError(f"{folder}: no commits were saved here: {what}")
     commits: dict[tuple[str, int], dict[str, Any]] = {}
     for entry in (entry for listed in lists for entry in _entries(listed)):
         commit = commits.setdefault(
@@ -201,9 +206,10 @@ def _choose(folder: Path, step: int | None) -> dict[str, Any]:
         commits = {key: commit for key, commit in commits.items() if commit["step"] == step}
         if not commits:
             raise DamagedCheckpoint(f"{folder}: no commit of step {step}")
-    for key in sorted(commits, reverse=True):
-        if not _missing(commits[key]):
-            return commits[key]
+    complete = [commits[key] for key in sorted(commits, reverse=True) if not _missing(commits[key])]
+    if complete:
+        before = (each["step"] for each in complete[1:] if each["step"] != complete[0]["step"])
+        return {**complete[0], "before": next(before, None)}
     newest = commits[max(commits)]
     missing = ", ".join(map(str, _missing(newest)))
     raise DamagedCheckpoint(
