@@ -454,7 +454,7 @@ for step in range(3):
     protected.commit(step)
 protected.wait()
 if world.rank == 1:
-    subprocess.Popen(["/bin/sh", "-c", f"sleep 0.3; kill -CONT {watcher}"], start_new_session=True)
+    subprocess.Popen(["/bin/sh", "-c", f"sleep 0.1; kill -CONT {watcher}"], start_new_session=True)
     if how == "abort":
         world.Abort(3)
     raise ArithmeticError("only here")
