@@ -135,7 +135,7 @@ record = Record(file, tuple(interposer().functions()))
 out, into = np.ones(8), np.empty((3, 8))
 comm.Sendrecv(out, other, 1, into[0], other, 1)
 if comm.rank == 0:
-    time.sleep(0.2)
+    time.sleep(0.8)
     comm.Send(out, 1, 2)
     for _ in range(2):
         comm.Isend(out, 1, 3).Wait()

@@ -65,7 +65,8 @@ print("done")
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.count("done") == 2
     lines = [line for line in result.stderr.splitlines() if line.startswith("roundelay:")]
-    assert lines == ["roundelay: the report cannot be written: [Errno 28] No space left on device"]
+    what = f"the report cannot be written: [Errno 28] No space left on device: {str(file)!r}"
+    assert lines == [f"roundelay: {what}"]
 
 
 @pytest.mark.parametrize(
