@@ -465,7 +465,8 @@ world.Barrier()
 @pytest.mark.parametrize("how", ["raise", pytest.param("abort", marks=only_mpich)])
 def test_all_commits_are_on_disk_when_mpiexec_returns(tmp_path, how):
     """Also those that the watcher has not heard of yet when it hears that a rank ends the job."""
-    folder, output, lines = tmp_path / "saved", tmp_path / "output", []
+    folder, output = tmp_path / "saved", tmp_path / "output"
+    lines: list[str] = []
     job = [sys.executable, "-m", "roundelay", "run", "--monitor"]
     job += [str(program(tmp_path, PROLOGUE + BUSY_WATCHER)), str(folder), how]
     shell = 'output=$1 folder=$2; shift 2; "$@" > "$output" 2>&1; ls "$folder"'
